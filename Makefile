@@ -1,0 +1,41 @@
+# Set-up, the demo, the tests. `make setup` needs only Python >= 3.11 and git; uv is bootstrapped when absent.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test lint lock
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY)  ## install everything into .venv from requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: $(PYTHON) is older than 3.11; name a newer one with 'make PYTHON=python3.12 setup'" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x "$(UV)" || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(UV) pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $(READY)
+
+demo: setup  ## train and compare three fusion variants on two CPU cores
+	$(BIN)/workbench submit ablations/demo.yaml --workers 3
+	$(BIN)/workbench table ablations/demo.yaml
+	$(BIN)/workbench figure all ablations/demo.yaml
+
+test: setup  ## the test suite
+	$(BIN)/python -m pytest
+
+lint: setup  ## ruff, mypy, import directions, stripped notebooks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+lock: setup  ## recompile requirements.lock after an edit of pyproject.toml
+	$(UV) pip compile --quiet --universal --python-version 3.11 --group dev --no-emit-index-url pyproject.toml -o requirements.lock

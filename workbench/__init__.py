@@ -1,0 +1,1 @@
+"""Workbench for Deep Instruction Tuning of Segment Anything."""

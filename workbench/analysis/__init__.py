@@ -1,0 +1,1 @@
+"""What is looked at: attention maps and statistics of runs."""

@@ -1,0 +1,76 @@
+"""How sure a metric is: bootstrap over expressions, images drawn whole because an image's expressions are alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from workbench.training.metrics import iou
+
+SAMPLES = 2000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with the bounds of its 95 % percentile interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimate(frame: pd.DataFrame, metric: str) -> Estimate:
+    """A metric of evaluated expressions (columns image_id, intersection, union) with its interval.
+
+    Several seeds of one setting may stand in the frame together: the value is the mean over seeds, and the interval
+    is over images.
+    """
+    parts = _parts(frame, metric)
+    return _interval(_ratio(parts, np.ones((1, parts.shape[2]))), _ratio(parts, _weights(parts.shape[2])))
+
+
+def paired_difference(frame: pd.DataFrame, baseline: pd.DataFrame, metric: str) -> Estimate:
+    """A metric's difference from a baseline evaluated on the same expressions; both are drawn together.
+
+    Raises:
+        ValueError: the two do not hold the same images.
+    """
+    one, other = _parts(frame, metric), _parts(baseline, metric)
+    if sorted(frame["image_id"].unique()) != sorted(baseline["image_id"].unique()):
+        raise ValueError("a paired difference needs the same images on both sides")
+    once, drawn = np.ones((1, one.shape[2])), _weights(one.shape[2])
+    return _interval(_ratio(one, once) - _ratio(other, once), _ratio(one, drawn) - _ratio(other, drawn))
+
+
+def _parts(frame: pd.DataFrame, metric: str) -> NDArray[np.float64]:
+    """Every metric is a ratio of sums; its numerator and denominator by seed and image: 2×seeds×images."""
+    each = iou(frame["intersection"], frame["union"])
+    if metric == "oiou":
+        top, bottom = frame["intersection"].to_numpy(float), frame["union"].to_numpy(float)
+    else:
+        hit = each if metric == "miou" else (each > float(metric.removeprefix("p@"))).astype(float)
+        top, bottom = hit, np.ones_like(each)
+    run = frame["run"].to_numpy() if "run" in frame else np.zeros(len(frame))
+    table = pd.DataFrame({"run": run, "image": frame["image_id"].to_numpy(), "top": top, "bottom": bottom})
+    sums = table.groupby(["run", "image"])[["top", "bottom"]].sum().unstack("image", fill_value=0.0)
+    return np.stack([sums["top"].to_numpy(float), sums["bottom"].to_numpy(float)])
+
+
+def _ratio(parts: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    top, bottom = (weights @ part.T for part in parts)
+    each: NDArray[np.float64] = np.divide(top, bottom, out=np.ones_like(top), where=bottom > 0)
+    return each.mean(axis=1)
+
+
+def _weights(images: int) -> NDArray[np.float64]:
+    rng = np.random.default_rng(0)
+    return rng.multinomial(images, np.full(images, 1 / images), size=SAMPLES).astype(float)
+
+
+def _interval(value: NDArray[np.float64], drawn: NDArray[np.float64]) -> Estimate:
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(float(value[0]), float(low), float(high))

@@ -1,0 +1,352 @@
+"""What a run is: `RunConfig`, checked field by field, and the identity made from it.
+
+Whether the parts fit together (a layer past the encoder's depth, a missing file) is checked where they are built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from workbench.errors import ConfigError
+
+SCHEMA_VERSION = 1
+"""Part of every identity; raised when a field changes its meaning."""
+
+ASSETS = Path(__file__).parent / "assets"
+BUILTIN = "builtin"
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class BackboneConfig(Section):
+    """SAM's three parts. Weights come from `checkpoint`; null starts from random ones."""
+
+    name: str = "vit_mini"
+    checkpoint: str | None = BUILTIN
+    """`builtin` (shipped, `vit_mini` only), or an official SAM file's path or its name under `machine.checkpoint_root`."""
+    checkpoint_sha256: str | None = None
+    """Pins the file's content; filled in for `builtin`."""
+    image_size: int = Field(64, ge=8)
+    """Side of the square the image is fitted into, in pixels."""
+    attention: Literal["global", "windowed"] = "global"
+    decoder_depth: int = Field(2, ge=1)
+    """Layers of the mask decoder's two-way transformer; those past SAM's two start from random weights."""
+
+
+class ProjectorConfig(Section):
+    """How text features become tokens of the image encoder."""
+
+    type: str = "linear"
+    init: Literal["zero", "default"] = "zero"
+
+
+class FusionConfig(Section):
+    """Where and how text enters the image encoder."""
+
+    variant: str = "default"
+    layers: Literal["all"] | dict[Literal["first", "last", "every"], int] | tuple[int, ...] = "all"
+    """`all`, `{first: k}`, `{last: k}`, `{every: k}` (0, k, 2k, …) or a list of block indices from 0."""
+    projector: ProjectorConfig = ProjectorConfig()
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @field_validator("layers")
+    @classmethod
+    def _one_rule(cls, layers: Any) -> Any:
+        if isinstance(layers, dict):
+            if len(layers) != 1:
+                raise ValueError(f"one of first, last and every, not {sorted(layers) or 'none'}")
+            if (count := next(iter(layers.values()))) < 1:
+                raise ValueError(f"a number of layers from 1, not {count}")
+        elif isinstance(layers, tuple):
+            if not layers:
+                raise ValueError("an empty list fuses nothing; use the variant 'default' for that")
+            if len(set(layers)) != len(layers):
+                raise ValueError(f"a layer stands twice in {list(layers)}")
+            return tuple(sorted(layers))
+        return layers
+
+
+class TextEncoderConfig(Section):
+    """A BERT-like encoder from `transformers`."""
+
+    name: str = "bert_mini"
+    """`bert_mini` (shipped), a directory in Hugging Face's form (or its name under `machine.checkpoint_root`), or a hub name."""
+    sha256: str | None = None
+    """Digest of the shipped weights; filled in for `bert_mini`."""
+    pretrained: bool = True
+    layer: int | None = Field(None, ge=1)
+    """Take the output of this layer, counted from 1; null means the last."""
+    max_tokens: int = Field(16, ge=3)
+    """[CLS] and [SEP] included; longer sentences are cut."""
+    mask_padding: bool = True
+
+
+class RefshapesRecipe(Section):
+    """What the procedural data set is made from; see `workbench.data.refshapes`."""
+
+    seed: int = Field(0, ge=0)
+    width: int = Field(64, ge=48)
+    height: int = Field(64, ge=48)
+    train_images: int = Field(6000, ge=1)
+    eval_images: int = Field(150, ge=1)
+    """Images of each of val, testA, testB and testC."""
+
+
+class DataConfig(Section):
+    """What is fed in, in training."""
+
+    dataset: str = "refshapes"
+    split_by: str = "unc"
+    train_split: str = "train"
+    recipe: RefshapesRecipe | None = None
+    """Of `refshapes` only, and filled in there."""
+    epoch: Literal["expressions", "referents"] = "expressions"
+    """One pass is over every expression, or over every referent with one of its expressions drawn at random."""
+    horizontal_flip: Fraction = 0.5
+    padding: Literal["bottom_right", "centred"] = "bottom_right"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe_of_refshapes(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            if values.get("dataset", "refshapes") == "refshapes":
+                return {**values, "recipe": values.get("recipe") or {}}
+            if values.get("recipe") is not None:
+                raise ValueError("'recipe' belongs to the data set refshapes alone")
+        return values
+
+
+class FreezeConfig(Section):
+    """Which parts keep their weights."""
+
+    image_encoder: bool = False
+    neck: bool = False
+    text_encoder: bool = False
+    mask_decoder: bool = False
+    fusion: bool = False
+
+
+class OptimizerConfig(Section):
+    """Adam or AdamW."""
+
+    name: Literal["adamw", "adam"] = "adamw"
+    learning_rate: Positive = 1e-3
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    clip_norm: Positive | None = 1.0
+
+
+class ScheduleConfig(Section):
+    """The learning rate's course, as a share of its peak."""
+
+    name: Literal["one_cycle", "warmup_cosine", "constant"] = "one_cycle"
+    warmup: Fraction = 0.1
+    """Share of all steps."""
+    start: Fraction = 0.04
+    end: Fraction = 0.0
+
+
+class EmaConfig(Section):
+    """Exponential moving average of the weights; when on, it is what is evaluated."""
+
+    decay: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """The decay at step t is min(decay, (1+t)/(10+t)); null turns it off."""
+
+
+class LossConfig(Section):
+    """Weights of the mean binary cross-entropy and of the Dice loss."""
+
+    bce: Annotated[float, Field(ge=0)] = 5.0
+    dice: Annotated[float, Field(ge=0)] = 1.0
+
+
+class TrainingConfig(Section):
+    """One training."""
+
+    steps: int | None = Field(None, ge=1)
+    epochs: Positive | None = None
+    batch_size: int = Field(64, ge=1)
+    """Over all processes together."""
+    freeze: FreezeConfig = FreezeConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    ema: EmaConfig = EmaConfig()
+    loss: LossConfig = LossConfig()
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    deterministic: bool = True
+    explosion_factor: Annotated[float, Field(gt=1)] = 100.0
+    """A loss over this many times the first one ends the run as diverged."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> TrainingConfig:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("exactly one of 'steps' and 'epochs' must be set")
+        return self
+
+
+class EvaluationConfig(Section):
+    """Which splits, and how a mask is made from logits."""
+
+    splits: tuple[str, ...] = ("val", "testA", "testB")
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Probability over which a pixel counts as predicted."""
+
+    @field_validator("splits")
+    @classmethod
+    def _unique(cls, splits: tuple[str, ...]) -> tuple[str, ...]:
+        if not splits or len(set(splits)) != len(splits):
+            raise ValueError(f"at least one split, none twice, not {list(splits)}")
+        return splits
+
+
+class MachineConfig(Section):
+    """Where things lie here and how many hands there are. Changes no result, so it is not part of the identity."""
+
+    data_root: Path = Path("data")
+    checkpoint_root: Path = Path("checkpoints")
+    device: str = "auto"
+    threads: int | None = Field(None, ge=1)
+    loader_workers: int = Field(0, ge=0)
+    cache_images: bool = True
+    """Keep decoded images in memory while they fit in 2 GB."""
+    evaluation_batch_size: int = Field(64, ge=1)
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 2.0
+    log_steps: int = Field(20, ge=1)
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Names that accelerate knows (tensorboard, wandb, …)."""
+
+
+class RunConfig(Section):
+    """Everything that defines one training but its seed, plus how this machine runs it (`machine`)."""
+
+    backbone: BackboneConfig = BackboneConfig()
+    fusion: FusionConfig = FusionConfig()
+    text_encoder: TextEncoderConfig = TextEncoderConfig()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    machine: MachineConfig = MachineConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pin_shipped_weights(cls, values: Any) -> Any:
+        """Shipped weights enter the identity by content, so a package with other weights makes other runs."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        backbone = values.get("backbone", {})
+        if isinstance(backbone, dict) and backbone.get("checkpoint", BUILTIN) == BUILTIN:
+            name = backbone.get("name", "vit_mini")
+            asset = ASSETS / f"{name}.safetensors"
+            if not asset.is_file():
+                raise ValueError(
+                    f"backbone.checkpoint: no weights of {name!r} are shipped; name an official SAM file, or null"
+                )
+            values["backbone"] = {**backbone, "checkpoint_sha256": digest_of(asset)}
+        text = values.get("text_encoder", {})
+        if isinstance(text, dict) and text.get("name", "bert_mini") == "bert_mini":
+            values["text_encoder"] = {**text, "sha256": digest_of(ASSETS / "bert_mini" / "model.safetensors")}
+        return values
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> RunConfig:
+        """Check a plain mapping; ConfigError names the first wrong field, its value and what it may be."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise _first_mistake(error) from None
+
+    def identity_document(self) -> dict[str, Any]:
+        """The fully resolved config without what belongs to the machine, as plain JSON values."""
+        document: dict[str, Any] = self.model_dump(mode="json", exclude={"machine"})
+        if (checkpoint := self.backbone.checkpoint) is not None:
+            document["backbone"]["checkpoint"] = PurePath(checkpoint).name
+        if _is_path(self.text_encoder.name):
+            document["text_encoder"]["name"] = PurePath(self.text_encoder.name).name
+        return {"schema": SCHEMA_VERSION, "config": document}
+
+    @property
+    def setting_id(self) -> str:
+        """`<dataset>-<backbone>-<variant>-<12 hex digits>`, the digits from the identity document's SHA-256."""
+        canonical = json.dumps(
+            self.identity_document(), sort_keys=True, separators=(",", ":"), allow_nan=False
+        )
+        digest = hashlib.sha256(canonical.encode()).hexdigest()
+        prefix = f"{self.data.dataset}-{self.backbone.name}-{self.fusion.variant}"
+        return f"{re.sub(r'[^A-Za-z0-9_+-]', '_', prefix)}-{digest[:12]}"
+
+
+def run_id(config: RunConfig, seed: int) -> str:
+    """`<setting id>/seed<N>`, which is also the run's folder under `results/runs`."""
+    return f"{config.setting_id}/seed{seed}"
+
+
+def difference(one: Any, other: Any, key: str = "") -> list[str]:
+    """Where two plain documents differ, a line a value: `key: one -> other`."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        names = sorted(one.keys() | other.keys())
+        return [
+            line
+            for name in names
+            for line in difference(one.get(name), other.get(name), f"{key}.{name}".lstrip("."))
+        ]
+    return [] if one == other else [f"{key}: {one!r} -> {other!r}"]
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith(("/", ".", "~")) or PurePath(name).is_absolute()
+
+
+def _first_mistake(error: ValidationError) -> ConfigError:
+    first = error.errors(include_url=False)[0]
+    location = [str(part) for part in first["loc"]]
+    known = _known_keys(location)
+    # A union of types reports one location a branch; the branch's name is no key of the file.
+    key = ".".join(part for part in location if part.isidentifier() or part.isdigit()) or "config"
+    if first["type"] == "extra_forbidden":
+        from workbench.registry import unknown_name
+
+        return ConfigError(key, unknown_name("key", location[-1], known))
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return ConfigError(key, "is required")
+    if isinstance(first["input"], dict | BaseModel) and first["type"] == "value_error":
+        return ConfigError(key, message)
+    return ConfigError(key, f"{first['input']!r} is not valid: {message[0].lower()}{message[1:]}")
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    section: Any = RunConfig
+    for part in location[:-1]:
+        field = section.model_fields.get(part) if hasattr(section, "model_fields") else None
+        if field is None:
+            break
+        section = next((t for t in _types_of(field.annotation) if hasattr(t, "model_fields")), None)
+    return list(section.model_fields) if hasattr(section, "model_fields") else []
+
+
+def _types_of(annotation: Any) -> list[Any]:
+    from typing import get_args
+
+    return [annotation, *get_args(annotation)]

@@ -1,0 +1,1 @@
+"""What is fed in: data sets, their readers, transforms and loading."""

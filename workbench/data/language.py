@@ -1,0 +1,28 @@
+"""What can be read off the words of an expression: its mirror image, and whether it speaks of places or relations."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+_SWAP = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
+_SIDE = re.compile(rf"\b({'|'.join(sorted(_SWAP, key=len, reverse=True))})\b")
+_RELATION = re.compile(
+    r"\b((to the )?(left|right) of|above|below|under|over|beside|behind|between|near|next to|in front of|closest to)\b"
+)
+_PLACE = re.compile(
+    r"\b(left|right|top|bottom|leftmost|rightmost|topmost|bottommost|highest|lowest|middle|center|centre|corner|"
+    r"first|second|third|last|upper|lower|far|furthest)\b"
+)
+
+
+def swap_left_right(sentence: str) -> str:
+    """The sentence that fits the mirrored image."""
+    return _SIDE.sub(lambda match: _SWAP[match[1]], sentence)
+
+
+def expression_kind(sentence: str) -> Literal["attribute", "place", "relation"]:
+    """`relation` to another object, absolute `place`, or `attribute` alone; by words, so only as sure as words are."""
+    if _RELATION.search(sentence):
+        return "relation"
+    return "place" if _PLACE.search(sentence) else "attribute"

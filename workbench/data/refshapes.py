@@ -1,0 +1,181 @@
+"""refshapes: a procedural data set on disk in RefCOCO's own form, the same bytes from the same recipe.
+
+`<folder>/instances.json`, `<folder>/refs(unc).p` and `<folder>/images/COCO_train2014_<12 digits>.png`.
+Splits: train, val, testA (attributes and places), testB (relations), testC (combinations never trained on).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from workbench.config import RefshapesRecipe
+from workbench.data.scenes import HELD_OUT, KINDS, SHAPES, Kind, Shape, describe, draw_scene, mask_of, paint
+from workbench.errors import DataError
+
+FORMAT_VERSION = 1
+"""Raised when the same recipe comes to mean other bytes; part of the folder's name."""
+
+SPLITS: dict[str, tuple[Kind, ...]] = {
+    "train": KINDS,
+    "val": KINDS,
+    "testA": ("attribute", "place"),
+    "testB": ("relation",),
+    "testC": KINDS,
+}
+REFERENTS_PER_IMAGE = 2
+SENTENCES_PER_REFERENT = 2
+
+
+def folder_name(recipe: RefshapesRecipe) -> str:
+    """`refshapes-<8 hex digits>`: another recipe is another folder."""
+    text = json.dumps([FORMAT_VERSION, recipe.model_dump()], sort_keys=True)
+    return f"refshapes-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def ensure(
+    data_root: Path, recipe: RefshapesRecipe, progress: Callable[[int, int], None] | None = None
+) -> Path:
+    """The data set's folder under `data_root`, made first when it is not there."""
+    folder = data_root / folder_name(recipe)
+    if not folder.is_dir():
+        make(folder, recipe, progress)
+    return folder
+
+
+def make(folder: Path, recipe: RefshapesRecipe, progress: Callable[[int, int], None] | None = None) -> None:
+    """Write the data set. The folder appears whole or not at all; two makers at once leave one.
+
+    Args:
+        folder: must not exist, or DataError.
+        progress: called with (images done, images in all).
+    """
+    if folder.exists():
+        raise DataError(f"{folder} exists already; remove it or name another folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise DataError(f"cannot write {folder}: {error.strerror}") from None
+    try:
+        _write(partial, recipe, progress)
+        partial.chmod(0o755)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(folder: Path, recipe: RefshapesRecipe, progress: Callable[[int, int], None] | None) -> None:
+    (folder / "images").mkdir()
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    refs: list[dict[str, Any]] = []
+    counts = {split: recipe.train_images if split == "train" else recipe.eval_images for split in SPLITS}
+    total, sent_id = sum(counts.values()), 0
+    for split, number, picture, scene, sentences in _all_scenes(recipe, counts):
+        image_id = len(images) + 1
+        file_name = f"COCO_train2014_{image_id:012d}.png"
+        Image.fromarray(picture).save(folder / "images" / file_name, compress_level=6)
+        images.append(
+            {"id": image_id, "file_name": file_name, "width": recipe.width, "height": recipe.height}
+        )
+        first_annotation = len(annotations) + 1
+        annotations += [
+            _annotation(first_annotation + i, image_id, shape, recipe) for i, shape in enumerate(scene)
+        ]
+        for target, texts in sentences.items():
+            refs.append(
+                {
+                    "ref_id": len(refs) + 1,
+                    "ann_id": first_annotation + target,
+                    "image_id": image_id,
+                    "category_id": SHAPES.index(scene[target].shape) + 1,
+                    "file_name": f"{file_name[:-4]}_{first_annotation + target}.png",
+                    "split": split,
+                    "sent_ids": list(range(sent_id, sent_id + len(texts))),
+                    "sentences": [
+                        {"raw": text, "sent": text, "sent_id": sent_id + i, "tokens": text.split()}
+                        for i, text in enumerate(texts)
+                    ],
+                }
+            )
+            sent_id += len(texts)
+        if progress and (number % 50 == 0 or image_id == total):
+            progress(image_id, total)
+    instances = {
+        "info": {"description": "refshapes", "recipe": recipe.model_dump(), "version": FORMAT_VERSION},
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": [
+            {"id": i + 1, "name": shape, "supercategory": "shape"} for i, shape in enumerate(SHAPES)
+        ],
+    }
+    (folder / "instances.json").write_text(json.dumps(instances))
+    # Protocol 2, as the original files; through JSON first, so that no string is shared and the bytes are stable.
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(json.loads(json.dumps(refs)), protocol=2))
+    for path in folder.rglob("*"):
+        os.utime(path, (0, 0))
+
+
+def _all_scenes(
+    recipe: RefshapesRecipe, counts: dict[str, int]
+) -> Iterator[tuple[str, int, np.ndarray[Any, Any], list[Shape], dict[int, list[str]]]]:
+    for index, (split, kinds) in enumerate(SPLITS.items()):
+        for number in range(counts[split]):
+            # A generator an image: no image depends on how many others there are.
+            rng = np.random.default_rng([recipe.seed, index, number])
+            while True:
+                scene = draw_scene(rng, recipe.width, recipe.height, held_out=split == "testC")
+                if sentences := _sentences(rng, scene, kinds, only_held_out=split == "testC"):
+                    break
+            yield split, number, paint(rng, scene, recipe.width, recipe.height), scene, sentences
+
+
+def _sentences(
+    rng: np.random.Generator, scene: list[Shape], kinds: tuple[Kind, ...], only_held_out: bool
+) -> dict[int, list[str]]:
+    """Referents of a scene (indices into it) and the sentences for each."""
+    chosen: dict[int, list[str]] = {}
+    for target in rng.permutation(len(scene)).tolist():
+        if only_held_out and (scene[target].colour, scene[target].shape) not in HELD_OUT:
+            continue
+        texts: list[str] = []
+        for kind in rng.permutation(kinds).tolist() * 2:
+            text = describe(rng, scene, target, kind)
+            if text is not None and text not in texts and len(texts) < SENTENCES_PER_REFERENT:
+                texts.append(text)
+        if texts:
+            chosen[target] = texts
+        if len(chosen) == REFERENTS_PER_IMAGE:
+            break
+    return chosen
+
+
+def _annotation(ann_id: int, image_id: int, shape: Shape, recipe: RefshapesRecipe) -> dict[str, Any]:
+    mask = mask_of(shape, recipe.width, recipe.height)
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {
+        "id": ann_id,
+        "image_id": image_id,
+        "category_id": SHAPES.index(shape.shape) + 1,
+        "bbox": [float(v) for v in coco_mask.toBbox(rle)],
+        "area": int(mask.sum()),
+        "segmentation": {"size": [recipe.height, recipe.width], "counts": rle["counts"].decode("ascii")},
+        "iscrowd": 0,
+    }

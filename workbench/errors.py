@@ -1,0 +1,38 @@
+"""The errors a user can cause and mend; the command line prints them as one line and exits with 2."""
+
+from __future__ import annotations
+
+
+class WorkbenchError(Exception):
+    """Something the user can mend. Its message says what was wrong, where, and what would be right."""
+
+
+class ConfigError(WorkbenchError):
+    """A field of a configuration is wrong.
+
+    `key` is the field's dotted name; whoever knows the file and the setting puts them in front.
+    """
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(f"{key}: {message}")
+        self.key = key
+
+
+class DataError(WorkbenchError):
+    """A data file is missing, damaged or not what its name says."""
+
+
+class CheckpointError(WorkbenchError):
+    """A weights file is missing, damaged, or belongs to another model."""
+
+
+class DivergedError(WorkbenchError):
+    """The loss became NaN or exploded; `step` is the first bad one."""
+
+    def __init__(self, step: int, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class InterruptedRun(WorkbenchError):
+    """A training was asked to stop (Ctrl-C, SIGTERM) and left a checkpoint to resume from."""

@@ -1,0 +1,1 @@
+"""From a grid to runs to submitted jobs, and back to their states."""

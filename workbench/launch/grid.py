@@ -1,0 +1,267 @@
+"""A grid file to its runs: settings × seeds, merged by OmegaConf, checked by pydantic, then by building each model."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from yaml import YAMLError
+
+from workbench.config import MachineConfig, RunConfig, run_id
+from workbench.errors import ConfigError, WorkbenchError
+from workbench.registry import unknown_name
+
+METRIC = re.compile(r"oiou|miou|p@0\.[5-9]")
+
+
+class GridError(WorkbenchError):
+    """A grid file is wrong; the message begins with its name."""
+
+
+class ReportConfig(BaseModel):
+    """What the grid's table and figures show."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    splits: tuple[str, ...] = ()
+    """Columns of the table; empty means every evaluated split."""
+    metrics: tuple[str, ...] = ("miou", "oiou")
+    figure_split: str = "val"
+    """The split that pictures are drawn from."""
+    examples: int = Field(4, ge=1)
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        for metric in metrics:
+            if not METRIC.fullmatch(metric):
+                raise ValueError(f"unknown metric {metric!r}; known: oiou, miou, p@0.5, p@0.6, p@0.7, p@0.8, p@0.9")
+        return metrics
+
+
+class GridFile(BaseModel):
+    """The keys of a grid file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    base: dict[str, Any] = {}
+    settings: dict[str, dict[str, Any] | None] = {}
+    axes: dict[str, list[Any]] = {}
+    exclude: list[dict[str, Any]] = []
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    baseline: str | None = None
+    report: ReportConfig = ReportConfig()
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+            raise ValueError(f"whole numbers from 0, none twice, not {list(seeds)}")
+        return seeds
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a setting and a seed."""
+
+    setting: str
+    config: RunConfig
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """`<setting id>/seed<N>`."""
+        return run_id(self.config, self.seed)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A checked grid file."""
+
+    file: Path
+    title: str
+    settings: Mapping[str, RunConfig]
+    seeds: tuple[int, ...]
+    baseline: str | None
+    report: ReportConfig
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending; its outputs lie in `results/<name>`."""
+        return self.file.stem
+
+    def runs(self) -> list[Run]:
+        """All runs, seed by seed."""
+        return [Run(name, config, seed) for seed in self.seeds for name, config in self.settings.items()]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that the table shows."""
+        return self.report.splits or next(iter(self.settings.values())).evaluation.splits
+
+
+def load_grid(file: Path, machine: Mapping[str, Any] | None = None) -> Grid:
+    """Read and check a grid file; nothing is built or run.
+
+    Args:
+        machine: fields of `machine` that stand over the file's own.
+
+    Raises:
+        GridError: names file, setting, key and value.
+    """
+    try:
+        grid = GridFile.model_validate(read_yaml(file))
+    except ValidationError as error:
+        raise GridError(f"{file}: {_mistake(error)}") from None
+    base = _with_preset(file, grid.base)
+    settings: dict[str, RunConfig] = {}
+    owner: dict[str, str] = {}
+    for name, overrides in _expanded(file, grid):
+        config = _checked(file, name, _merged(file, name, base, overrides, {"machine": dict(machine or {})}))
+        if config.setting_id in owner:
+            raise GridError(f"{file}: settings {owner[config.setting_id]!r} and {name!r} are the same configuration")
+        owner[config.setting_id] = name
+        settings[name] = config
+    if grid.baseline is not None and grid.baseline not in settings:
+        raise GridError(f"{file}: baseline: {unknown_name('setting', grid.baseline, list(settings))}")
+    for config in settings.values():
+        wrong = set(grid.report.splits) - set(config.evaluation.splits)
+        if wrong:
+            raise GridError(
+                f"{file}: report.splits: {sorted(wrong)[0]!r} is not evaluated; "
+                f"evaluation.splits are {', '.join(config.evaluation.splits)}"
+            )
+    return Grid(file, grid.title, settings, tuple(sorted(grid.seeds)), grid.baseline, grid.report)
+
+
+def load_preset(file: Path, machine: Mapping[str, Any] | None = None) -> RunConfig:
+    """A preset file as a configuration of its own."""
+    return _checked(file, None, _merged(file, None, read_yaml(file), {"machine": dict(machine or {})}))
+
+
+def is_preset(file: Path) -> bool:
+    """Whether a file is a preset (one configuration) rather than a grid."""
+    return "title" not in read_yaml(file)
+
+
+def check_grid(grid: Grid, weights: bool = True) -> None:
+    """All that shows only when the models are built; with `weights`, also that their files are there and fit.
+
+    Raises:
+        GridError: names file and setting.
+    """
+    from workbench.models.build import check_config, check_weights
+
+    for name, config in grid.settings.items():
+        try:
+            check_config(config)
+            if weights:
+                check_weights(config)
+        except WorkbenchError as error:
+            raise GridError(f"{grid.file}: setting {name!r}: {error}") from None
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A YAML mapping; GridError says where it cannot be read, or which key stands twice."""
+    try:
+        loaded = OmegaConf.load(file)
+    except FileNotFoundError:
+        raise GridError(f"{file}: no such file") from None
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise GridError(f"{file}: unreadable YAML{line}: {problem}") from None
+    content = OmegaConf.to_container(loaded, resolve=False)
+    if not isinstance(content, dict):
+        raise GridError(f"{file}: a mapping of keys is expected, not a list")
+    return {str(key): value for key, value in content.items()}
+
+
+def _with_preset(file: Path, base: dict[str, Any]) -> dict[str, Any]:
+    name = base.get("preset")
+    own = {key: value for key, value in base.items() if key != "preset"}
+    if name is None:
+        return own
+    places = [file.parent / "presets" / f"{name}.yaml", file.parent / str(name), Path(str(name))]
+    preset = next((place for place in places if place.is_file()), None)
+    if preset is None:
+        known = sorted(p.stem for p in (file.parent / "presets").glob("*.yaml"))
+        raise GridError(f"{file}: base.preset: {unknown_name('preset', name, known)}")
+    return _merged(file, None, read_yaml(preset), own)
+
+
+def _expanded(file: Path, grid: GridFile) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every setting's name and overrides: `settings` crossed with `axes`, less what `exclude` matches."""
+    names: dict[str, dict[str, Any]] = {name: over or {} for name, over in grid.settings.items()}
+    if not names and not grid.axes:
+        raise GridError(f"{file}: nothing to run: give settings, axes, or both")
+    found = False
+    for name, overrides in (names or {"": {}}).items():
+        for values in itertools.product(*grid.axes.values()):
+            point = dict(zip(grid.axes, values, strict=True))
+            if any(
+                all({**point, "setting": name}.get(key) == value for key, value in rule.items())
+                for rule in grid.exclude
+            ):
+                continue
+            parts = [name] * bool(name) + [f"{key.rpartition('.')[2]}={_short(v)}" for key, v in point.items()]
+            found = True
+            yield " ".join(parts), {**overrides, **point}
+    if not found:
+        raise GridError(f"{file}: exclude: no setting is left")
+
+
+def _short(value: Any) -> str:
+    return ":".join(f"{k}:{v}" for k, v in value.items()) if isinstance(value, dict) else str(value).replace(" ", "")
+
+
+def _merged(file: Path, setting: str | None, *layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Later layers over earlier ones, dotted keys spelled out, interpolations resolved."""
+    try:
+        merged = OmegaConf.merge(*(_nested(layer) for layer in layers))
+        resolved = OmegaConf.to_container(merged, resolve=True)
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        raise GridError(f"{_where(file, setting)}: {str(error).splitlines()[0]}") from None
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def _nested(layer: Mapping[str, Any]) -> Any:
+    config = OmegaConf.create({})
+    for key, value in layer.items():
+        OmegaConf.update(config, key, value, merge=True, force_add=True)
+    return config
+
+
+def _checked(file: Path, setting: str | None, values: dict[str, Any]) -> RunConfig:
+    try:
+        return RunConfig.parse(values)
+    except ConfigError as error:
+        raise GridError(f"{_where(file, setting)}: {error}") from None
+
+
+def _where(file: Path, setting: str | None) -> str:
+    return f"{file}: setting {setting!r}" if setting else str(file)
+
+
+def _mistake(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        model: Any = ReportConfig if first["loc"][0] == "report" else GridFile
+        return f"{key}: {unknown_name('key', first['loc'][-1], list(model.model_fields))}"
+    if first["type"] == "missing":
+        return f"{key}: is required"
+    return f"{key}: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r}"
+
+
+__all__ = ["Grid", "GridError", "MachineConfig", "Run", "check_grid", "is_preset", "load_grid", "load_preset"]

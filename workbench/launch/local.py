@@ -1,0 +1,87 @@
+"""The local backend: submitit's local executor behind a queue that never has more jobs alive than it has workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from workbench.launch.job import TrainingJob
+
+POLL_SECONDS = 0.2
+STOP_SECONDS = 60.0
+WEEK_MINUTES = 7 * 24 * 60
+
+
+def run_locally(
+    jobs: Sequence[TrainingJob],
+    folder: Path,
+    code: Path,
+    workers: int,
+    gpus: int,
+    tick: Callable[[int, int], None],
+) -> None:
+    """Run all jobs, at most `workers` at once, each with the next GPU if there are any; returns when all have ended.
+
+    On KeyboardInterrupt the running jobs are asked to save a checkpoint, and are waited for, before it goes on up.
+
+    Args:
+        folder: for submitit's pickles and the jobs' logs.
+        code: put in front of the jobs' PYTHONPATH.
+        tick: called a few times a second with (jobs running, jobs waiting).
+    """
+    executor = submitit.LocalExecutor(folder=folder / "%j")
+    waiting = list(jobs)
+    running: dict[int, Any] = {}
+    try:
+        while waiting or running:
+            for slot in range(workers):
+                if slot in running and running[slot].done():
+                    del running[slot]
+                if slot not in running and waiting:
+                    executor.update_parameters(timeout_min=WEEK_MINUTES, **_gpu(slot, gpus))
+                    with _environment(code, waiting[0].config["machine"]["threads"]):
+                        running[slot] = executor.submit(waiting.pop(0))
+            tick(len(running), len(waiting))
+            if waiting or running:
+                time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        _stop(list(running.values()))
+        raise
+
+
+def _gpu(slot: int, gpus: int) -> dict[str, Any]:
+    return {"gpus_per_node": 1, "visible_gpus": [slot % gpus]} if gpus else {"gpus_per_node": 0}
+
+
+@contextlib.contextmanager
+def _environment(code: Path, threads: int) -> Iterator[None]:
+    """What a job's processes inherit. Ctrl-C must reach the launcher alone, which then stops the jobs in order."""
+    path = os.environ.get("PYTHONPATH")
+    wanted = {"PYTHONPATH": f"{code}{os.pathsep}{path}" if path else str(code), "OMP_NUM_THREADS": str(threads)}
+    before = {name: os.environ.get(name) for name in wanted}
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+def _stop(running: list[Any]) -> None:
+    for job in running:
+        job._process.send_signal(signal.SIGTERM)  # submitit's cancel() would kill after one second
+    deadline = time.monotonic() + STOP_SECONDS
+    while any(not job.done() for job in running) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)

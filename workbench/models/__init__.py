@@ -1,0 +1,1 @@
+"""What computes: SAM's parts, text encoders and the fusion between them."""

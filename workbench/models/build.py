@@ -1,0 +1,88 @@
+"""From a run's configuration to its model, and all the checks that need the model's shape but not its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from workbench.config import RunConfig
+from workbench.errors import CheckpointError, ConfigError
+from workbench.models import checkpoints
+from workbench.models.backbones import backbones, build_sam
+from workbench.models.fusion import build_fusion
+from workbench.models.image_encoder import FusedImageEncoder
+from workbench.models.referring_sam import ReferringSam
+from workbench.models.text_encoder import TextEncoder, build_from_shape, load_text_encoder, locate
+
+
+def build_model(config: RunConfig) -> ReferringSam:
+    """The model of a run with all weights loaded and its parts frozen; random parts follow torch's global seed.
+
+    Raises:
+        ConfigError: the parts do not fit together.
+        CheckpointError: a weights file is missing or of another model.
+    """
+    check_config(config)
+    sam = checkpoints.load_backbone(config.backbone, config.machine.checkpoint_root)
+    text_encoder = load_text_encoder(config.text_encoder, config.machine.checkpoint_root)
+    return _assemble(config, sam, text_encoder)
+
+
+def check_config(config: RunConfig) -> ReferringSam:
+    """Everything of a configuration that only shows when the model is built; no weights, no data are needed.
+
+    Returns:
+        The model on the meta device, for counting.
+
+    Raises:
+        ConfigError: names the field.
+    """
+    shape = backbones[config.backbone.name]
+    if config.backbone.image_size % shape.patch_size:
+        raise ConfigError(
+            "backbone.image_size",
+            f"{config.backbone.image_size} is not a multiple of the patch size, {shape.patch_size}",
+        )
+    if (
+        config.training.freeze.fusion
+        and config.fusion.projector.init == "zero"
+        and config.fusion.variant != "default"
+    ):
+        raise ConfigError(
+            "training.freeze.fusion",
+            "true freezes a projector whose init is zero, so text could never reach the image encoder; "
+            "set it to false, or fusion.projector.init to default",
+        )
+    with torch.device("meta"):
+        sam = build_sam(shape, config.backbone.decoder_depth)
+        text_encoder = build_from_shape(config.text_encoder, config.machine.checkpoint_root)
+        model = _assemble(config, sam, text_encoder)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ConfigError("training.freeze", "everything is frozen, so there is nothing to train")
+    return model
+
+
+def check_weights(config: RunConfig) -> None:
+    """What `build_model` would complain of in the weights files; CheckpointError names file and keys."""
+    checkpoints.check_backbone(config.backbone, config.machine.checkpoint_root)
+    place = locate(config.text_encoder, config.machine.checkpoint_root)
+    if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
+        raise CheckpointError(f"missing file {Path(place) / 'config.json'} of the text encoder")
+
+
+def _assemble(config: RunConfig, sam: nn.Module, text_encoder: TextEncoder) -> ReferringSam:
+    vit: Any = sam.image_encoder
+    fusion = build_fusion(config.fusion, len(vit.blocks), text_encoder.width, vit.pos_embed.shape[-1])
+    model = ReferringSam(
+        FusedImageEncoder(vit, fusion, windowed=config.backbone.attention == "windowed"),
+        sam.prompt_encoder,
+        sam.mask_decoder,
+        text_encoder,
+        text_encoder.width,
+        config.text_encoder.mask_padding,
+    )
+    model.freeze(config.training.freeze)
+    return model

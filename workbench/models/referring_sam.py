@@ -1,0 +1,145 @@
+"""The assembled model: SAM's three parts, a text encoder and one fusion variant; an image and a sentence to a mask."""
+
+from __future__ import annotations
+
+from segment_anything.modeling import MaskDecoder, PromptEncoder
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from workbench.config import FreezeConfig
+from workbench.models.fusion import Fusion
+from workbench.models.image_encoder import FusedImageEncoder, Observer
+from workbench.models.mask_decoder import DecoderObserver, decode
+from workbench.models.text_encoder import TextEncoder
+
+UNUSED = (
+    "prompt_encoder.point_embeddings",
+    "prompt_encoder.not_a_point_embed",
+    "prompt_encoder.mask_downscaling",
+    "mask_decoder.output_hypernetworks_mlps.1",
+    "mask_decoder.output_hypernetworks_mlps.2",
+    "mask_decoder.output_hypernetworks_mlps.3",
+    "mask_decoder.iou_prediction_head",
+)
+"""Parts of SAM that a referring expression never reaches; they get no gradient."""
+
+
+class ReferringSam(nn.Module):
+    """F(I, T) = F_d(F_v(I, φ(F_t(T))), F_t(T)).
+
+    Args:
+        image_encoder: SAM's, with its fusion variant.
+        prompt_encoder, mask_decoder: SAM's own.
+        text_encoder: None for callers who bring text features of their own.
+        text_width: width of the text features.
+        mask_padding: whether padding words are hidden from the image encoder and the mask decoder.
+    """
+
+    def __init__(
+        self,
+        image_encoder: FusedImageEncoder,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: MaskDecoder,
+        text_encoder: TextEncoder | None,
+        text_width: int,
+        mask_padding: bool = True,
+    ) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+        self.text_encoder = text_encoder
+        self.text_proj = nn.Linear(text_width, mask_decoder.transformer_dim)
+        self.mask_padding = mask_padding
+
+    @property
+    def fusion(self) -> Fusion:
+        """The fusion variant."""
+        return self.image_encoder.fusion
+
+    def forward(self, image: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Mask logits at a quarter of the patch size, B×h×w.
+
+        Args:
+            image: normalised pixels, B×3×H×W.
+            input_ids, attention_mask: B×L.
+        """
+        text, text_mask = self.encode_text(input_ids, attention_mask)
+        return self.decode(self.encode_image(image, text, text_mask), text, text_mask)[:, 0]
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Text features B×L×C, and the mask that the other parts are to use (None where padding is visible)."""
+        assert self.text_encoder is not None, "this model was built without a text encoder"
+        features = self.text_encoder(input_ids, attention_mask)
+        return features, attention_mask.bool() if self.mask_padding else None
+
+    def encode_image(
+        self,
+        image: Tensor,
+        text_features: Tensor | None,
+        text_mask: Tensor | None = None,
+        observer: Observer | None = None,
+    ) -> Tensor:
+        """Image embedding B×C×h×w of images B×3×H×W and text features B×L×C."""
+        embedding: Tensor = self.image_encoder(image, text_features, text_mask, observer)
+        return embedding
+
+    def encode_shared(
+        self, image: Tensor, image_of: Tensor, text_features: Tensor, text_mask: Tensor | None = None
+    ) -> Tensor:
+        """Image embeddings E×C×h×w of E expressions about I images; what text cannot change is computed once an image.
+
+        Args:
+            image: I×3×H×W.
+            image_of: for each expression the index of its image, E.
+            text_features, text_mask: one row an expression.
+        """
+        if not self.fusion.layers:
+            whole: Tensor = self.image_encoder(image)
+            return whole[image_of]
+        tokens = self.image_encoder.before_text(image)[image_of]
+        return self.image_encoder.with_text(tokens, text_features, text_mask)
+
+    def decode(
+        self,
+        image_embedding: Tensor,
+        text_features: Tensor,
+        text_mask: Tensor | None = None,
+        observer: DecoderObserver | None = None,
+    ) -> Tensor:
+        """Low-resolution mask logits B×1×4h×4w of an image embedding B×C×h×w and text features B×L×C."""
+        image_pe = self.prompt_encoder.pe_layer(image_embedding.shape[-2:])[None]
+        dense = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        words = self.text_proj(text_features)
+        logits, _ = decode(
+            self.mask_decoder, image_embedding, image_pe, words, dense, text_mask, observer=observer
+        )
+        return logits
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by the names of `FreezeConfig`'s fields; what is in none of them is always trained."""
+        vit = self.image_encoder.vit
+        neck = list(vit.neck.parameters())
+        in_neck = {id(p) for p in neck}
+        return {
+            "image_encoder": [p for p in vit.parameters() if id(p) not in in_neck],
+            "neck": neck,
+            "text_encoder": [] if self.text_encoder is None else list(self.text_encoder.parameters()),
+            "mask_decoder": list(self.mask_decoder.parameters()),
+            "fusion": list(self.fusion.parameters()),
+        }
+
+    def freeze(self, config: FreezeConfig) -> None:
+        """Take the gradients from the named parts, and from the parts of SAM that text never reaches."""
+        parts = self.parts()
+        for name, frozen in config.model_dump().items():
+            for parameter in parts[name]:
+                parameter.requires_grad_(not frozen)
+        for name, parameter in self.named_parameters():
+            if name.startswith(UNUSED):
+                parameter.requires_grad_(False)
+
+
+def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits N×h×w at another size, bilinear, as SAM enlarges them."""
+    return F.interpolate(logits[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]

@@ -1,0 +1,141 @@
+"""BERT-like text encoders from `transformers`: features of each token, and the tokenizer that belongs to them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench.config import ASSETS, TextEncoderConfig
+from workbench.errors import CheckpointError, ConfigError
+
+BERT_MINI = ASSETS / "bert_mini"
+
+
+class TextEncoder(nn.Module):
+    """The first `layer` layers of a BERT-like encoder; layers past it are dropped, not run.
+
+    Args:
+        bert: a `transformers` encoder with `encoder.layer`.
+        layer: whose output to take, from 1; None means the last.
+    """
+
+    def __init__(self, bert: nn.Module, layer: int | None) -> None:
+        super().__init__()
+        layers: Any = bert.encoder.layer  # type: ignore[union-attr]
+        if layer is not None and layer > len(layers):
+            raise ConfigError(
+                "text_encoder.layer", f"{layer} is past the text encoder's {len(layers)} layers"
+            )
+        bert.encoder.layer = layers[:layer]  # type: ignore[union-attr]
+        self.bert = bert
+
+    @property
+    def width(self) -> int:
+        """Width of the features."""
+        return int(self.bert.config.hidden_size)  # type: ignore[union-attr, arg-type]
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Features B×L×width of token ids B×L; `attention_mask` is 0 at padding, B×L."""
+        features: Tensor = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return features
+
+
+class Tokenizer:
+    """Sentences to token ids of a fixed length, [CLS] and [SEP] included, padding at the end."""
+
+    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+        self._tokenizer = tokenizer
+        self.max_tokens = max_tokens
+
+    def __call__(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Ids and attention mask, both B×max_tokens int64; what does not fit is cut."""
+        encoded = self._tokenizer(
+            list(sentences),
+            padding="max_length",
+            truncation=True,
+            max_length=self.max_tokens,
+            return_tensors="pt",
+        )
+        return encoded["input_ids"], encoded["attention_mask"]
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The word pieces of token ids."""
+        return [str(piece) for piece in self._tokenizer.convert_ids_to_tokens(list(ids))]
+
+
+def locate(config: TextEncoderConfig, root: Path) -> str:
+    """What to hand to `from_pretrained`: the shipped folder, a directory, or a hub name."""
+    if config.name == "bert_mini":
+        return str(BERT_MINI)
+    path = Path(config.name).expanduser()
+    for candidate in (path, root / path):
+        if candidate.is_dir():
+            return str(candidate)
+    if path.is_absolute() or config.name.startswith("."):
+        raise CheckpointError(f"missing text encoder: no directory {config.name}")
+    return config.name
+
+
+def load_tokenizer(config: TextEncoderConfig, root: Path) -> Tokenizer:
+    """The tokenizer of a text encoder; CheckpointError says what is missing."""
+    from transformers import AutoTokenizer
+
+    place = locate(config, root)
+    return Tokenizer(_from_pretrained(AutoTokenizer, place, root), config.max_tokens)
+
+
+def load_text_encoder(config: TextEncoderConfig, root: Path) -> TextEncoder:
+    """The text encoder of a run, its weights loaded unless `pretrained` is off.
+
+    Raises:
+        CheckpointError: neither a directory nor a reachable hub name, or weights that do not fit it.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    place = locate(config, root)
+    if config.pretrained:
+        model, report = _from_pretrained(
+            AutoModel, place, root, add_pooling_layer=False, output_loading_info=True, dtype=torch.float32
+        )
+        if missing := sorted(report["missing_keys"]):
+            raise CheckpointError(
+                f"{place}: weights of another model: {len(missing)} keys are missing, the first {missing[0]}"
+            )
+    else:
+        model = AutoModel.from_config(_from_pretrained(AutoConfig, place, root), add_pooling_layer=False)
+    return TextEncoder(model, config.layer)
+
+
+def build_from_shape(config: TextEncoderConfig, root: Path) -> TextEncoder:
+    """The same modules with random weights, for checks before any weights are at hand.
+
+    A directory or hub name that is not here yet is taken to be of BERT-base's shape.
+    """
+    from transformers import AutoConfig, AutoModel, BertConfig
+
+    try:
+        shape = AutoConfig.from_pretrained(locate(config, root), local_files_only=True)
+    except (CheckpointError, OSError, ValueError):
+        shape = BertConfig()
+    return TextEncoder(AutoModel.from_config(shape, add_pooling_layer=False), config.layer)
+
+
+def _from_pretrained(kind: Any, place: str, root: Path, **options: Any) -> Any:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    local = os.path.isdir(place)
+    try:
+        return kind.from_pretrained(place, local_files_only=local, **options)
+    except Exception as error:  # the hub client and the loaders raise some twenty types
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if local:
+            raise CheckpointError(f"{place}: not a readable text encoder: {reason}") from None
+        raise CheckpointError(
+            f"missing text encoder {place!r}: no directory {place} or {root / place}, and no hub has it: {reason}"
+        ) from None

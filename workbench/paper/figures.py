@@ -1,0 +1,256 @@
+"""The figures of a grid: bars from the store alone, predictions from stored masks, attention from stored weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from numpy.typing import NDArray
+
+from workbench.data.datasets import open_dataset
+from workbench.data.loading import Expression, ReferringDataset
+from workbench.data.refer import decode_mask
+from workbench.launch.grid import Grid
+from workbench.paper.style import ERROR, MAP, PALETTE, WIDTH, new_figure, save
+from workbench.paper.tables import METRIC_NAMES, make_table
+from workbench.store import RunFolder, StoreError
+
+Picture = Callable[[Grid, Path], list[Path]]
+WRONG_IOU = 0.5
+"""A prediction at or under this IoU is boxed as an error."""
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The runs a picture shows (the first seed of each setting) and the expressions it shows them on."""
+
+    folders: dict[str, RunFolder]
+    frames: dict[str, pd.DataFrame]
+    dataset: ReferringDataset
+    expressions: list[Expression]
+
+    def row(self, setting: str, expression: Expression) -> pd.Series[Any]:
+        frame = self.frames[setting]
+        return frame[(frame["split"] == expression.split) & (frame["sent_id"] == expression.sent_id)].iloc[0]
+
+    def source(self, grid: Grid) -> dict[str, Any]:
+        return {
+            "grid": grid.file.name,
+            "runs": {setting: folder.name for setting, folder in self.folders.items()},
+            "chosen": "at random (seed 0), in turn among expressions of attributes, places and relations",
+            "expressions": [
+                {
+                    "image_id": e.image_id,
+                    "sent_id": e.sent_id,
+                    "sentence": e.sentence,
+                    "iou": {setting: round(float(self.row(setting, e)["iou"]), 4) for setting in self.folders},
+                }
+                for e in self.expressions
+            ],
+        }
+
+
+def bars(grid: Grid, results: Path) -> list[Path]:
+    """The first metric of the report, setting by setting on every split, with 95 % intervals."""
+    table = make_table(grid, results)
+    metric = grid.report.metrics[0]
+    cells = table.cells[(table.cells["metric"] == metric) & table.cells["split"].isin(grid.splits)]
+    settings = [s for s in grid.settings if s in set(cells["setting"])]
+    figure = new_figure(2.8)
+    axes = figure.add_subplot()
+    width = 0.8 / len(settings)
+    for i, setting in enumerate(settings):
+        rows = cells[cells["setting"] == setting].set_index("split").loc[list(grid.splits)]
+        value, low, high = (100 * rows[name].to_numpy(float) for name in ("value", "low", "high"))
+        places = np.arange(len(value)) + (i - (len(settings) - 1) / 2) * width
+        drawn = axes.bar(places, value, width * 0.92, color=PALETTE[i % len(PALETTE)], label=setting)
+        axes.errorbar(places, value, yerr=[value - low, high - value], fmt="none", ecolor="black", elinewidth=0.8,
+                      capsize=2)  # fmt: skip
+        axes.bar_label(drawn, [f"{v:.1f}" for v in value], label_type="center", fontsize=7)
+    axes.set_xticks(range(len(grid.splits)), grid.splits)
+    axes.set_ylabel(f"{METRIC_NAMES[metric]} (%)")
+    axes.set_ylim(0, 100)
+    axes.set_title(f"{grid.title}\n95 % bootstrap intervals over expressions, drawn by image", loc="left")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    source = {
+        "grid": grid.file.name,
+        "metric": metric,
+        "bars": json.loads(cells[["setting", "split", "value", "low", "high", "runs"]].to_json(orient="records")),
+    }
+    return save(figure, results / grid.name, "bars", source)
+
+
+def predictions(grid: Grid, results: Path) -> list[Path]:
+    """Every setting's prediction on a few expressions; errors in dashed boxes with a letter."""
+    shown = _shown(grid, results)
+    columns = ["expression", *shown.folders]
+    figure = new_figure(WIDTH / len(columns) * len(shown.expressions) + 0.75)
+    grid_axes = figure.subplots(len(shown.expressions), len(columns), squeeze=False)
+    for row, expression in zip(grid_axes, shown.expressions, strict=True):
+        image, truth = shown.dataset.image(expression), shown.dataset.mask(expression)
+        _photo(row[0], image, truth, expression.sentence)
+        for axes, (i, setting) in zip(row[1:], enumerate(shown.folders), strict=True):
+            found = shown.row(setting, expression)
+            rle = {"size": [expression.height, expression.width], "counts": found["prediction"]}
+            predicted = decode_mask(rle, expression.height, expression.width)
+            _photo(axes, _greyed(image), truth, f"IoU {100 * found['iou']:.0f}")
+            _overlay(axes, predicted, "#0072B2" if i or len(shown.folders) == 1 else "#0072B2")
+            if found["iou"] <= WRONG_IOU:
+                _box_error(axes, predicted, truth)
+    for axes, name in zip(grid_axes[0], columns, strict=True):
+        axes.set_title(f"{name}\n{axes.get_title()}" if name != "expression" else axes.get_title())
+    handles = [
+        Patch(color="#0072B2", alpha=0.6, label="prediction"),
+        Line2D([], [], color="black", linewidth=2.5, label="referent (white on black)"),
+        Line2D([], [], color=ERROR, linestyle="--", label=f"error, IoU ≤ {WRONG_IOU}: W wrong place, M missed"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    return save(figure, results / grid.name, "predictions", shown.source(grid))
+
+
+def attention(grid: Grid, results: Path) -> list[Path]:
+    """Where the words look: word→image attention in the image encoder and in the mask decoder, one scale for all."""
+    shown = _shown(grid, results)
+    maps = {s: [_maps(grid, shown, s, e) for e in shown.expressions] for s in shown.folders}
+    columns = [(s, part) for part in ("mask decoder", "image encoder") for s in shown.folders if maps[s][0][part]]
+    drawn = {(s, part, i): np.mean(maps[s][i][part], axis=0) for s, part in columns for i in range(len(shown.expressions))}
+    top = float(np.quantile(np.concatenate([m.ravel() for m in drawn.values()]), 0.995))
+    figure = new_figure((WIDTH - 0.6) / (len(columns) + 1) * len(shown.expressions) + 1.0)
+    grid_axes = figure.subplots(len(shown.expressions), len(columns) + 1, squeeze=False)
+    for i, (row, expression) in enumerate(zip(grid_axes, shown.expressions, strict=True)):
+        image, truth = shown.dataset.image(expression), shown.dataset.mask(expression)
+        _photo(row[0], image, truth, _wrapped(expression.sentence))
+        for axes, (setting, part) in zip(row[1:], columns, strict=True):
+            _photo(axes, image, truth, "")
+            mapped = _content(drawn[setting, part, i], shown.dataset, expression)
+            last = axes.imshow(mapped, cmap=MAP, vmin=0, vmax=top, interpolation="nearest",
+                               extent=(-0.5, expression.width - 0.5, expression.height - 0.5, -0.5))  # fmt: skip
+            _outline(axes, truth)
+    for axes, (setting, part) in zip(grid_axes[0][1:], columns, strict=True):
+        axes.set_title(f"{setting}\n{part}")
+    bar = figure.colorbar(last, ax=grid_axes, location="bottom", shrink=0.5, aspect=40, pad=0.02)
+    bar.set_label("attention of the words to the image, × uniform; mean over words, heads and layers; one scale for all")
+    without = [s for s in shown.folders if not maps[s][0]["image encoder"]]
+    source = shown.source(grid) | {
+        "scale": [0.0, round(top, 4)],
+        "unit": "multiples of uniform attention over the layer's keys",
+        "mean_over": "word pieces but [CLS], [SEP] and padding; heads; all fused layers, or all decoder layers",
+        "no_text_in_image_encoder": without,
+        "note": "in L-DIT a block's word rows are computed for display only: nothing reads them",
+    }
+    return save(figure, results / grid.name, "attention", source)
+
+
+figures: dict[str, Picture] = {"bars": bars, "predictions": predictions, "attention": attention}
+
+
+def _shown(grid: Grid, results: Path) -> _Shown:
+    folders = {}
+    for setting, config in grid.settings.items():
+        folder = RunFolder.of(results, config, grid.seeds[0])
+        if folder.state() == "completed":
+            folders[setting] = folder
+    if not folders:
+        raise StoreError(f"{grid.file}: no completed run yet; train with: workbench submit {grid.file}")
+    config = grid.settings[next(iter(folders))]
+    split = grid.report.figure_split
+    dataset = ReferringDataset(open_dataset(config), split, config.backbone.image_size, config.data)
+    frames = {setting: folder.expressions() for setting, folder in folders.items()}
+    first = next(iter(frames.values()))
+    rows = _chosen(first[first["split"] == split], grid.report.examples)
+    if not rows:
+        raise StoreError(f"{grid.file}: report.figure_split: no expression of {split!r} was evaluated")
+    by_id = {e.sent_id: e for e in dataset.expressions}
+    return _Shown(folders, frames, dataset, [by_id[sent_id] for sent_id in rows])
+
+
+def _chosen(frame: pd.DataFrame, count: int) -> list[int]:
+    """Expressions at random, in turn among the kinds, no image twice."""
+    shuffled = frame.sample(frac=1.0, random_state=0).drop_duplicates("image_id")
+    shuffled = shuffled.assign(turn=shuffled.groupby("kind").cumcount()).sort_values(["turn", "kind"])
+    return [int(sent_id) for sent_id in shuffled["sent_id"].head(count)]
+
+
+def _maps(grid: Grid, shown: _Shown, setting: str, expression: Expression) -> dict[str, list[NDArray[Any]]]:
+    """For each part, one map a layer: mean over words, in multiples of uniform attention."""
+    from workbench.analysis.trace import LayerAttention, trace
+    from workbench.models.backbones import normalise
+    from workbench.models.text_encoder import load_tokenizer
+    from workbench.training.train import load_trained
+
+    import torch
+
+    config = grid.settings[setting]
+    model = load_trained(config, shown.folders[setting])
+    tokenizer = load_tokenizer(config.text_encoder, config.machine.checkpoint_root)
+    ids, mask = tokenizer([expression.sentence])
+    placement = shown.dataset.placement(expression)
+    content = torch.tensor([[placement.top, placement.left, placement.height, placement.width]])
+    found = trace(model, normalise(shown.dataset.square(expression)[None], content), ids, mask)
+    words = slice(1, int(mask.sum()) - 1)
+
+    def of(layers: Sequence[LayerAttention]) -> list[NDArray[Any]]:
+        return [(layer.word_to_image[words].mean(dim=0) * layer.keys).numpy() for layer in layers]
+
+    return {"image encoder": of(found.encoder), "mask decoder": of(found.decoder)}
+
+
+def _content(mapped: NDArray[Any], dataset: ReferringDataset, expression: Expression) -> NDArray[Any]:
+    """The part of a map that lies on the image, not on its padding."""
+    placement = dataset.placement(expression)
+    patch = dataset.side / mapped.shape[0]
+    top, left = round(placement.top / patch), round(placement.left / patch)
+    rows, columns = max(1, round(placement.height / patch)), max(1, round(placement.width / patch))
+    return mapped[top : top + rows, left : left + columns]
+
+
+def _greyed(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    grey = image @ np.array([0.299, 0.587, 0.114])
+    return np.repeat((grey * 0.6 + 90).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _photo(axes: Axes, image: NDArray[np.uint8], truth: NDArray[np.uint8], title: str) -> None:
+    axes.imshow(image, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.set_title(title)
+    _outline(axes, truth)
+
+
+def _outline(axes: Axes, truth: NDArray[np.uint8]) -> None:
+    for width, colour in ((2.2, "black"), (0.9, "white")):
+        axes.contour(truth, [0.5], colors=colour, linewidths=width)
+
+
+def _overlay(axes: Axes, mask: NDArray[np.uint8], colour: str) -> None:
+    from matplotlib.colors import to_rgba
+
+    layer = np.zeros((*mask.shape, 4))
+    layer[mask > 0] = to_rgba(colour, 0.6)
+    axes.imshow(layer, interpolation="nearest")
+
+
+def _box_error(axes: Axes, predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> None:
+    wrong = (predicted > 0) & (truth == 0)
+    letter, region = ("W", wrong) if wrong.any() else ("M", truth > 0)
+    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    corner = (columns[0] - 1.5, rows[0] - 1.5)
+    size = (columns[-1] - columns[0] + 3, rows[-1] - rows[0] + 3)
+    axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=ERROR, linestyle="--", linewidth=1.4))
+    axes.text(0.97, 0.97, letter, transform=axes.transAxes, color="white", fontweight="bold", ha="right", va="top",
+              bbox={"facecolor": ERROR, "edgecolor": "none", "pad": 1.5})  # fmt: skip
+
+
+def _wrapped(sentence: str, width: int = 18) -> str:
+    import textwrap
+
+    return "\n".join(textwrap.wrap(sentence, width))

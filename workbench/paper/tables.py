@@ -1,0 +1,161 @@
+"""The table of a grid, from the store alone: each value with its interval, and with the runs it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from workbench.analysis.statistics import Estimate, estimate, paired_difference
+from workbench.launch.grid import Grid
+from workbench.store import RunFolder, StoreError, expressions_frame
+from workbench.training.metrics import METRICS
+from workbench.training.provenance import code_digest
+
+DASH = "–"
+METRIC_NAMES = {"oiou": "oIoU", "miou": "mIoU"} | {m: m.upper() for m in METRICS if m.startswith("p@")}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A grid's results.
+
+    Attributes:
+        cells: one row a setting, split and metric: value, low, high (shares from 0 to 1), seeds, seed_sd,
+            difference from the baseline with its bounds, and the runs.
+        other_code: settings trained by other code than the package as it is now.
+        missing: runs that are not completed.
+    """
+
+    grid: Grid
+    cells: pd.DataFrame
+    other_code: Sequence[str]
+    missing: Sequence[str]
+
+    def text(self) -> str:
+        """The table as Markdown, one block a metric, in per cent."""
+        blocks = [self._block(metric) for metric in self.grid.report.metrics]
+        notes = [
+            "In per cent; in brackets the 95 % bootstrap interval over expressions, drawn by image."
+            + (" ± is the standard deviation over seeds." if len(self.grid.seeds) > 1 else " One seed.")
+        ]
+        if self.other_code:
+            notes.append(f"† trained by other code than this version's: {', '.join(self.other_code)}.")
+        if self.missing:
+            notes.append(f"{DASH} not completed: {', '.join(self.missing)}.")
+        return "\n\n".join([f"## {self.grid.title}", *blocks, *notes]) + "\n"
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write table.md, table.csv (every metric) and table.json (where it comes from)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [folder / f"table.{ending}" for ending in ("md", "csv", "json")]
+        files[0].write_text(self.text())
+        self.cells.drop(columns="runs").to_csv(files[1], index=False, float_format="%.6f")
+        runs = self.cells.groupby("setting", sort=False)["runs"].first().to_dict()
+        source = {
+            "grid": self.grid.file.name,
+            "title": self.grid.title,
+            "runs": runs,
+            "baseline": self.grid.baseline,
+            "other_code": list(self.other_code),
+            "missing": list(self.missing),
+        }
+        files[2].write_text(json.dumps(source, indent=1) + "\n")
+        return files
+
+    def _block(self, metric: str) -> str:
+        rows = [[METRIC_NAMES[metric], *self.grid.splits]]
+        for setting in self.grid.settings:
+            mark = " †" if setting in self.other_code else ""
+            rows.append([setting + mark, *(self._cell(setting, split, metric) for split in self.grid.splits)])
+        for setting in self.grid.settings:
+            if self.grid.baseline not in (None, setting):
+                cells = [self._difference(setting, split, metric) for split in self.grid.splits]
+                rows.append([f"{setting} − {self.grid.baseline}", *cells])
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = [
+            "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+            for row in rows
+        ]
+        lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+        return "\n".join(lines)
+
+    def _find(self, setting: str, split: str, metric: str) -> pd.Series[Any] | None:
+        cells = self.cells
+        found = cells[(cells["setting"] == setting) & (cells["split"] == split) & (cells["metric"] == metric)]
+        return None if found.empty else found.iloc[0]
+
+    def _cell(self, setting: str, split: str, metric: str) -> str:
+        row = self._find(setting, split, metric)
+        if row is None:
+            return DASH
+        spread = f" ± {100 * row['seed_sd']:.1f}" if row["seeds"] > 1 else ""
+        return f"{100 * row['value']:.1f}{spread} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+
+    def _difference(self, setting: str, split: str, metric: str) -> str:
+        row = self._find(setting, split, metric)
+        if row is None or pd.isna(row["difference"]):
+            return DASH
+        bounds = f"[{100 * row['difference_low']:+.1f}, {100 * row['difference_high']:+.1f}]"
+        return f"{100 * row['difference']:+.1f} {bounds}"
+
+
+def make_table(grid: Grid, results: Path) -> Table:
+    """The table of a grid's completed runs; StoreError when there is none."""
+    frames: dict[str, pd.DataFrame] = {}
+    missing, other_code = [], []
+    for setting, config in grid.settings.items():
+        done = []
+        for seed in grid.seeds:
+            folder = RunFolder.of(results, config, seed)
+            (done if folder.state() == "completed" else missing).append(folder)
+        if done:
+            frames[setting] = expressions_frame(done)
+        if any(folder.record()["provenance"]["code"] != code_digest() for folder in done):
+            other_code.append(setting)
+    if not frames:
+        raise StoreError(f"{grid.file}: no completed run yet; train with: workbench submit {grid.file}")
+    rows = [
+        _row(setting, split, metric, frame, frames.get(grid.baseline or ""), setting == grid.baseline)
+        for setting, frame in frames.items()
+        for split in grid.splits
+        for metric in METRICS
+    ]
+    return Table(grid, pd.DataFrame(rows), other_code, [f.name for f in missing])
+
+
+def _row(
+    setting: str, split: str, metric: str, frame: pd.DataFrame, baseline: pd.DataFrame | None, is_baseline: bool
+) -> dict[str, Any]:
+    here = frame[frame["split"] == split]
+    found = estimate(here, metric)
+    by_seed = [estimate_value(part, metric) for _, part in here.groupby("run")]
+    difference: Estimate | None = None
+    if baseline is not None and not is_baseline:
+        difference = paired_difference(here, baseline[baseline["split"] == split], metric)
+    return {
+        "setting": setting,
+        "split": split,
+        "metric": metric,
+        "value": found.value,
+        "low": found.low,
+        "high": found.high,
+        "seeds": len(by_seed),
+        "seed_sd": float(pd.Series(by_seed).std()) if len(by_seed) > 1 else float("nan"),
+        "difference": difference.value if difference else float("nan"),
+        "difference_low": difference.low if difference else float("nan"),
+        "difference_high": difference.high if difference else float("nan"),
+        "expressions": len(here) // max(1, len(by_seed)),
+        "runs": sorted(here["run"].unique().tolist()),
+    }
+
+
+def estimate_value(frame: pd.DataFrame, metric: str) -> float:
+    """One run's metric, without an interval."""
+    from workbench.training.metrics import summarise
+
+    return summarise(frame)[metric]

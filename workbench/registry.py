@@ -1,0 +1,58 @@
+"""One small registry: names to things, with an error that lists the known names."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Generic, TypeVar
+
+from workbench.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def unknown_name(kind: str, name: object, known: list[str]) -> str:
+    """The message for a name that is not registered, with the nearest known one first."""
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"unknown {kind} {name!r}{hint}; known: {', '.join(known)}"
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """A mapping from names to things of one kind.
+
+    Args:
+        kind: what the things are, in words, for messages ("fusion variant").
+        key: the configuration field that holds such a name, for messages ("fusion.variant").
+    """
+
+    def __init__(self, kind: str, key: str) -> None:
+        self.kind = kind
+        self.key = key
+        self._things: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator that enters a thing under a name; a name can be taken only once."""
+        if name in self._things:
+            raise ValueError(f"{self.kind} {name!r} is registered twice")
+
+        def enter(thing: T) -> T:
+            self._things[name] = thing
+            return thing
+
+        return enter
+
+    def __getitem__(self, name: str) -> T:
+        """The thing of that name; ConfigError lists the known names when there is none."""
+        if name not in self._things:
+            raise ConfigError(self.key, unknown_name(self.kind, name, list(self._things)))
+        return self._things[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._things
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._things)
+
+    def __len__(self) -> int:
+        return len(self._things)

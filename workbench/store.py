@@ -1,0 +1,242 @@
+"""Run folders on disk, and the data frames made from them. The only module that knows the files' names."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from workbench.config import RunConfig, difference, run_id
+from workbench.errors import WorkbenchError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+State = Literal["new", "running", "completed", "failed", "diverged", "interrupted", "killed"]
+FINISHED: tuple[State, ...] = ("completed",)
+FAILED: tuple[State, ...] = ("failed", "diverged")
+
+RUNS = "runs"
+SUBMISSIONS = "submissions"
+TENSORBOARD = "tensorboard"
+_RECORD = "run.json"
+_LOG = "log.jsonl"
+_EXPRESSIONS = "expressions.parquet"
+_CHECKPOINT = "checkpoint"
+
+
+class StoreError(WorkbenchError):
+    """A run folder is damaged, or holds another run than its name says."""
+
+
+class RunBusy(WorkbenchError):
+    """Another process is training this run."""
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """Replace a file as a whole: a reader sees the old or the new content, also after a crash."""
+    descriptor, partial = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(partial).chmod(0o644)
+        Path(partial).replace(file)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+class RunFolder:
+    """One run on disk.
+
+    Args:
+        results: the results folder; the run lies in `<results>/runs/<setting id>/seed<N>`.
+        name: `<setting id>/seed<N>`.
+    """
+
+    def __init__(self, results: Path, name: str) -> None:
+        self.results = results
+        self.name = name
+        self.path = results / RUNS / name
+
+    @classmethod
+    def of(cls, results: Path, config: RunConfig, seed: int) -> RunFolder:
+        """The folder of a run; StoreError when what is stored there was made from another configuration."""
+        folder = cls(results, run_id(config, seed))
+        stored = folder.record().get("identity")
+        lines = difference(stored, config.identity_document()) if stored is not None else []
+        if lines:
+            raise StoreError(f"{folder.path}: stored under this id is another configuration (stored -> asked): {lines[0]}")
+        return folder
+
+    @property
+    def log_file(self) -> Path:
+        """`log.jsonl`; its lock is the run's claim."""
+        return self.path / _LOG
+
+    @property
+    def checkpoints(self) -> Path:
+        """The checkpoint folder."""
+        return self.path / _CHECKPOINT
+
+    @property
+    def tracker_folder(self) -> Path:
+        """Where trackers such as TensorBoard write."""
+        return self.results / TENSORBOARD / self.name
+
+    def record(self) -> dict[str, Any]:
+        """The content of `run.json`, empty for a new run; StoreError when it cannot be read."""
+        file = self.path / _RECORD
+        try:
+            record = json.loads(file.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise StoreError(f"{file}: damaged ({error}); remove {self.path} to run it again") from None
+        if not isinstance(record, dict):
+            raise StoreError(f"{file}: damaged (no object); remove {self.path} to run it again")
+        return record
+
+    def update(self, **fields: Any) -> None:
+        """Set fields of `run.json`."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({**self.record(), **fields}, indent=1, allow_nan=False)
+        write_atomically(self.path / _RECORD, text.encode())
+
+    def state(self) -> State:
+        """The run's state; one that says it is running but that nobody trains was `killed`."""
+        state: State = self.record().get("state", "new")
+        return "killed" if state == "running" and not self.claimed() else state
+
+    def claimed(self) -> bool:
+        """Whether a process is training this run now."""
+        try:
+            with self.log_file.open("rb") as stream:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    @contextlib.contextmanager
+    def claim(self) -> Iterator[RunLog]:
+        """Hold the run for this process; the kernel lets go of it however the process ends.
+
+        Raises:
+            RunBusy: somebody else holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.log_file.open("ab") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunBusy(f"{self.name} is being trained by another process") from None
+            yield RunLog(stream)
+
+    def events(self) -> list[dict[str, Any]]:
+        """The log, oldest first; a last line that a crash cut short is left out."""
+        found = []
+        with contextlib.suppress(FileNotFoundError):
+            for line in self.log_file.read_bytes().splitlines():
+                with contextlib.suppress(ValueError):
+                    found.append(json.loads(line))
+        return found
+
+    def last_event(self, kind: str) -> dict[str, Any] | None:
+        """The newest event of a kind among the log's last 8 KB."""
+        with contextlib.suppress(OSError), self.log_file.open("rb") as stream:
+            stream.seek(max(0, self.log_file.stat().st_size - 8192))
+            for line in reversed(stream.read().splitlines()):
+                with contextlib.suppress(ValueError):
+                    event = json.loads(line)
+                    if isinstance(event, dict) and event.get("event") == kind:
+                        return event
+        return None
+
+    def write_expressions(self, frame: pd.DataFrame) -> None:
+        """Store one row an evaluated expression."""
+        partial = self.path / f".{_EXPRESSIONS}"
+        frame.to_parquet(partial, index=False)
+        partial.replace(self.path / _EXPRESSIONS)
+
+    def expressions(self) -> pd.DataFrame:
+        """One row an evaluated expression; StoreError when the run has none."""
+        import pandas as pd
+
+        file = self.path / _EXPRESSIONS
+        if not file.is_file():
+            raise StoreError(f"{self.name} has no evaluated expressions yet (state: {self.state()})")
+        return pd.read_parquet(file)
+
+    @contextlib.contextmanager
+    def new_checkpoint(self, step: int) -> Iterator[Path]:
+        """A folder to write a checkpoint into; it becomes the newest one when the block ends, and older ones go."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        partial = self.checkpoints / f".partial-{step:08d}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        yield partial
+        final = self.checkpoints / f"step-{step:08d}"
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        for other in self.checkpoints.iterdir():
+            if other != final:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def latest_checkpoint(self) -> Path | None:
+        """The newest whole checkpoint, or None."""
+        found = sorted(self.checkpoints.glob("step-*")) if self.checkpoints.is_dir() else []
+        return found[-1] if found else None
+
+
+class RunLog:
+    """The open, claimed `log.jsonl` of a run."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Append one line: the event's name, the time, and its fields."""
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **fields})
+        self._stream.write(line.encode() + b"\n")
+        self._stream.flush()
+
+
+def results_frame(folders: Iterable[RunFolder]) -> pd.DataFrame:
+    """One row a run and split: run, setting_id, seed, split, the metrics, and `code`, the digest of the code that ran."""
+    import pandas as pd
+
+    rows = []
+    for folder in folders:
+        record = folder.record()
+        if record.get("state") != "completed":
+            continue
+        setting_id, _, seed = folder.name.partition("/seed")
+        shared = {"run": folder.name, "setting_id": setting_id, "seed": int(seed)}
+        code = record.get("provenance", {}).get("code")
+        rows += [{**shared, "split": split, **metrics, "code": code} for split, metrics in record["metrics"].items()]
+    return pd.DataFrame(rows)
+
+
+def expressions_frame(folders: Iterable[RunFolder]) -> pd.DataFrame:
+    """The evaluated expressions of several runs, with their `run`."""
+    import pandas as pd
+
+    frames = [folder.expressions().assign(run=folder.name) for folder in folders]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def all_runs(results: Path) -> list[RunFolder]:
+    """Every run under a results folder, by name."""
+    records = sorted((results / RUNS).glob(f"*/seed*/{_RECORD}"))
+    return [RunFolder(results, "/".join(record.parts[-3:-1])) for record in records]

@@ -1,0 +1,350 @@
+"""One training, from a configuration and a seed to a finished run folder; it can be stopped and resumed at any step.
+
+What is random in step t follows from (seed, t, process) alone, so no random state has to survive a restart.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from workbench.config import EmaConfig, RunConfig, digest_of
+from workbench.data.datasets import open_dataset
+from workbench.data.loading import ReferringDataset, steps_per_epoch, training_loader
+from workbench.data.refer import ReferData
+from workbench.errors import CheckpointError, DivergedError, InterruptedRun
+from workbench.models import checkpoints
+from workbench.models.backbones import normalise
+from workbench.models.build import build_model
+from workbench.models.referring_sam import ReferringSam, upsample
+from workbench.models.text_encoder import load_tokenizer
+from workbench.store import RunFolder, RunLog
+from workbench.training.evaluate import evaluate
+from workbench.training.losses import mask_loss
+from workbench.training.metrics import summarise
+from workbench.training.provenance import provenance
+from workbench.training.schedule import rate_factor
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[dict[str, Any]], None]
+"""Called with every event that goes to the log; a terminal's progress bar hangs here."""
+
+
+def train(
+    config: RunConfig,
+    seed: int,
+    folder: RunFolder,
+    stop: Callable[[], bool] = lambda: False,
+    report: Report = lambda event: None,
+    source: dict[str, Any] | None = None,
+) -> None:
+    """Train, evaluate and store one run; a finished one is left alone, an unfinished one goes on where it was.
+
+    Args:
+        folder: the run's own; claimed for as long as this takes.
+        stop: asked after every step; True saves a checkpoint and ends with InterruptedRun.
+        source: commit and state of the tree that submitted the run; None means this one's.
+
+    Raises:
+        RunBusy: another process is training it.
+        DivergedError: the loss became NaN or exploded.
+        InterruptedRun: `stop` said so.
+        ConfigError, DataError, CheckpointError: before anything is trained.
+    """
+    with folder.claim() as log:
+        if folder.record().get("state") == "completed":
+            return
+        try:
+            Trainer(config, seed, folder, log, stop, report).run(source)
+        except DivergedError as error:
+            _ended(folder, log, "diverged", error)
+            raise
+        except InterruptedRun as error:
+            _ended(folder, log, "interrupted", error)
+            raise
+        except BaseException as error:
+            _ended(folder, log, "failed", error)
+            raise
+
+
+def _ended(folder: RunFolder, log: RunLog, state: str, error: BaseException) -> None:
+    message = (str(error).strip() or type(error).__name__).splitlines()[0]
+    log.write("end", state=state, error=message)
+    folder.update(state=state, error={"type": type(error).__name__, "message": message})
+
+
+class Trainer:
+    """The parts of one training and the order in which they run; see `train`."""
+
+    def __init__(
+        self, config: RunConfig, seed: int, folder: RunFolder, log: RunLog, stop: Callable[[], bool], report: Report
+    ) -> None:
+        machine, training = config.machine, config.training
+        if machine.threads:
+            torch.set_num_threads(machine.threads)
+        torch.use_deterministic_algorithms(training.deterministic, warn_only=True)
+        self.config, self.seed, self.folder, self._log, self._stop, self._report = (
+            config, seed, folder, log, stop, report,
+        )  # fmt: skip
+        self.accelerator = Accelerator(
+            mixed_precision="no" if training.precision == "fp32" else training.precision,
+            cpu=machine.device == "cpu",
+            log_with=list(machine.trackers) or None,
+            project_dir=folder.tracker_folder,
+        )
+        self.data: ReferData = open_dataset(config)
+        self.dataset = self._split(config.data.train_split)
+        self.steps = training.steps or math.ceil(
+            (training.epochs or 0) * steps_per_epoch(self.dataset, config.data, training.batch_size)
+        )
+        torch.manual_seed(seed)
+        self.model: ReferringSam = build_model(config)
+        self.tokenizer = load_tokenizer(config.text_encoder, machine.checkpoint_root)
+        self.model.to(self.accelerator.device)
+        self.ema = _averaged(self.model, training.ema)
+        self.optimizer = _optimizer(self.model, config)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, rate_factor(training.schedule, self.steps))
+        self.step = 0
+        self.first_loss: float | None = None
+        self.seconds = 0.0
+        self._first_bad = torch.full((), -1, device=self.accelerator.device, dtype=torch.int64)
+
+    def run(self, source: dict[str, Any] | None) -> None:
+        """Train what is left of it, evaluate, and write the final record."""
+        self._resume()
+        self.folder.update(
+            identity=self.config.identity_document(),
+            machine=self.config.machine.model_dump(mode="json"),
+            seed=self.seed,
+            state="running",
+            steps=self.steps,
+            provenance=provenance(str(self.accelerator.device), source) | self._weights_digest(),
+            started=self.folder.record().get("started", time.time()),
+            error=None,
+        )
+        self.accelerator.init_trackers("")
+        self._event("resume" if self.step else "start", step=self.step, steps=self.steps)
+        if self.step < self.steps:
+            self._train()
+        metrics = self._evaluate()
+        self.accelerator.end_training()
+        self.folder.update(
+            state="completed",
+            metrics=metrics,
+            finished=time.time(),
+            training_seconds=round(self.seconds, 1),
+            gpu_hours=self._gpu_hours(),
+        )
+        self._event("end", state="completed", step=self.step)
+
+    def _train(self) -> None:
+        training = self.config.training
+        model, optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        loader = training_loader(
+            self.dataset,
+            self.config.data,
+            training.batch_size,
+            self.steps,
+            self.seed,
+            self.step,
+            self.config.machine.loader_workers,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
+        saved = logged = time.monotonic()
+        logged_step = self.step
+        for batch in loader:
+            # Dropout's draws belong to the step, not to the process that happens to reach it.
+            torch.manual_seed(int(np.random.SeedSequence([self.seed, self.step, self.accelerator.process_index])
+                                  .generate_state(1)[0]))  # fmt: skip
+            model.train()
+            loss = self._loss(model, batch)
+            optimizer.zero_grad(set_to_none=True)
+            self.accelerator.backward(loss)
+            if training.optimizer.clip_norm is not None:
+                self.accelerator.clip_grad_norm_(model.parameters(), training.optimizer.clip_norm)
+            optimizer.step()
+            self.schedule.step()
+            if self.ema is not None:
+                self.ema.update_parameters(self.model)
+            self._watch(loss.detach())
+            self.step += 1
+            now = time.monotonic()
+            if self.step % self.config.machine.log_steps == 0 or self.step == self.steps:
+                self._check_divergence()
+                self._log_step(loss.item(), (now - logged) / (self.step - logged_step))
+                self.seconds += now - logged
+                logged, logged_step = now, self.step
+            stopping = self._stop()
+            due = now - saved >= 60 * self.config.machine.checkpoint_minutes
+            if stopping or due or self.step == self.steps:
+                self._check_divergence()
+                self._save()
+                saved = time.monotonic()
+            if stopping and self.step < self.steps:
+                raise InterruptedRun(f"stopped at step {self.step} of {self.steps}; it resumes from there")
+
+    def _loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        device = self.accelerator.device
+        ids, attention_mask = (t.to(device) for t in self.tokenizer(batch["sentence"]))
+        image = normalise(batch["pixels"].to(device, non_blocking=True), batch["content"])
+        mask = batch["mask"].to(device, non_blocking=True)
+        with self.accelerator.autocast():
+            logits = model(image, ids, attention_mask)
+        loss = self.config.training.loss
+        return mask_loss(upsample(logits.float(), (mask.shape[1], mask.shape[2])), mask, loss.bce, loss.dice)
+
+    def _watch(self, loss: Tensor) -> None:
+        """Remember the first bad step on the device, so that a GPU is not made to wait at every step."""
+        if self.first_loss is None:
+            self.first_loss = loss.item()
+        bad = ~torch.isfinite(loss) | (loss > self.config.training.explosion_factor * self.first_loss)
+        if not math.isfinite(self.first_loss):
+            bad = torch.ones_like(bad)
+        self._first_bad = torch.where(bad & (self._first_bad < 0), self.step, self._first_bad)
+
+    def _check_divergence(self) -> None:
+        first_bad = int(self._first_bad.item())
+        if first_bad >= 0:
+            raise DivergedError(
+                first_bad,
+                f"the loss became NaN or rose over {self.config.training.explosion_factor:g} times its first value "
+                f"({self.first_loss:.4g}) at step {first_bad}; a lower learning rate is the place to look",
+            )
+
+    def _log_step(self, loss: float, seconds_a_step: float) -> None:
+        fields = {
+            "step": self.step,
+            "loss": round(loss, 6),
+            "learning_rate": self.schedule.get_last_lr()[0],
+            "expressions_per_second": round(self.config.training.batch_size / seconds_a_step, 2),
+            "seconds_left": round((self.steps - self.step) * seconds_a_step, 1),
+        }
+        self._event("step", **fields, steps=self.steps)
+        self.accelerator.log({k: v for k, v in fields.items() if k != "step"}, step=self.step)
+
+    def _event(self, event: str, **fields: Any) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        self._log.write(event, **fields)
+        self._report({"event": event, **fields})
+        logger.info("%s %s", event, " ".join(f"{key}={value}" for key, value in fields.items()))
+
+    def _evaluate(self) -> dict[str, dict[str, float]]:
+        model: Any = self.model if self.ema is None else self.ema.module
+        frames, metrics = [], {}
+        for split in self.config.evaluation.splits:
+            began = time.monotonic()
+            frame = evaluate(model, self.tokenizer, self._split(split), self.config, self.accelerator.device)
+            frames.append(frame)
+            metrics[split] = {"expressions": float(len(frame)), **summarise(frame)}
+            rate = round(len(frame) / (time.monotonic() - began), 1)
+            self._event("evaluate", split=split, **metrics[split], expressions_per_second=rate)
+        self.folder.write_expressions(pd.concat(frames, ignore_index=True))
+        return metrics
+
+    def _split(self, name: str) -> ReferringDataset:
+        machine = self.config.machine
+        return ReferringDataset(
+            self.data, name, self.config.backbone.image_size, self.config.data, cache=machine.cache_images
+        )
+
+    def _save(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        with self.folder.new_checkpoint(self.step) as place:
+            save_file(_contiguous(self.model), place / "model.safetensors")
+            if self.ema is not None:
+                save_file(_contiguous(self.ema.module), place / "ema.safetensors")
+            state = {
+                "step": self.step,
+                "first_loss": self.first_loss,
+                "seconds": self.seconds,
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "ema_updates": None if self.ema is None else self.ema.n_averaged,
+                "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
+            }
+            torch.save(state, place / "state.pt")
+        self._event("checkpoint", step=self.step)
+
+    def _resume(self) -> None:
+        place = self.folder.latest_checkpoint()
+        if place is None:
+            return
+        state = torch.load(place / "state.pt", map_location=self.accelerator.device, weights_only=True)
+        self.model.load_state_dict(checkpoints.read_state_dict(place / "model.safetensors"))
+        if self.ema is not None:
+            self.ema.module.load_state_dict(checkpoints.read_state_dict(place / "ema.safetensors"))
+            self.ema.n_averaged.copy_(state["ema_updates"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step, self.first_loss, self.seconds = state["step"], state["first_loss"], state["seconds"]
+
+    def _weights_digest(self) -> dict[str, Any]:
+        file = checkpoints.locate(self.config.backbone, self.config.machine.checkpoint_root)
+        found = None if file is None else digest_of(file)
+        stored = self.folder.record().get("provenance", {}).get("checkpoint_sha256", found)
+        if stored != found:
+            raise CheckpointError(f"{file}: not the weights this run began with (SHA-256 {found}, not {stored})")
+        return {"checkpoint_sha256": found}
+
+    def _gpu_hours(self) -> float:
+        gpus = self.accelerator.num_processes if self.accelerator.device.type == "cuda" else 0
+        return round(gpus * self.seconds / 3600, 4)
+
+
+def load_trained(config: RunConfig, folder: RunFolder) -> ReferringSam:
+    """A run's model as it was evaluated, in evaluation mode on the CPU; CheckpointError when there is none yet."""
+    place = folder.latest_checkpoint()
+    if place is None:
+        raise CheckpointError(f"{folder.name} has no checkpoint yet (state: {folder.state()})")
+    file: Path = place / ("ema.safetensors" if config.training.ema.decay is not None else "model.safetensors")
+    model = build_model(config)
+    state = load_file(file)
+    checkpoints.check_keys(model.state_dict(), state, str(file), f"run {folder.name}")
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _contiguous(model: nn.Module) -> dict[str, Tensor]:
+    return {key: value.detach().contiguous() for key, value in model.state_dict().items()}
+
+
+def _averaged(model: nn.Module, config: EmaConfig) -> AveragedModel | None:
+    if config.decay is None:
+        return None
+    limit = config.decay
+
+    def average(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
+        decay = min(limit, (1 + int(updates)) / (10 + int(updates)))
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+
+    return AveragedModel(model, multi_avg_fn=average)
+
+
+def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    options = config.training.optimizer
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[options.name]
+    return kind(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=options.learning_rate,
+        betas=options.betas,
+        eps=options.eps,
+        weight_decay=options.weight_decay,
+    )

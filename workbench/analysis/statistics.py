@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +67,7 @@ def _ratio(parts: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[
     return each.mean(axis=1)
 
 
+@functools.cache
 def _weights(images: int) -> NDArray[np.float64]:
     rng = np.random.default_rng(0)
     return rng.multinomial(images, np.full(images, 1 / images), size=SAMPLES).astype(float)

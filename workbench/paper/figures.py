@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, to_rgba
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
@@ -19,11 +24,14 @@ from workbench.data.datasets import open_dataset
 from workbench.data.loading import Expression, ReferringDataset
 from workbench.data.refer import decode_mask
 from workbench.launch.grid import Grid
-from workbench.paper.style import ERROR, MAP, PALETTE, WIDTH, new_figure, save
+from workbench.paper.style import ERROR, MAP, PALETTE, WIDTH, new_figure, save, styled
 from workbench.paper.tables import METRIC_NAMES, make_table
 from workbench.store import RunFolder, StoreError
 
 Picture = Callable[[Grid, Path], list[Path]]
+PREDICTION = "#0072B2"
+LINE = 0.15
+"""Height of a line of text, in inches."""
 WRONG_IOU = 0.5
 """A prediction at or under this IoU is boxed as an error."""
 
@@ -58,6 +66,7 @@ class _Shown:
         }
 
 
+@styled
 def bars(grid: Grid, results: Path) -> list[Path]:
     """The first metric of the report, setting by setting on every split, with 95 % intervals."""
     table = make_table(grid, results)
@@ -74,7 +83,8 @@ def bars(grid: Grid, results: Path) -> list[Path]:
         drawn = axes.bar(places, value, width * 0.92, color=PALETTE[i % len(PALETTE)], label=setting)
         axes.errorbar(places, value, yerr=[value - low, high - value], fmt="none", ecolor="black", elinewidth=0.8,
                       capsize=2)  # fmt: skip
-        axes.bar_label(drawn, [f"{v:.1f}" for v in value], label_type="center", fontsize=7)
+        axes.bar_label(drawn, [f"{v:.1f}" for v in value], label_type="center", fontsize=7,
+                       color="white" if PALETTE[i % len(PALETTE)] == "#0072B2" else "black")  # fmt: skip
     axes.set_xticks(range(len(grid.splits)), grid.splits)
     axes.set_ylabel(f"{METRIC_NAMES[metric]} (%)")
     axes.set_ylim(0, 100)
@@ -88,62 +98,60 @@ def bars(grid: Grid, results: Path) -> list[Path]:
     return save(figure, results / grid.name, "bars", source)
 
 
+@styled
 def predictions(grid: Grid, results: Path) -> list[Path]:
     """Every setting's prediction on a few expressions; errors in dashed boxes with a letter."""
     shown = _shown(grid, results)
-    columns = ["expression", *shown.folders]
-    figure = new_figure(WIDTH / len(columns) * len(shown.expressions) + 0.75)
-    grid_axes = figure.subplots(len(shown.expressions), len(columns), squeeze=False)
-    for row, expression in zip(grid_axes, shown.expressions, strict=True):
+    figure, rows = _panels(shown, list(shown.folders), extra_height=0.35)
+    for row, expression in zip(rows, shown.expressions, strict=True):
         image, truth = shown.dataset.image(expression), shown.dataset.mask(expression)
-        _photo(row[0], image, truth, expression.sentence)
-        for axes, (i, setting) in zip(row[1:], enumerate(shown.folders), strict=True):
+        for axes, setting in zip(row[1:], shown.folders, strict=True):
             found = shown.row(setting, expression)
             rle = {"size": [expression.height, expression.width], "counts": found["prediction"]}
             predicted = decode_mask(rle, expression.height, expression.width)
-            _photo(axes, _greyed(image), truth, f"IoU {100 * found['iou']:.0f}")
-            _overlay(axes, predicted, "#0072B2" if i or len(shown.folders) == 1 else "#0072B2")
+            _photo(axes, _greyed(image), truth)
+            _overlay(axes, predicted)
+            axes.set_xlabel(f"IoU {100 * found['iou']:.0f}", labelpad=2)
             if found["iou"] <= WRONG_IOU:
                 _box_error(axes, predicted, truth)
-    for axes, name in zip(grid_axes[0], columns, strict=True):
-        axes.set_title(f"{name}\n{axes.get_title()}" if name != "expression" else axes.get_title())
     handles = [
-        Patch(color="#0072B2", alpha=0.6, label="prediction"),
-        Line2D([], [], color="black", linewidth=2.5, label="referent (white on black)"),
-        Line2D([], [], color=ERROR, linestyle="--", label=f"error, IoU ≤ {WRONG_IOU}: W wrong place, M missed"),
+        Patch(color=PREDICTION, alpha=0.6, label="prediction"),
+        Patch(facecolor="white", edgecolor="black", linewidth=1.2, label="outline of the referent"),
+        Line2D([], [], color=ERROR, linestyle="--", label=f"error (IoU ≤ {WRONG_IOU}): W wrong place, M missed"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return save(figure, results / grid.name, "predictions", shown.source(grid))
 
 
+@styled
 def attention(grid: Grid, results: Path) -> list[Path]:
-    """Where the words look: word→image attention in the image encoder and in the mask decoder, one scale for all."""
+    """Where the words look: word→image attention in the mask decoder and in the image encoder, one scale for all."""
     shown = _shown(grid, results)
-    maps = {s: [_maps(grid, shown, s, e) for e in shown.expressions] for s in shown.folders}
-    columns = [(s, part) for part in ("mask decoder", "image encoder") for s in shown.folders if maps[s][0][part]]
-    drawn = {(s, part, i): np.mean(maps[s][i][part], axis=0) for s, part in columns for i in range(len(shown.expressions))}
-    top = float(np.quantile(np.concatenate([m.ravel() for m in drawn.values()]), 0.995))
-    figure = new_figure((WIDTH - 0.6) / (len(columns) + 1) * len(shown.expressions) + 1.0)
-    grid_axes = figure.subplots(len(shown.expressions), len(columns) + 1, squeeze=False)
-    for i, (row, expression) in enumerate(zip(grid_axes, shown.expressions, strict=True)):
+    maps = {setting: _maps(grid, shown, setting) for setting in shown.folders}
+    columns = [(s, part) for part in ("mask decoder", "image encoder") for s in shown.folders if part in maps[s]]
+    top = float(np.quantile(np.concatenate([maps[s][part].ravel() for s, part in columns]), 0.995))
+    scale = Normalize(0, top, clip=True)
+    figure, rows = _panels(shown, [f"{s}\n{part}" for s, part in columns], extra_height=0.95)
+    for i, (row, expression) in enumerate(zip(rows, shown.expressions, strict=True)):
         image, truth = shown.dataset.image(expression), shown.dataset.mask(expression)
-        _photo(row[0], image, truth, _wrapped(expression.sentence))
         for axes, (setting, part) in zip(row[1:], columns, strict=True):
-            _photo(axes, image, truth, "")
-            mapped = _content(drawn[setting, part, i], shown.dataset, expression)
-            last = axes.imshow(mapped, cmap=MAP, vmin=0, vmax=top, interpolation="nearest",
-                               extent=(-0.5, expression.width - 0.5, expression.height - 0.5, -0.5))  # fmt: skip
+            _photo(axes, _greyed(image), truth)
+            mapped = scale(_content(maps[setting][part][i], shown.dataset, expression))
+            coloured = mpl.colormaps[MAP](mapped)
+            coloured[..., 3] = 0.15 + 0.85 * mapped
+            extent = (-0.5, expression.width - 0.5, expression.height - 0.5, -0.5)
+            axes.imshow(coloured, interpolation="nearest", extent=extent)
             _outline(axes, truth)
-    for axes, (setting, part) in zip(grid_axes[0][1:], columns, strict=True):
-        axes.set_title(f"{setting}\n{part}")
-    bar = figure.colorbar(last, ax=grid_axes, location="bottom", shrink=0.5, aspect=40, pad=0.02)
-    bar.set_label("attention of the words to the image, × uniform; mean over words, heads and layers; one scale for all")
-    without = [s for s in shown.folders if not maps[s][0]["image encoder"]]
+    bar = figure.colorbar(ScalarMappable(scale, MAP), ax=rows, location="bottom", shrink=0.6, aspect=40, pad=0.02)
+    bar.set_label(
+        "Attention of the words to the image, in multiples of uniform attention.\n"
+        "Mean over words, heads and layers; one scale for all panels, cut at the 99.5th percentile."
+    )
     source = shown.source(grid) | {
         "scale": [0.0, round(top, 4)],
         "unit": "multiples of uniform attention over the layer's keys",
         "mean_over": "word pieces but [CLS], [SEP] and padding; heads; all fused layers, or all decoder layers",
-        "no_text_in_image_encoder": without,
+        "no_text_in_image_encoder": [s for s in shown.folders if "image encoder" not in maps[s]],
         "note": "in L-DIT a block's word rows are computed for display only: nothing reads them",
     }
     return save(figure, results / grid.name, "attention", source)
@@ -179,28 +187,33 @@ def _chosen(frame: pd.DataFrame, count: int) -> list[int]:
     return [int(sent_id) for sent_id in shuffled["sent_id"].head(count)]
 
 
-def _maps(grid: Grid, shown: _Shown, setting: str, expression: Expression) -> dict[str, list[NDArray[Any]]]:
-    """For each part, one map a layer: mean over words, in multiples of uniform attention."""
+def _maps(grid: Grid, shown: _Shown, setting: str) -> dict[str, NDArray[Any]]:
+    """For each part that sees text, a map an expression: mean over layers and words, in multiples of uniform."""
+    import torch
+
     from workbench.analysis.trace import LayerAttention, trace
     from workbench.models.backbones import normalise
     from workbench.models.text_encoder import load_tokenizer
     from workbench.training.train import load_trained
 
-    import torch
-
     config = grid.settings[setting]
     model = load_trained(config, shown.folders[setting])
     tokenizer = load_tokenizer(config.text_encoder, config.machine.checkpoint_root)
-    ids, mask = tokenizer([expression.sentence])
-    placement = shown.dataset.placement(expression)
-    content = torch.tensor([[placement.top, placement.left, placement.height, placement.width]])
-    found = trace(model, normalise(shown.dataset.square(expression)[None], content), ids, mask)
-    words = slice(1, int(mask.sum()) - 1)
 
-    def of(layers: Sequence[LayerAttention]) -> list[NDArray[Any]]:
-        return [(layer.word_to_image[words].mean(dim=0) * layer.keys).numpy() for layer in layers]
+    def mean(layers: list[LayerAttention], words: slice) -> NDArray[Any]:
+        return np.mean([(layer.word_to_image[words].mean(dim=0) * layer.keys).numpy() for layer in layers], axis=0)
 
-    return {"image encoder": of(found.encoder), "mask decoder": of(found.decoder)}
+    found: dict[str, list[NDArray[Any]]] = {"mask decoder": [], "image encoder": []}
+    for expression in shown.expressions:
+        ids, mask = tokenizer([expression.sentence])
+        placement = shown.dataset.placement(expression)
+        content = torch.tensor([[placement.top, placement.left, placement.height, placement.width]])
+        traced = trace(model, normalise(shown.dataset.square(expression)[None], content), ids, mask)
+        words = slice(1, int(mask.sum()) - 1)
+        found["mask decoder"].append(mean(traced.decoder, words))
+        if traced.encoder:
+            found["image encoder"].append(mean(traced.encoder, words))
+    return {part: np.stack(maps) for part, maps in found.items() if maps}
 
 
 def _content(mapped: NDArray[Any], dataset: ReferringDataset, expression: Expression) -> NDArray[Any]:
@@ -217,12 +230,27 @@ def _greyed(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.repeat((grey * 0.6 + 90).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def _photo(axes: Axes, image: NDArray[np.uint8], truth: NDArray[np.uint8], title: str) -> None:
+def _panels(shown: _Shown, columns: Sequence[str], extra_height: float) -> tuple[Figure, NDArray[Any]]:
+    """A figure with the image of each expression in the first column, and the empty panels of the others."""
+    count = len(shown.expressions)
+    side = WIDTH / (len(columns) + 1)
+    texts = [textwrap.fill(expression.sentence, round(13 * side)) for expression in shown.expressions]
+    lines = sum(text.count("\n") + 1.4 for text in texts) + max(name.count("\n") for name in columns) + 1.4
+    figure = new_figure(side * count + LINE * lines + extra_height, images=True)
+    panels = figure.subplots(count, len(columns) + 1, squeeze=False)
+    for row, expression, text in zip(panels, shown.expressions, texts, strict=True):
+        _photo(row[0], shown.dataset.image(expression), shown.dataset.mask(expression))
+        row[0].set_xlabel(text, labelpad=2)
+    for axes, name in zip(panels[0][1:], columns, strict=True):
+        axes.set_title(name)
+    return figure, panels
+
+
+def _photo(axes: Axes, image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> None:
     axes.imshow(image, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
-    axes.set_title(title)
     _outline(axes, truth)
 
 
@@ -231,26 +259,25 @@ def _outline(axes: Axes, truth: NDArray[np.uint8]) -> None:
         axes.contour(truth, [0.5], colors=colour, linewidths=width)
 
 
-def _overlay(axes: Axes, mask: NDArray[np.uint8], colour: str) -> None:
-    from matplotlib.colors import to_rgba
-
+def _overlay(axes: Axes, mask: NDArray[np.uint8]) -> None:
     layer = np.zeros((*mask.shape, 4))
-    layer[mask > 0] = to_rgba(colour, 0.6)
+    layer[mask > 0] = to_rgba(PREDICTION, 0.6)
     axes.imshow(layer, interpolation="nearest")
+
+
+def _largest_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    from scipy import ndimage
+
+    pieces, _ = ndimage.label(mask)
+    return np.asarray(pieces == np.argmax(np.bincount(pieces[mask])))
 
 
 def _box_error(axes: Axes, predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> None:
     wrong = (predicted > 0) & (truth == 0)
-    letter, region = ("W", wrong) if wrong.any() else ("M", truth > 0)
+    letter, region = ("W", _largest_piece(wrong)) if wrong.any() else ("M", truth > 0)
     rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
     corner = (columns[0] - 1.5, rows[0] - 1.5)
     size = (columns[-1] - columns[0] + 3, rows[-1] - rows[0] + 3)
     axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=ERROR, linestyle="--", linewidth=1.4))
     axes.text(0.97, 0.97, letter, transform=axes.transAxes, color="white", fontweight="bold", ha="right", va="top",
               bbox={"facecolor": ERROR, "edgecolor": "none", "pad": 1.5})  # fmt: skip
-
-
-def _wrapped(sentence: str, width: int = 18) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(sentence, width))

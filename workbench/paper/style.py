@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -26,14 +27,27 @@ RC: Mapping[str, Any] = {
     "figure.dpi": 100,
     "savefig.dpi": 300,
     "pdf.fonttype": 42,
-    "figure.constrained_layout.use": True,
 }
 
 
-def new_figure(height: float) -> Figure:
-    """An empty figure, `WIDTH`×height inches; no window belongs to it."""
-    with mpl.rc_context(dict(RC)):
-        return Figure(figsize=(WIDTH, height), layout="constrained")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Decorator: draw in this style, and leave the caller's as it was."""
+
+    @functools.wraps(draw)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+        with mpl.rc_context({**mpl.rcParamsDefault, **RC, "backend": mpl.rcParams["backend"]}):
+            return draw(*args, **kwargs)
+
+    return inside
+
+
+def new_figure(height: float, images: bool = False) -> Figure:
+    """An empty figure, `WIDTH`×height inches, laid out for axes of a fixed aspect (`images`) or for free ones."""
+    return Figure(figsize=(WIDTH, height), layout="compressed" if images else "constrained")
 
 
 def save(figure: Figure, folder: Path, name: str, source: Mapping[str, Any]) -> list[Path]:
@@ -44,8 +58,7 @@ def save(figure: Figure, folder: Path, name: str, source: Mapping[str, Any]) -> 
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{name}.{ending}" for ending in ("png", "pdf", "json")]
-    with mpl.rc_context(dict(RC)):
-        figure.savefig(files[0], metadata={"Software": None})
-        figure.savefig(files[1], metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    figure.savefig(files[0], metadata={"Software": None})
+    figure.savefig(files[1], metadata={"CreationDate": None, "Producer": None, "Creator": None})
     files[2].write_text(json.dumps(source, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return files

@@ -190,7 +190,7 @@ def train(
         chosen = load_preset(config, _machine(data_root, checkpoint_root))
     else:
         grid = _grid(config, data_root, checkpoint_root)
-        if setting not in grid.settings:
+        if setting is None or setting not in grid.settings:
             raise WorkbenchError(f"{config}: --setting: {unknown_name('setting', setting, list(grid.settings))}")
         chosen = grid.settings[setting]
     from workbench.training.train import train as train_run
@@ -257,9 +257,7 @@ def data_make(
 
     if name != "refshapes":
         raise DataError(f"{name!r} cannot be made; known: refshapes")
-    recipe = RefshapesRecipe(
-        seed=seed, width=width, height=height, train_images=train_images, eval_images=eval_images
-    )
+    recipe = RefshapesRecipe(seed=seed, width=width, height=height, train_images=train_images, eval_images=eval_images)
     with _progress("refshapes", "images") as step:
         folder = refshapes.ensure(root, recipe, step)
     print(folder)

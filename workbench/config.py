@@ -10,11 +10,12 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from workbench.errors import ConfigError
+from workbench.registry import unknown_name
 
 SCHEMA_VERSION = 1
 """Part of every identity; raised when a field changes its meaning."""
@@ -37,7 +38,7 @@ class BackboneConfig(Section):
 
     name: str = "vit_mini"
     checkpoint: str | None = BUILTIN
-    """`builtin` (shipped, `vit_mini` only), or an official SAM file's path or its name under `machine.checkpoint_root`."""
+    """`builtin` (shipped, `vit_mini` only), a SAM file's path, or its name under `machine.checkpoint_root`."""
     checkpoint_sha256: str | None = None
     """Pins the file's content; filled in for `builtin`."""
     image_size: int = Field(64, ge=8)
@@ -84,7 +85,7 @@ class TextEncoderConfig(Section):
     """A BERT-like encoder from `transformers`."""
 
     name: str = "bert_mini"
-    """`bert_mini` (shipped), a directory in Hugging Face's form (or its name under `machine.checkpoint_root`), or a hub name."""
+    """`bert_mini` (shipped), a Hugging Face directory, its name under `machine.checkpoint_root`, or a hub name."""
     sha256: str | None = None
     """Digest of the shipped weights; filled in for `bert_mini`."""
     pretrained: bool = True
@@ -283,9 +284,7 @@ class RunConfig(Section):
     @property
     def setting_id(self) -> str:
         """`<dataset>-<backbone>-<variant>-<12 hex digits>`, the digits from the identity document's SHA-256."""
-        canonical = json.dumps(
-            self.identity_document(), sort_keys=True, separators=(",", ":"), allow_nan=False
-        )
+        canonical = json.dumps(self.identity_document(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         digest = hashlib.sha256(canonical.encode()).hexdigest()
         prefix = f"{self.data.dataset}-{self.backbone.name}-{self.fusion.variant}"
         return f"{re.sub(r'[^A-Za-z0-9_+-]', '_', prefix)}-{digest[:12]}"
@@ -301,9 +300,7 @@ def difference(one: Any, other: Any, key: str = "") -> list[str]:
     if isinstance(one, dict) and isinstance(other, dict):
         names = sorted(one.keys() | other.keys())
         return [
-            line
-            for name in names
-            for line in difference(one.get(name), other.get(name), f"{key}.{name}".lstrip("."))
+            line for name in names for line in difference(one.get(name), other.get(name), f"{key}.{name}".lstrip("."))
         ]
     return [] if one == other else [f"{key}: {one!r} -> {other!r}"]
 
@@ -325,8 +322,6 @@ def _first_mistake(error: ValidationError) -> ConfigError:
     # A union of types reports one location a branch; the branch's name is no key of the file.
     key = ".".join(part for part in location if part.isidentifier() or part.isdigit()) or "config"
     if first["type"] == "extra_forbidden":
-        from workbench.registry import unknown_name
-
         return ConfigError(key, unknown_name("key", location[-1], known))
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":
@@ -347,6 +342,4 @@ def _known_keys(location: list[str]) -> list[str]:
 
 
 def _types_of(annotation: Any) -> list[Any]:
-    from typing import get_args
-
     return [annotation, *get_args(annotation)]

@@ -75,7 +75,9 @@ class RunFolder:
         stored = folder.record().get("identity")
         lines = difference(stored, config.identity_document()) if stored is not None else []
         if lines:
-            raise StoreError(f"{folder.path}: stored under this id is another configuration (stored -> asked): {lines[0]}")
+            raise StoreError(
+                f"{folder.path}: stored under this id is another configuration (stored -> asked): {lines[0]}"
+            )
         return folder
 
     @property
@@ -213,7 +215,7 @@ class RunLog:
 
 
 def results_frame(folders: Iterable[RunFolder]) -> pd.DataFrame:
-    """One row a run and split: run, setting_id, seed, split, the metrics, and `code`, the digest of the code that ran."""
+    """One row a run and split: run, setting_id, seed, split, the metrics, and `code`, the digest of what ran."""
     import pandas as pd
 
     rows = []

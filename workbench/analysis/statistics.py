@@ -64,7 +64,7 @@ def _parts(frame: pd.DataFrame, metric: str) -> NDArray[np.float64]:
 def _ratio(parts: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     top, bottom = (weights @ part.T for part in parts)
     each: NDArray[np.float64] = np.divide(top, bottom, out=np.ones_like(top), where=bottom > 0)
-    return each.mean(axis=1)
+    return np.asarray(each.mean(axis=1))
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Attention of words and image tokens, recomputed from each block's input: the kernels of the forward pass stay as they are.
+"""Attention of words and image tokens, recomputed from each block's input: the forward pass keeps its kernels.
 
 Only the rows and columns asked for are ever made, so nothing of size N×N is stored.
 """

@@ -65,9 +65,7 @@ class ReferData:
 
         table = self.expressions.filter(pc.equal(self.expressions["split"], name))
         if len(table) == 0:
-            raise DataError(
-                f"{self.folder}: {self.name} has no split {name!r}; it has {', '.join(self.splits)}"
-            )
+            raise DataError(f"{self.folder}: {self.name} has no split {name!r}; it has {', '.join(self.splits)}")
         return table
 
 
@@ -89,9 +87,7 @@ def read_refer(folder: Path, name: str, split_by: str) -> ReferData:
         tables = _tables(instances, refs)
     except (KeyError, TypeError, ValueError, AttributeError, pa.ArrowException) as error:
         raise DataError(f"{folder}: not RefCOCO's form: {type(error).__name__}: {error}") from None
-    return ReferData(
-        name, folder, *tables, image_folder=_image_folder(folder, tables[0]["file_name"].to_pylist())
-    )
+    return ReferData(name, folder, *tables, image_folder=_image_folder(folder, tables[0]["file_name"].to_pylist()))
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -109,9 +105,7 @@ def _read_refs(file: Path) -> list[dict[str, Any]]:
         # The originals were written by Python 2: their strings are latin-1 bytes.
         refs = PlainUnpickler(io.BytesIO(file.read_bytes()), encoding="latin1").load()
     except pickle.UnpicklingError as error:
-        raise DataError(
-            f"{file}: refused: {error}; only plain lists, dicts, strings and numbers are read"
-        ) from None
+        raise DataError(f"{file}: refused: {error}; only plain lists, dicts, strings and numbers are read") from None
     except Exception as error:  # a damaged pickle raises whatever its broken opcodes stumble over
         raise DataError(f"{file}: damaged pickle: {type(error).__name__}: {error}") from None
     if not isinstance(refs, list):
@@ -145,16 +139,14 @@ def _tables(instances: dict[str, Any], refs: list[dict[str, Any]]) -> tuple[pa.T
         if ref["image_id"] not in known_images:
             raise ValueError(f"ref_id {ref['ref_id']}: no image with id {ref['image_id']} in instances.json")
         if ref["ann_id"] not in known_objects:
-            raise ValueError(
-                f"ref_id {ref['ref_id']}: no annotation with id {ref['ann_id']} in instances.json"
-            )
+            raise ValueError(f"ref_id {ref['ref_id']}: no annotation with id {ref['ann_id']} in instances.json")
         shared = (ref["split"], ref["image_id"], ref["ref_id"], ref["ann_id"])
         rows += [(*shared, sentence["sent_id"], sentence["sent"]) for sentence in ref["sentences"]]
     schema = pa.schema(
         [("split", pa.string()), ("image_id", pa.int64()), ("ref_id", pa.int64()), ("ann_id", pa.int64()),
          ("sent_id", pa.int64()), ("sentence", pa.string())]
     )  # fmt: skip
-    columns = list(zip(*rows, strict=True)) if rows else [[] for _ in schema]
+    columns: list[tuple[Any, ...]] = list(zip(*rows, strict=True)) if rows else [() for _ in schema]
     return (
         images,
         objects,

@@ -44,9 +44,7 @@ def folder_name(recipe: RefshapesRecipe) -> str:
     return f"refshapes-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def ensure(
-    data_root: Path, recipe: RefshapesRecipe, progress: Callable[[int, int], None] | None = None
-) -> Path:
+def ensure(data_root: Path, recipe: RefshapesRecipe, progress: Callable[[int, int], None] | None = None) -> Path:
     """The data set's folder under `data_root`, made first when it is not there."""
     folder = data_root / folder_name(recipe)
     if not folder.is_dir():
@@ -91,13 +89,9 @@ def _write(folder: Path, recipe: RefshapesRecipe, progress: Callable[[int, int],
         image_id = len(images) + 1
         file_name = f"COCO_train2014_{image_id:012d}.png"
         Image.fromarray(picture).save(folder / "images" / file_name, compress_level=6)
-        images.append(
-            {"id": image_id, "file_name": file_name, "width": recipe.width, "height": recipe.height}
-        )
+        images.append({"id": image_id, "file_name": file_name, "width": recipe.width, "height": recipe.height})
         first_annotation = len(annotations) + 1
-        annotations += [
-            _annotation(first_annotation + i, image_id, shape, recipe) for i, shape in enumerate(scene)
-        ]
+        annotations += [_annotation(first_annotation + i, image_id, shape, recipe) for i, shape in enumerate(scene)]
         for target, texts in sentences.items():
             refs.append(
                 {
@@ -122,9 +116,7 @@ def _write(folder: Path, recipe: RefshapesRecipe, progress: Callable[[int, int],
         "licenses": [],
         "images": images,
         "annotations": annotations,
-        "categories": [
-            {"id": i + 1, "name": shape, "supercategory": "shape"} for i, shape in enumerate(SHAPES)
-        ],
+        "categories": [{"id": i + 1, "name": shape, "supercategory": "shape"} for i, shape in enumerate(SHAPES)],
     }
     (folder / "instances.json").write_text(json.dumps(instances))
     # Protocol 2, as the original files; through JSON first, so that no string is shared and the bytes are stable.

@@ -55,6 +55,7 @@ WORDS = sorted(
 )  # fmt: skip
 """Every word of the language."""
 
+
 @dataclass(frozen=True)
 class Shape:
     """One object: `x`, `y` is its centre and `radius` half its height, in pixels."""
@@ -97,7 +98,7 @@ def draw_scene(rng: np.random.Generator, width: int, height: int, held_out: bool
     while True:
         shapes = rng.permutation(SHAPES)[: rng.integers(2, 4)]
         colours = rng.permutation(list(COLOURS))[: rng.integers(2, 4)]
-        pairs = [pair for pair in itertools.product(colours.tolist(), shapes.tolist())]
+        pairs = list(itertools.product(colours.tolist(), shapes.tolist()))
         if not held_out:
             pairs = [pair for pair in pairs if pair not in HELD_OUT]
         elif not HELD_OUT.intersection(pairs):
@@ -118,14 +119,14 @@ def draw_scene(rng: np.random.Generator, width: int, height: int, held_out: bool
 
 
 def paint(rng: np.random.Generator, scene: list[Shape], width: int, height: int) -> NDArray[np.uint8]:
-    """The picture of a scene, height×width×3: a plain ground with a slope of light, each shape slightly off its colour."""
+    """The picture of a scene, height×width×3: a ground with a slope of light, each shape slightly off its colour."""
     ground = rng.integers(70, 190, 3) // 3 + rng.integers(40, 110)
     slope = rng.uniform(-25, 25, 2)
     y, x = np.mgrid[0:height, 0:width]
     picture = ground + (slope[0] * (x / width - 0.5) + slope[1] * (y / height - 0.5))[..., None]
     for shape in scene:
         picture[mask_of(shape, width, height)] = np.array(COLOURS[shape.colour]) + rng.integers(-18, 19, 3)
-    return picture.round().clip(0, 255).astype(np.uint8)
+    return np.asarray(picture.round().clip(0, 255), dtype=np.uint8)
 
 
 def describe(rng: np.random.Generator, scene: list[Shape], target: int, kind: Kind) -> str | None:
@@ -150,9 +151,7 @@ def _matches(shape: Shape, named: tuple[str, ...]) -> bool:
     return set(named) <= {shape.size, shape.colour, shape.shape}
 
 
-def _choose(
-    rng: np.random.Generator, scene: list[Shape], target: int, unique: bool
-) -> tuple[str, list[int]] | None:
+def _choose(rng: np.random.Generator, scene: list[Shape], target: int, unique: bool) -> tuple[str, list[int]] | None:
     """A noun phrase for the target that fits it alone (unique) or others as well, and whom it fits."""
     options = []
     for words, named in _phrases(scene[target], NOUNS[rng.integers(len(NOUNS))]):
@@ -175,9 +174,7 @@ def _place(rng: np.random.Generator, scene: list[Shape], target: int) -> str | N
     for direction in rng.permutation(list(PLACES)):
         axis, sign, phrasings = PLACES[direction]
         ahead = [
-            sign * (scene[target].position[axis] - scene[other].position[axis])
-            for other in fits
-            if other != target
+            sign * (scene[target].position[axis] - scene[other].position[axis]) for other in fits if other != target
         ]
         if min(ahead) >= MARGIN:
             return phrasings[rng.integers(len(phrasings))].format(words)
@@ -197,11 +194,7 @@ def _relation(rng: np.random.Generator, scene: list[Shape], target: int) -> str 
             continue
         for relation in rng.permutation(list(RELATIONS)):
             axis, sign, phrasings = RELATIONS[relation]
-            ahead = {
-                i: sign * (scene[i].position[axis] - scene[anchor].position[axis])
-                for i in fits
-                if i != anchor
-            }
+            ahead = {i: sign * (scene[i].position[axis] - scene[anchor].position[axis]) for i in fits if i != anchor}
             others = [distance for i, distance in ahead.items() if i != target]
             # At least one other candidate must be ruled out by the relation, or it would say nothing.
             if others and ahead[target] >= MARGIN and max(others) <= -MARGIN:

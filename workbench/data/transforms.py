@@ -1,4 +1,4 @@
-"""Images into the model's square and predictions back out of it; the ground truth that a metric reads is never resized."""
+"""Images into the model's square and predictions back out of it; the truth that a metric reads is never resized."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ def resize_image(image: NDArray[np.uint8], placement: Placement, side: int) -> N
     if image.shape[1::-1] != size:
         image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
     square = np.zeros((side, side, 3), dtype=np.uint8)
-    square[
-        placement.top : placement.top + placement.height, placement.left : placement.left + placement.width
-    ] = image
+    square[placement.top : placement.top + placement.height, placement.left : placement.left + placement.width] = image
     return square
 
 
@@ -51,9 +49,9 @@ def place_mask(mask: NDArray[np.uint8], placement: Placement, side: int) -> Tens
     if mask.shape != size:
         resized = F.interpolate(resized[None, None], size=size, mode="bilinear", antialias=True)[0, 0]
     square = torch.zeros(side, side)
-    square[
-        placement.top : placement.top + placement.height, placement.left : placement.left + placement.width
-    ] = resized
+    square[placement.top : placement.top + placement.height, placement.left : placement.left + placement.width] = (
+        resized
+    )
     return square
 
 

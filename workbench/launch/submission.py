@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -64,8 +65,6 @@ def snapshot(results: Path) -> Path:
     from workbench.training.provenance import PACKAGE, code_digest
 
     assets = "".join(digest_of(file) for file in sorted((PACKAGE / "assets").rglob("*")) if file.is_file())
-    import hashlib
-
     name = f"code-{code_digest()}-{hashlib.sha256(assets.encode()).hexdigest()[:8]}"
     target = results.absolute() / SUBMISSIONS / name
     if not target.is_dir():

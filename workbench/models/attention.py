@@ -1,6 +1,6 @@
 """Attention over `[text | image]` with SAM's decomposed relative positions on the image–image part.
 
-One function, several exact implementations of the same logits; `choose` says which runs where. All of them equal `eager`.
+One function, several exact implementations of the same logits, all equal to `eager`; `choose` says which runs where.
 Shape suffixes: B batch, h heads, L text tokens, N = H·W image tokens, d head width.
 """
 
@@ -99,9 +99,7 @@ def additive_mask(inputs: AttentionInput) -> Tensor | None:
         bias = F.pad(image_bias, (inputs.text_length, 0, inputs.text_queries, 0))
     if inputs.text_mask is not None:
         tokens = inputs.k.shape[2]
-        blocked = torch.zeros(
-            len(inputs.text_mask), 1, 1, tokens, dtype=inputs.q.dtype, device=inputs.q.device
-        )
+        blocked = torch.zeros(len(inputs.text_mask), 1, 1, tokens, dtype=inputs.q.dtype, device=inputs.q.device)
         blocked[..., : inputs.text_length].masked_fill_(~inputs.text_mask[:, None, None], float("-inf"))
         bias = blocked if bias is None else bias + blocked
     return bias

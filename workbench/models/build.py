@@ -46,11 +46,7 @@ def check_config(config: RunConfig) -> ReferringSam:
             "backbone.image_size",
             f"{config.backbone.image_size} is not a multiple of the patch size, {shape.patch_size}",
         )
-    if (
-        config.training.freeze.fusion
-        and config.fusion.projector.init == "zero"
-        and config.fusion.variant != "default"
-    ):
+    if config.training.freeze.fusion and config.fusion.projector.init == "zero" and config.fusion.variant != "default":
         raise ConfigError(
             "training.freeze.fusion",
             "true freezes a projector whose init is zero, so text could never reach the image encoder; "

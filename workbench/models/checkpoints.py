@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from segment_anything.modeling import Sam
+from torch import Tensor
 
 from workbench.config import ASSETS, BUILTIN, BackboneConfig, FusionConfig, digest_of
 from workbench.errors import CheckpointError, ConfigError
@@ -51,9 +52,7 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line] or [
-            "it holds no plain tensors"
-        ]
+        lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line] or ["it holds no plain tensors"]
         raise CheckpointError(f"{file}: refused, only tensors are loaded: {lines[0]}") from None
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -63,7 +62,7 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
     return state
 
 
-def load_backbone(config: BackboneConfig, root: Path) -> nn.Module:
+def load_backbone(config: BackboneConfig, root: Path) -> Sam:
     """SAM with a run's weights: the file's if one is named, else random ones.
 
     Raises:
@@ -73,14 +72,12 @@ def load_backbone(config: BackboneConfig, root: Path) -> nn.Module:
     file = locate(config, root)
     if file is not None:
         if config.checkpoint_sha256 and (found := digest_of(file)) != config.checkpoint_sha256:
-            raise CheckpointError(
-                f"{file}: its SHA-256 is {found}, the configuration pins {config.checkpoint_sha256}"
-            )
+            raise CheckpointError(f"{file}: its SHA-256 is {found}, the configuration pins {config.checkpoint_sha256}")
         load_sam(sam, read_state_dict(file), str(file), config.name)
     return sam
 
 
-def load_sam(sam: nn.Module, state: StateDict, source: str, name: str) -> None:
+def load_sam(sam: Sam, state: StateDict, source: str, name: str) -> None:
     """Copy an official SAM state dict into a SAM; decoder layers past the official two keep their random weights.
 
     Raises:

@@ -1,9 +1,10 @@
-"""SAM's image encoder with text tokens beside the image tokens: `segment_anything`'s own modules, run block by block."""
+"""SAM's image encoder with text tokens beside the image tokens: `segment_anything`'s modules, run block by block."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from segment_anything.modeling import ImageEncoderViT
@@ -142,7 +143,7 @@ class FusedImageEncoder(nn.Module):
 
 
 def attend(
-    module: nn.Module,
+    module: Any,
     image: Tensor,
     text: Tensor | None,
     text_mask: Tensor | None,
@@ -162,7 +163,7 @@ def attend(
     Returns:
         The image's output B×H×W×C, and the text's B×L×C or None.
     """
-    batch, height, width, channels = image.shape
+    batch, height, width = image.shape[:3]
     padded = (height, width)
     if window:
         image, padded = window_partition(image, window)
@@ -184,15 +185,14 @@ def attend(
     return image_out, text_out
 
 
-def project(
-    module: nn.Module, image: Tensor, text: Tensor | None, text_queries: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def project(module: Any, image: Tensor, text: Tensor | None, text_queries: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of SAM's `Attention`, B×h×tokens×d; text first, its queries only if asked for."""
     heads = module.num_heads
-    qkv: nn.Linear = module.qkv  # type: ignore[assignment]
+    qkv: nn.Linear = module.qkv
 
     def split(projected: Tensor, parts: int) -> tuple[Tensor, ...]:
-        return projected.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        separate: Tensor = projected.unflatten(-1, (parts, heads, -1))
+        return separate.permute(2, 0, 3, 1, 4).unbind(0)
 
     if text is None:
         q, k, v = split(qkv(image), 3)
@@ -215,11 +215,11 @@ def resized_positions(positions: Tensor | None, grid: tuple[int, int]) -> Tensor
     return resized.permute(0, 2, 3, 1)
 
 
-def relative_tables(module: nn.Module, grid: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
+def relative_tables(module: Any, grid: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
     """R_h (H×H×d) and R_w (W×W×d) for a grid, tables of another length interpolated linearly as SAM does."""
     if not module.use_rel_pos:
         return None, None
-    return _relative(module.rel_pos_h, grid[0]), _relative(module.rel_pos_w, grid[1])  # type: ignore[arg-type]
+    return _relative(module.rel_pos_h, grid[0]), _relative(module.rel_pos_w, grid[1])
 
 
 def _relative(table: Tensor, size: int) -> Tensor:

@@ -1,15 +1,16 @@
 """SAM's mask decoder for a batch where every image has its own prompt, and where padding words can be masked.
 
-`segment_anything`'s modules and weights; only the order of calls is written anew (theirs pairs one image with many prompts).
+`segment_anything`'s modules and weights; only the calls are written anew (theirs pair one image with many prompts).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from segment_anything.modeling import MaskDecoder
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 DecoderObserver = Callable[[int, Tensor], None]
@@ -56,7 +57,7 @@ def decode(
 
 
 def _two_way(
-    transformer: nn.Module,
+    transformer: Any,
     image: Tensor,
     image_pe: Tensor,
     tokens: Tensor,
@@ -66,7 +67,7 @@ def _two_way(
     """SAM's two-way transformer: tokens B×T×C and image B×C×H×W to tokens B×T×C and image tokens B×N×C."""
     keys, key_pe = image.flatten(2).transpose(1, 2), image_pe.flatten(2).transpose(1, 2)
     queries = tokens
-    for index, layer in enumerate(transformer.layers):  # type: ignore[arg-type]
+    for index, layer in enumerate(transformer.layers):
         if layer.skip_first_layer_pe:
             queries = _attend(layer.self_attn, queries, queries, queries, token_mask)
         else:
@@ -81,15 +82,16 @@ def _two_way(
         q = queries + tokens
         keys = layer.norm4(keys + _attend(layer.cross_attn_image_to_token, k, q, queries, token_mask))
     q, k = queries + tokens, keys + key_pe
-    queries = queries + _attend(transformer.final_attn_token_to_image, q, k, keys)  # type: ignore[arg-type]
-    return transformer.norm_final_attn(queries), keys  # type: ignore[operator]
+    queries = queries + _attend(transformer.final_attn_token_to_image, q, k, keys)
+    return transformer.norm_final_attn(queries), keys
 
 
-def _heads(module: nn.Module, x: Tensor) -> Tensor:
-    return x.unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
+def _heads(module: Any, x: Tensor) -> Tensor:
+    separate: Tensor = x.unflatten(-1, (module.num_heads, -1))
+    return separate.transpose(1, 2)
 
 
-def _attend(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
+def _attend(module: Any, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
     """SAM's decoder attention; `key_mask` B×K is False at keys that must not be attended to."""
     out = F.scaled_dot_product_attention(
         _heads(module, module.q_proj(q)),
@@ -101,6 +103,7 @@ def _attend(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor
     return projected
 
 
-def _logits(module: nn.Module, q: Tensor, k: Tensor) -> Tensor:
+def _logits(module: Any, q: Tensor, k: Tensor) -> Tensor:
     queries, keys = _heads(module, module.q_proj(q)), _heads(module, module.k_proj(k))
-    return queries @ keys.transpose(-2, -1) * queries.shape[-1] ** -0.5
+    scale: float = queries.shape[-1] ** -0.5
+    return queries @ keys.transpose(-2, -1) * scale

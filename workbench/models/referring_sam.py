@@ -111,9 +111,7 @@ class ReferringSam(nn.Module):
         image_pe = self.prompt_encoder.pe_layer(image_embedding.shape[-2:])[None]
         dense = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         words = self.text_proj(text_features)
-        logits, _ = decode(
-            self.mask_decoder, image_embedding, image_pe, words, dense, text_mask, observer=observer
-        )
+        logits, _ = decode(self.mask_decoder, image_embedding, image_pe, words, dense, text_mask, observer=observer)
         return logits
 
     def parts(self) -> dict[str, list[nn.Parameter]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         layers: Any = bert.encoder.layer  # type: ignore[union-attr]
         if layer is not None and layer > len(layers):
-            raise ConfigError(
-                "text_encoder.layer", f"{layer} is past the text encoder's {len(layers)} layers"
-            )
+            raise ConfigError("text_encoder.layer", f"{layer} is past the text encoder's {len(layers)} layers")
         bert.encoder.layer = layers[:layer]  # type: ignore[union-attr]
         self.bert = bert
 
@@ -129,7 +126,7 @@ def _from_pretrained(kind: Any, place: str, root: Path, **options: Any) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    local = os.path.isdir(place)
+    local = Path(place).is_dir()
     try:
         return kind.from_pretrained(place, local_files_only=local, **options)
     except Exception as error:  # the hub client and the loaders raise some twenty types

@@ -201,7 +201,8 @@ def _maps(grid: Grid, shown: _Shown, setting: str) -> dict[str, NDArray[Any]]:
     tokenizer = load_tokenizer(config.text_encoder, config.machine.checkpoint_root)
 
     def mean(layers: list[LayerAttention], words: slice) -> NDArray[Any]:
-        return np.mean([(layer.word_to_image[words].mean(dim=0) * layer.keys).numpy() for layer in layers], axis=0)
+        maps = [(layer.word_to_image[words].mean(dim=0) * layer.keys).numpy() for layer in layers]
+        return np.asarray(np.mean(maps, axis=0))
 
     found: dict[str, list[NDArray[Any]]] = {"mask decoder": [], "image encoder": []}
     for expression in shown.expressions:

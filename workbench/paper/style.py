@@ -1,4 +1,4 @@
-"""How every figure looks: sizes, fonts, colours that colour-blind readers can tell apart, and what is written beside it."""
+"""How every figure looks: sizes, fonts, colours that colour-blind readers can tell apart, and the note beside it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAP = "viridis"
 WIDTH = 7.0
 """Inches: the text width of a two-column page."""
 
-RC: Mapping[str, Any] = {
+RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 8,
@@ -39,7 +39,7 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(draw)
     def inside(*args: P.args, **kwargs: P.kwargs) -> R:
-        with mpl.rc_context({**mpl.rcParamsDefault, **RC, "backend": mpl.rcParams["backend"]}):
+        with mpl.rc_context(RC):
             return draw(*args, **kwargs)
 
     return inside

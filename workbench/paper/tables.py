@@ -78,8 +78,7 @@ class Table:
                 rows.append([f"{setting} − {self.grid.baseline}", *cells])
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = [
-            "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-            for row in rows
+            "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
         ]
         lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
         return "\n".join(lines)
@@ -107,9 +106,10 @@ class Table:
 def make_table(grid: Grid, results: Path) -> Table:
     """The table of a grid's completed runs; StoreError when there is none."""
     frames: dict[str, pd.DataFrame] = {}
-    missing, other_code = [], []
+    missing: list[RunFolder] = []
+    other_code: list[str] = []
     for setting, config in grid.settings.items():
-        done = []
+        done: list[RunFolder] = []
         for seed in grid.seeds:
             folder = RunFolder.of(results, config, seed)
             (done if folder.state() == "completed" else missing).append(folder)

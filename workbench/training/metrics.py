@@ -14,7 +14,8 @@ METRICS = ("oiou", "miou", *(f"p@{threshold}" for threshold in THRESHOLDS))
 def iou(intersection: ArrayLike, union: ArrayLike) -> NDArray[np.float64]:
     """I/U an expression; 1 where both masks are empty."""
     intersection, union = np.asarray(intersection, dtype=np.float64), np.asarray(union, dtype=np.float64)
-    return np.divide(intersection, union, out=np.ones_like(union), where=union > 0)
+    found: NDArray[np.float64] = np.divide(intersection, union, out=np.ones_like(union), where=union > 0)
+    return found
 
 
 def summarise(frame: pd.DataFrame) -> dict[str, float]:

@@ -84,9 +84,7 @@ def pretrain_sam(out: Path, data_root: Path, recipe: PretrainRecipe, progress: P
         if (step + 1) % 50 == 0:
             progress(step + 1, recipe.steps, {"loss": loss.item()})
     sam.eval()
-    scores = {
-        name: _prompt_miou(sam, encoder, held, clicks) for name, clicks in (("click", True), ("box", False))
-    }
+    scores = {name: _prompt_miou(sam, encoder, held, clicks) for name, clicks in (("click", True), ("box", False))}
     out.mkdir(parents=True, exist_ok=True)
     weights = {k: v.contiguous() for k, v in sam.state_dict().items() if k not in ("pixel_mean", "pixel_std")}
     save_file(weights, out / "vit_mini.safetensors")
@@ -201,9 +199,7 @@ def _prompted(
     clicks: bool,
 ) -> tuple[Tensor, Tensor]:
     if clicks:
-        points = np.stack(
-            [ys_xs[rng.integers(len(ys_xs))][::-1] for ys_xs in map(np.argwhere, masks.numpy() > 0)]
-        )
+        points = np.stack([ys_xs[rng.integers(len(ys_xs))][::-1] for ys_xs in map(np.argwhere, masks.numpy() > 0)])
         prompt = (torch.from_numpy(points.copy()).float()[:, None], torch.ones(len(points), 1))
         sparse, dense = sam.prompt_encoder(prompt, None, None)
     else:
@@ -219,7 +215,7 @@ def _prompted(
 
 
 def _boxes(masks: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-    rows, columns = masks.any(axis=2), masks.any(axis=1)
+    rows, columns = np.any(masks, axis=2), np.any(masks, axis=1)
     corners = [
         (c.argmax(), r.argmax(), len(c) - 1 - c[::-1].argmax(), len(r) - 1 - r[::-1].argmax())
         for r, c in zip(rows, columns, strict=True)
@@ -231,15 +227,16 @@ def _sam_loss(logits: Tensor, quality: Tensor, masks: Tensor) -> Tensor:
     logits = F.interpolate(logits, size=masks.shape[1:], mode="bilinear", align_corners=False)
     target = masks[:, None].expand_as(logits).flatten(0, 1)
     each = 20 * focal_loss(logits.flatten(0, 1), target) + dice_loss(logits.flatten(0, 1), target)
-    each = each.unflatten(0, logits.shape[:2])
+    by_mask: Tensor = each.unflatten(0, logits.shape[:2])
     iou = _iou(logits.detach(), masks[:, None])
-    return each[:, 0].mean() + each[:, 1:].amin(dim=1).mean() + F.mse_loss(quality, iou)
+    return by_mask[:, 0].mean() + by_mask[:, 1:].amin(dim=1).mean() + F.mse_loss(quality, iou)
 
 
 def _iou(logits: Tensor, masks: Tensor) -> Tensor:
     predicted, truth = logits > 0, masks > 0
     union = (predicted | truth).flatten(2).sum(-1)
-    return (predicted & truth).flatten(2).sum(-1) / union.clamp(min=1)
+    found: Tensor = (predicted & truth).flatten(2).sum(-1) / union.clamp(min=1)
+    return found
 
 
 def _prompt_miou(sam: Sam, encoder: FusedImageEncoder, objects: _Objects, clicks: bool) -> float:

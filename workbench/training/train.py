@@ -331,7 +331,7 @@ def _averaged(model: nn.Module, config: EmaConfig) -> AveragedModel | None:
         return None
     limit = config.decay
 
-    def average(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
+    def average(averages: Any, weights: Any, updates: Any) -> None:
         decay = min(limit, (1 + int(updates)) / (10 + int(updates)))
         torch._foreach_lerp_(averages, weights, 1 - decay)
 
@@ -340,11 +340,12 @@ def _averaged(model: nn.Module, config: EmaConfig) -> AveragedModel | None:
 
 def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     options = config.training.optimizer
-    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[options.name]
-    return kind(
+    kind: Any = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[options.name]
+    optimizer: torch.optim.Optimizer = kind(
         [p for p in model.parameters() if p.requires_grad],
         lr=options.learning_rate,
         betas=options.betas,
         eps=options.eps,
         weight_decay=options.weight_decay,
     )
+    return optimizer

@@ -193,8 +193,14 @@ def train(
         if setting is None or setting not in grid.settings:
             raise WorkbenchError(f"{config}: --setting: {unknown_name('setting', setting, list(grid.settings))}")
         chosen = grid.settings[setting]
+    from workbench.data.datasets import open_dataset
+    from workbench.models.build import check_config, check_weights
     from workbench.training.train import train as train_run
 
+    check_config(chosen)
+    check_weights(chosen)
+    with _progress(f"data set {chosen.data.dataset}", "images") as step:
+        open_dataset(chosen, step)
     folder = RunFolder.of(results, chosen, seed)
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):

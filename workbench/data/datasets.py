@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from workbench.config import RunConfig
 from workbench.data import refshapes
@@ -25,13 +24,7 @@ def _refshapes(config: RunConfig, progress: Progress | None) -> ReferData:
 
 def _refcoco_family(name: str) -> Opener:
     def open_it(config: RunConfig, progress: Progress | None) -> ReferData:
-        folder: Path = config.machine.data_root / name
-        if not folder.is_dir():
-            raise DataError(
-                f"missing folder {folder}: put instances.json and refs({config.data.split_by}).p of {name} there, "
-                "and its images into the folder images beside them"
-            )
-        return read_refer(folder, name, config.data.split_by)
+        return read_refer(config.machine.data_root / name, name, config.data.split_by)
 
     return open_it
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from workbench.config import RunConfig
-from workbench.errors import CheckpointError, ConfigError
+from workbench.errors import ConfigError
 from workbench.models import checkpoints
 from workbench.models.backbones import backbones, build_sam
 from workbench.models.fusion import build_fusion
 from workbench.models.image_encoder import FusedImageEncoder
 from workbench.models.referring_sam import ReferringSam
-from workbench.models.text_encoder import TextEncoder, build_from_shape, load_text_encoder, locate
+from workbench.models.text_encoder import TextEncoder, build_from_shape, check_text_encoder, load_text_encoder
 
 
 def build_model(config: RunConfig) -> ReferringSam:
@@ -64,9 +63,7 @@ def check_config(config: RunConfig) -> ReferringSam:
 def check_weights(config: RunConfig) -> None:
     """What `build_model` would complain of in the weights files; CheckpointError names file and keys."""
     checkpoints.check_backbone(config.backbone, config.machine.checkpoint_root)
-    place = locate(config.text_encoder, config.machine.checkpoint_root)
-    if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
-        raise CheckpointError(f"missing file {Path(place) / 'config.json'} of the text encoder")
+    check_text_encoder(config.text_encoder, config.machine.checkpoint_root)
 
 
 def _assemble(config: RunConfig, sam: nn.Module, text_encoder: TextEncoder) -> ReferringSam:

@@ -108,6 +108,33 @@ def load_text_encoder(config: TextEncoderConfig, root: Path) -> TextEncoder:
     return TextEncoder(model, config.layer)
 
 
+def check_text_encoder(config: TextEncoderConfig, root: Path) -> None:
+    """What `load_text_encoder` would complain of, without loading the weights; CheckpointError says what is missing."""
+    from transformers import AutoConfig
+
+    place = locate(config, root)
+    if not Path(place).is_dir():
+        _check_hub(place, root)
+        return
+    _from_pretrained(AutoConfig, place, root)
+    if config.pretrained and not any(Path(place).glob("*.safetensors")):
+        weights = Path(place) / "pytorch_model.bin"
+        if not weights.is_file():
+            raise CheckpointError(f"missing text encoder: {place} holds neither model.safetensors nor {weights.name}")
+
+
+def _check_hub(name: str, root: Path) -> None:
+    """Whether a hub name is in the local cache, or a hub that answers has it; asked once, without retries."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return
+    try:
+        HfApi().model_info(name, timeout=5)
+    except Exception as error:  # the hub client raises some twenty types
+        raise _no_encoder(name, root, error) from None
+
+
 def build_from_shape(config: TextEncoderConfig, root: Path) -> TextEncoder:
     """The same modules with random weights, for checks before any weights are at hand.
 
@@ -133,6 +160,11 @@ def _from_pretrained(kind: Any, place: str, root: Path, **options: Any) -> Any:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if local:
             raise CheckpointError(f"{place}: not a readable text encoder: {reason}") from None
-        raise CheckpointError(
-            f"missing text encoder {place!r}: no directory {place} or {root / place}, and no hub has it: {reason}"
-        ) from None
+        raise _no_encoder(place, root, error) from None
+
+
+def _no_encoder(name: str, root: Path, error: Exception) -> CheckpointError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return CheckpointError(
+        f"missing text encoder {name!r}: no directory {name} or {root / name}, and no hub answers with it: {reason}"
+    )

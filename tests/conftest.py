@@ -1,0 +1,105 @@
+"""Fixtures: a small refshapes set, a configuration that trains in seconds, and the command line in this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from workbench import cli
+from workbench.config import RefshapesRecipe, RunConfig
+from workbench.data import refshapes
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPE = {"seed": 3, "train_images": 40, "eval_images": 6}
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    refshapes.ensure(root, RefshapesRecipe(**RECIPE))
+    return root
+
+
+@pytest.fixture(scope="session")
+def make_config(data_root: Path) -> Callable[..., RunConfig]:
+    """A configuration that trains six steps; overrides are dotted keys."""
+
+    def make(**overrides: Any) -> RunConfig:
+        values = OmegaConf.create(
+            {
+                "data": {"recipe": RECIPE},
+                "training": {"steps": 6, "batch_size": 4},
+                "evaluation": {"splits": ["val"]},
+                "machine": {"data_root": str(data_root), "threads": 1, "trackers": [], "log_steps": 1},
+            }
+        )
+        for key, value in overrides.items():
+            OmegaConf.update(values, key.replace("__", "."), value, force_add=True)
+        return RunConfig.parse(OmegaConf.to_container(values))
+
+    return make
+
+
+@pytest.fixture
+def grid_file(tmp_path: Path, data_root: Path) -> Callable[[str], Path]:
+    """Writes a grid of tiny runs; the text is appended to its base."""
+
+    def write(text: str, name: str = "grid") -> Path:
+        file = tmp_path / f"{name}.yaml"
+        recipe = "{seed: 3, train_images: 40, eval_images: 6}"
+        file.write_text(
+            "title: tiny\nbase:\n"
+            f"  data: {{recipe: {recipe}}}\n"
+            "  training: {steps: 6, batch_size: 4}\n"
+            "  evaluation: {splits: [val, testA]}\n"
+            f"  machine: {{data_root: '{data_root}', trackers: [], log_steps: 1}}\n" + text
+        )
+        return file
+
+    return write
+
+
+@dataclass
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def workbench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """The command line, in this process."""
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["workbench", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as error:
+            code = int(error.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(autouse=True)
+def _fresh_state() -> Any:
+    """accelerate keeps a process-wide state; torch a global seed and thread count."""
+    from accelerate.state import AcceleratorState, PartialState
+
+    threads = torch.get_num_threads()
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+    AcceleratorState._reset_state()
+    PartialState._reset_state()

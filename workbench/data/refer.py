@@ -190,7 +190,7 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
         if isinstance(segmentation["counts"], list):
             return dict(coco_mask.frPyObjects(segmentation, height, width))
         return {"size": size, "counts": segmentation["counts"].encode("ascii")}
-    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+    except Exception as error:  # pycocotools raises Exception itself
         raise DataError(f"segmentation cannot be decoded: {error}") from None
 
 

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from segment_anything.modeling import ImageEncoderViT
+from torch import nn
+
+from workbench.config import FusionConfig
+from workbench.errors import ConfigError
+from workbench.models.backbones import BackboneShape, backbones, build_sam
+from workbench.models.fusion import build_fusion, variants
+from workbench.models.image_encoder import FusedImageEncoder
+
+SMALL = BackboneShape(32, 3, 4, (1,), image_size=96, patch_size=8, window_size=5, decoder_width=16, decoder_heads=2,
+                      decoder_mlp_width=16, iou_head_width=8, mask_channels=4)  # fmt: skip
+
+
+def random_vit(shape: BackboneShape) -> ImageEncoderViT:
+    vit = build_sam(shape).image_encoder.eval()
+    for name, parameter in vit.named_parameters():
+        if "pos" in name:  # zero in a new SAM, and then nothing would show
+            nn.init.normal_(parameter, std=0.3)
+    return vit
+
+
+def encoder(vit: ImageEncoderViT, variant: str, windowed: bool, text_width: int = 24) -> FusedImageEncoder:
+    config = FusionConfig.model_validate({"variant": variant, "projector": {"init": "default"}})
+    fusion = build_fusion(config, len(vit.blocks), text_width, vit.pos_embed.shape[-1])
+    return FusedImageEncoder(vit, fusion, windowed).eval()
+
+
+@pytest.mark.parametrize("variant", list(variants))
+@pytest.mark.parametrize("size", [(96, 96), (96, 64)])
+def test_without_text_it_is_segment_anything_s_encoder(variant: str, size: tuple[int, int]) -> None:
+    vit = random_vit(SMALL)
+    image = torch.randn(2, 3, *size)
+    with torch.inference_mode():
+        if size == (96, 96):
+            expected = vit(image)
+        else:  # theirs has no resizing of absolute positions; give it the resized ones
+            from workbench.models.image_encoder import resized_positions
+
+            positions = resized_positions(vit.pos_embed, (12, 8))
+            found = encoder(vit, variant, windowed=True)(image)
+            vit.pos_embed = nn.Parameter(positions)
+            torch.testing.assert_close(found, vit(image), rtol=1e-5, atol=1e-5)
+            return
+        torch.testing.assert_close(encoder(vit, variant, windowed=True)(image), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_vit_b_at_1024_px_is_segment_anything_s_encoder() -> None:
+    vit = random_vit(backbones["vit_b"])
+    image = torch.randn(1, 3, 1024, 1024)
+    with torch.inference_mode():
+        expected = vit(image)
+        for variant in variants:
+            found = encoder(vit, variant, windowed=True)(image)
+            assert ((found - expected).abs().max() / expected.abs().max()).item() < 1e-5, variant
+
+
+def test_global_attention_equals_an_encoder_without_windows() -> None:
+    vit = random_vit(SMALL)
+    unwindowed = random_vit(dataclasses.replace(SMALL, window_size=0))
+    state = {k: v for k, v in vit.state_dict().items() if "rel_pos" not in k}
+    unwindowed.load_state_dict(state, strict=False)
+    for mine, theirs in zip(vit.blocks, unwindowed.blocks, strict=True):
+        for name in ("rel_pos_h", "rel_pos_w"):
+            table = getattr(mine.attn, name)
+            resized = nn.functional.interpolate(table.t()[None], size=23, mode="linear")[0].t()
+            getattr(theirs.attn, name).data = resized.detach()
+    image = torch.randn(1, 3, 96, 96)
+    with torch.inference_mode():
+        found = encoder(vit, "default", windowed=False)(image)
+        torch.testing.assert_close(found, unwindowed(image), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["e_dit", "l_dit"])
+@pytest.mark.parametrize("windowed", [True, False])
+def test_text_changes_the_embedding_and_padding_words_do_not(variant: str, windowed: bool) -> None:
+    model = encoder(random_vit(SMALL), variant, windowed)
+    image, text = torch.randn(2, 3, 96, 96), torch.randn(2, 6, 24)
+    mask = torch.tensor([[True] * 4 + [False] * 2, [True] * 6])
+    with torch.inference_mode():
+        found = model(image, text, mask)
+        assert (found - model(image)).abs().max() > 1e-3
+        other = text.clone()
+        other[0, 4:] = 50.0
+        torch.testing.assert_close(model(image, other, mask), found, rtol=1e-5, atol=1e-5)
+        assert (model(image, other, None) - found).abs().max() > 1e-3
+
+
+def naive(model: FusedImageEncoder, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    """Global attention over [text | image] in the plainest way: every block runs on the whole sequence."""
+    vit, fusion = model.vit, model.fusion
+    tokens = vit.patch_embed(image) + vit.pos_embed
+    batch, height, width, channels = tokens.shape
+    sequence, words, length = tokens.flatten(1, 2), None, text.shape[1]
+    for layer, block in enumerate(vit.blocks):
+        if layer in fusion.layers:
+            words = fusion.tokens(layer, text, words)
+            sequence = torch.cat([words, sequence], dim=1)
+        fused = length if layer in fusion.layers else 0
+        x = block.norm1(sequence)
+        q, k, v = block.attn.qkv(x).unflatten(-1, (3, block.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        for i in range(height * width):
+            for j in range(height * width):
+                for table, a, b in (
+                    (block.attn.rel_pos_h, i // width, j // width), (block.attn.rel_pos_w, i % width, j % width)
+                ):  # fmt: skip
+                    rows = nn.functional.interpolate(table.t()[None], size=2 * height - 1, mode="linear")[0].t()
+                    logits[:, :, fused + i, fused + j] += q[:, :, fused + i] @ rows[a - b + height - 1]
+        sequence = sequence + block.attn.proj((logits.softmax(-1) @ v).transpose(1, 2).flatten(2))
+        sequence = sequence + block.mlp(block.norm2(sequence))
+        if fused:
+            words, sequence = sequence[:, :length], sequence[:, length:]
+            words = words if fusion.evolves else None
+    return vit.neck(sequence.unflatten(1, (height, width)).permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("variant", ["e_dit", "l_dit"])
+@pytest.mark.parametrize("layers", ["all", [0, 2], {"last": 1}, {"first": 2}, {"every": 2}])
+def test_skipping_unread_text_work_changes_nothing(variant: str, layers: object) -> None:
+    shape = dataclasses.replace(SMALL, image_size=32, window_size=3)
+    vit = random_vit(shape)
+    config = FusionConfig.model_validate({"variant": variant, "layers": layers, "projector": {"init": "default"}})
+    model = FusedImageEncoder(vit, build_fusion(config, 3, 24, 32), windowed=False).eval().double()
+    image, text = torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.randn(2, 5, 24, dtype=torch.float64)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(image, text), naive(model, image, text), rtol=1e-9, atol=1e-9)
+
+
+def test_what_precedes_the_text_is_shared() -> None:
+    vit = random_vit(SMALL)
+    config = FusionConfig.model_validate({"variant": "l_dit", "layers": {"last": 1}, "projector": {"init": "default"}})
+    model = FusedImageEncoder(vit, build_fusion(config, 3, 24, 32), windowed=True).eval()
+    assert model.first_fused == 2
+    image, text = torch.randn(2, 3, 96, 96), torch.randn(3, 5, 24)
+    of = torch.tensor([0, 0, 1])
+    with torch.inference_mode():
+        shared = model.with_text(model.before_text(image)[of], text)
+        torch.testing.assert_close(shared, model(image[of], text), rtol=1e-5, atol=1e-5)
+
+
+def test_a_size_that_is_no_multiple_of_a_patch_is_an_error() -> None:
+    model = encoder(random_vit(SMALL), "default", windowed=False)
+    with pytest.raises(ConfigError, match="100×96 is not a multiple of the patch size, 8"):
+        model(torch.randn(1, 3, 100, 96))

@@ -126,7 +126,10 @@ def test_shipped_weights_enter_the_identity_by_content(make_config: Callable[...
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"fusion": {"varian": "l_dit"}}, r"fusion\.varian: unknown key 'varian' \(did you mean 'variant'\?\); known: "),
+        (
+            {"fusion": {"varian": "l_dit"}},
+            r"fusion\.varian: unknown key 'varian' \(did you mean 'variant'\?\); known: ",
+        ),
         ({"trainin": {}}, r"trainin: unknown key 'trainin' \(did you mean 'training'\?\)"),
         ({"fusion": {"layers": {"first": 0}}}, r"fusion\.layers: .*from 1, not 0"),
         ({"fusion": {"layers": {"first": 1, "last": 1}}}, r"fusion\.layers: .*one of first, last and every"),

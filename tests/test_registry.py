@@ -11,7 +11,8 @@ def test_an_unknown_name_lists_the_known_ones_and_the_nearest() -> None:
     registry.register("l_dit")(1)
     registry.register("e_dit")(2)
     with pytest.raises(
-        ConfigError, match=r"^fusion\.variant: unknown fusion variant 'l_dti' \(did you mean 'l_dit'\?\); known: l_dit, e_dit$"
+        ConfigError,
+        match=r"^fusion\.variant: unknown fusion variant 'l_dti' \(did you mean 'l_dit'\?\); known: l_dit, e_dit$",
     ):
         registry["l_dti"]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -86,7 +87,7 @@ def test_a_log_line_cut_short_by_a_crash_is_left_out(folder: RunFolder) -> None:
 def test_a_checkpoint_counts_only_when_it_is_whole(folder: RunFolder) -> None:
     with folder.new_checkpoint(5) as place:
         (place / "a").write_text("5")
-    with pytest.raises(RuntimeError, match="power cut"), folder.new_checkpoint(9) as place:
+    with contextlib.suppress(RuntimeError), folder.new_checkpoint(9) as place:
         (place / "a").write_text("9")
         raise RuntimeError("power cut")
     latest = folder.latest_checkpoint()

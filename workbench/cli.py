@@ -115,7 +115,7 @@ def submit(
         for config in {c.data: c for c in loaded.settings.values()}.values():
             with _progress(f"data set {config.data.dataset}", "images") as step:
                 open_dataset(config, step)
-        _run_locally(chosen, results, workers)
+        print(f"logs in {_run_locally(chosen, results, workers)}")
     failed = [p for p in submission.plan(loaded, results) if p.state != "completed"]
     if failed:
         lines = "; ".join(f"{p.run.setting} seed {p.run.seed} {_why(p)}" for p in failed)
@@ -127,7 +127,7 @@ def _why(planned: Any) -> str:
     return f"{planned.state} ({error})" if error else str(planned.state)
 
 
-def _run_locally(chosen: list[Any], results: Path, workers: int) -> None:
+def _run_locally(chosen: list[Any], results: Path, workers: int) -> Path:
     import torch
 
     from workbench.launch import submission
@@ -137,11 +137,12 @@ def _run_locally(chosen: list[Any], results: Path, workers: int) -> None:
     threads = max(1, (os.cpu_count() or 1) // min(workers, len(chosen)))
     folder = submission.job_folder(results)
     made = submission.jobs(chosen, results, threads)
-    print(f"{len(made)} runs to train, {min(workers, len(made))} at once; logs in {folder}")
+    print(f"{len(made)} runs to train, {min(workers, len(made))} at once")
     from workbench.progress import SubmissionProgress
 
     with SubmissionProgress(chosen) as progress:
         run_locally(made, folder, submission.snapshot(results), workers, torch.cuda.device_count(), progress.tick)
+    return folder
 
 
 @app.command()

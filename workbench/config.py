@@ -220,7 +220,7 @@ class MachineConfig(Section):
 
     data_root: Path = Path("data")
     checkpoint_root: Path = Path("checkpoints")
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(None, ge=1)
     loader_workers: int = Field(0, ge=0)
     cache_images: bool = True

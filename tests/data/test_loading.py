@@ -35,8 +35,12 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 def test_batches_depend_on_seed_and_step_alone(dataset: ReferringDataset) -> None:
     whole = batches(dataset)
     assert all(same(a, b) for a, b in zip(whole, batches(dataset), strict=True))
-    assert all(same(a, b) for a, b in zip(whole[3:], batches(dataset, start=3), strict=True)), "a resumed loader differs"
-    assert all(same(a, b) for a, b in zip(whole, batches(dataset, workers=2), strict=True)), "workers change the batches"
+    assert all(same(a, b) for a, b in zip(whole[3:], batches(dataset, start=3), strict=True)), (
+        "a resumed loader differs"
+    )
+    assert all(same(a, b) for a, b in zip(whole, batches(dataset, workers=2), strict=True)), (
+        "workers change the batches"
+    )
     assert not any(same(a, b) for a, b in zip(whole, batches(dataset, seed=2), strict=True))
 
 

@@ -93,7 +93,11 @@ def test_images_are_found_where_coco_puts_them(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
-    [("image_id", 999, "no image with id 999"), ("ann_id", 999, "no annotation with id 999"), ("sentences", 3, "not RefCOCO")],
+    [
+        ("image_id", 999, "no image with id 999"),
+        ("ann_id", 999, "no annotation with id 999"),
+        ("sentences", 3, "not RefCOCO"),
+    ],
 )
 def test_a_reference_to_nowhere_is_named(folder: Path, field: str, value: object, message: str) -> None:
     file = folder / "refs(unc).p"
@@ -137,7 +141,9 @@ def test_polygons_rle_and_compressed_rle_decode_alike_and_overlaps_unite() -> No
     assert both.sum() == 10 * 15
 
 
-@pytest.mark.parametrize("bad", [{"size": [9, 9], "counts": "11"}, {"counts": "x"}, 7, [["a"]], {"size": [30, 40], "counts": 5}])
+@pytest.mark.parametrize(
+    "bad", [{"size": [9, 9], "counts": "11"}, {"counts": "x"}, 7, [["a"]], {"size": [30, 40], "counts": 5}]
+)
 def test_a_bad_segmentation_is_an_error_in_one_line(bad: object) -> None:
     with pytest.raises(DataError, match="segmentation cannot be decoded"):
         decode_mask(bad, 30, 40)

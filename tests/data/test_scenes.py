@@ -44,8 +44,9 @@ def meaning(sentence: str, scene: list[Shape]) -> list[int]:
                     for k, s in enumerate(scene)
                     if k != anchors[0] and noun_fits(head, s) and sign * (s.position[axis] - place) > 0
                 ]
-    extremes = {"left": (0, -1), "leftmost": (0, -1), "right": (0, 1), "rightmost": (0, 1), "top": (1, -1),
-                "topmost": (1, -1), "highest": (1, -1), "bottom": (1, 1), "bottommost": (1, 1), "lowest": (1, 1)}  # fmt: skip
+    directions = {"left leftmost": (0, -1), "right rightmost": (0, 1), "top topmost highest": (1, -1)}
+    directions["bottom bottommost lowest"] = (1, 1)
+    extremes = {word: direction for names, direction in directions.items() for word in names.split()}
     places = [w for w in words if w in extremes]
     noun = [w for w in words if w not in extremes and w not in ("on", "at", "furthest", "to")]
     fits = [k for k, s in enumerate(scene) if noun_fits(noun, s)]

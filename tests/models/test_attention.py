@@ -5,7 +5,9 @@ import torch
 
 from workbench.models.attention import AttentionInput, attention, implementations
 
-CASES = [(grid, text, masked) for grid in ((5, 5), (4, 7), (1, 6)) for text, masked in ((0, False), (6, False), (6, True))]
+CASES = [
+    (grid, text, masked) for grid in ((5, 5), (4, 7), (1, 6)) for text, masked in ((0, False), (6, False), (6, True))
+]
 
 
 def example(

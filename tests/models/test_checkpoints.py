@@ -94,7 +94,8 @@ def test_wrong_truncated_missing_and_hostile_files_are_told_apart(official: Path
     wrong = tmp_path / "wrong.pth"
     torch.save({k: v for k, v in state.items() if "neck" not in k} | {"extra.weight": torch.zeros(1)}, wrong)
     with pytest.raises(
-        CheckpointError, match=r"6 missing keys \(image_encoder\.neck.* and 3 more\); 1 unexpected keys \(extra\.weight\)"
+        CheckpointError,
+        match=r"6 missing keys \(image_encoder\.neck.* and 3 more\); 1 unexpected keys \(extra\.weight\)",
     ):
         load(wrong)
     torch.save(state | {"image_encoder.pos_embed": torch.zeros(1, 9, 9, 64)}, wrong)
@@ -150,7 +151,10 @@ def test_l_dit_on_vit_b_adds_exactly_the_published_parameters() -> None:
         ({"backbone__name": "vit_x", "backbone__checkpoint": None}, r"backbone\.name: unknown backbone 'vit_x'"),
         ({"fusion__variant": "l_dit", "fusion__layers": [0, 4]}, r"fusion\.layers: no layer 4; .* 0 to 3"),
         ({"fusion__variant": "l_dit", "fusion__layers": [-1]}, r"fusion\.layers: no layer -1"),
-        ({"fusion__variant": "l_dit", "fusion__layers": {"last": 5}}, r"fusion\.layers\.last: 5 is more than .* 4 layers"),
+        (
+            {"fusion__variant": "l_dit", "fusion__layers": {"last": 5}},
+            r"fusion\.layers\.last: 5 is more than .* 4 layers",
+        ),
         ({"fusion__variant": "l_dit", "fusion__projector__type": "conv"}, r"unknown projector type 'conv'"),
         ({"fusion__variant": "l_dit", "training__freeze__fusion": True}, r"freezes a projector whose init is zero"),
         ({"backbone__image_size": 60}, r"image_size: 60 is not a multiple of the patch size, 8"),
@@ -167,7 +171,9 @@ def test_what_shows_only_when_built_names_its_field(
 def test_freezing_takes_each_part_alone(make_config: Callable[..., RunConfig]) -> None:
     for part in ("image_encoder", "neck", "text_encoder", "mask_decoder", "fusion"):
         key = f"training__freeze__{part}"
-        model = build_model(make_config(**{key: True, "fusion__variant": "l_dit", "fusion__projector__init": "default"}))
+        model = build_model(
+            make_config(**{key: True, "fusion__variant": "l_dit", "fusion__projector__init": "default"})
+        )
         frozen = {name for name, group in model.parts().items() if not any(p.requires_grad for p in group)}
         assert frozen == {part}
 

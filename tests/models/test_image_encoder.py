@@ -96,7 +96,7 @@ def naive(model: FusedImageEncoder, image: torch.Tensor, text: torch.Tensor) -> 
     """Global attention over [text | image] in the plainest way: every block runs on the whole sequence."""
     vit, fusion = model.vit, model.fusion
     tokens = vit.patch_embed(image) + vit.pos_embed
-    batch, height, width, channels = tokens.shape
+    height, width = tokens.shape[1:3]
     sequence, words, length = tokens.flatten(1, 2), None, text.shape[1]
     for layer, block in enumerate(vit.blocks):
         if layer in fusion.layers:

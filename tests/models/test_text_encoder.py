@@ -51,8 +51,8 @@ def test_sentences_become_pieces_padded_and_cut() -> None:
 def test_missing_and_broken_encoders_are_named(tmp_path: Path, bert: Path) -> None:
     with pytest.raises(CheckpointError, match="missing text encoder: no directory /no/such/bert"):
         load_text_encoder(TextEncoderConfig(name="/no/such/bert"), Path())
+    (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"empty: not a readable text encoder"):
-        (tmp_path / "empty").mkdir()
         check_text_encoder(TextEncoderConfig(name=str(tmp_path / "empty")), Path())
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "config.json").write_bytes((bert / "config.json").read_bytes())

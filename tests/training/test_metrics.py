@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 
 from workbench.training.metrics import METRICS, iou, summarise
 
-counts = st.lists(
-    st.tuples(st.integers(0, 500), st.integers(0, 500), st.integers(0, 500)), min_size=1, max_size=30
-)
+counts = st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500), st.integers(0, 500)), min_size=1, max_size=30)
 
 
 @given(counts)

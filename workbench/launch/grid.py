@@ -126,6 +126,8 @@ def load_grid(file: Path, machine: Mapping[str, Any] | None = None) -> Grid:
     owner: dict[str, str] = {}
     for name, overrides in _expanded(file, grid):
         config = _checked(file, name, _merged(file, name, base, overrides, {"machine": dict(machine or {})}))
+        if name in settings:
+            raise GridError(f"{file}: two settings are named {name!r}")
         if config.setting_id in owner:
             raise GridError(f"{file}: settings {owner[config.setting_id]!r} and {name!r} are the same configuration")
         owner[config.setting_id] = name

@@ -38,7 +38,10 @@ def to_train(planned: Sequence[PlannedRun], retry_failed: bool) -> list[PlannedR
 
 
 def jobs(runs: Sequence[PlannedRun], results: Path, threads: int) -> list[TrainingJob]:
-    """One job a run, with absolute paths, and with `threads` where the configuration leaves them open."""
+    """One job a run, with absolute paths, and with `threads` where the configuration leaves them open.
+
+    A run that was begun keeps the number of threads it began with: sums are rounded by it.
+    """
     from workbench.training.provenance import source
 
     origin, made = source(), []
@@ -48,7 +51,9 @@ def jobs(runs: Sequence[PlannedRun], results: Path, threads: int) -> list[Traini
             update={
                 "data_root": config.machine.data_root.absolute(),
                 "checkpoint_root": config.machine.checkpoint_root.absolute(),
-                "threads": config.machine.threads or threads,
+                "threads": planned.folder.record().get("machine", {}).get("threads")
+                or config.machine.threads
+                or threads,
             }
         )
         document = config.model_copy(update={"machine": machine}).model_dump(mode="json")

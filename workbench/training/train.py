@@ -24,7 +24,7 @@ from workbench.config import EmaConfig, RunConfig, digest_of
 from workbench.data.datasets import open_dataset
 from workbench.data.loading import ReferringDataset, steps_per_epoch, training_loader
 from workbench.data.refer import ReferData
-from workbench.errors import CheckpointError, DivergedError, InterruptedRun
+from workbench.errors import CheckpointError, ConfigError, DivergedError, InterruptedRun
 from workbench.models import checkpoints
 from workbench.models.backbones import normalise
 from workbench.models.build import build_model
@@ -99,6 +99,8 @@ class Trainer:
         self.config, self.seed, self.folder, self._log, self._stop, self._report = (
             config, seed, folder, log, stop, report,
         )  # fmt: skip
+        if machine.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("machine.device", "cuda is asked for, but torch finds no GPU here; set it to auto or cpu")
         self.accelerator = Accelerator(
             mixed_precision="no" if training.precision == "fp32" else training.precision,
             cpu=machine.device == "cpu",
@@ -250,7 +252,7 @@ class Trainer:
             began = time.monotonic()
             frame = evaluate(model, self.tokenizer, self._split(split), self.config, self.accelerator.device)
             frames.append(frame)
-            metrics[split] = {"expressions": float(len(frame)), **summarise(frame)}
+            metrics[split] = {"expressions": len(frame), **summarise(frame)}
             rate = round(len(frame) / (time.monotonic() - began), 1)
             self._event("evaluate", split=split, **metrics[split], expressions_per_second=rate)
         self.folder.write_expressions(pd.concat(frames, ignore_index=True))

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from workbench.analysis.statistics import estimate, paired_difference
+from workbench.training.metrics import METRICS, summarise
+
+
+def frame(seed: int, images: int = 60, run: str = "r", quality: float = 0.6) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    image = np.repeat(np.arange(images), 3)
+    union = rng.integers(50, 500, len(image))
+    share = np.clip(rng.normal(quality, 0.15, images)[image] + rng.normal(0, 0.05, len(image)), 0, 1)
+    return pd.DataFrame({"image_id": image, "intersection": (share * union).astype(int), "union": union, "run": run})
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_value_is_the_metric_and_lies_in_its_interval(metric: str) -> None:
+    data = frame(0, quality=0.8)
+    found = estimate(data, metric)
+    assert found.value == pytest.approx(summarise(data)[metric], abs=1e-12)
+    assert found.low < found.value < found.high
+
+
+def test_the_interval_is_as_wide_as_images_drawn_one_by_one_make_it() -> None:
+    data = frame(1)
+    rng = np.random.default_rng(5)
+    groups = [group for _, group in data.groupby("image_id")]
+    drawn = [summarise(pd.concat([groups[i] for i in rng.integers(len(groups), size=60)]))["miou"] for _ in range(400)]
+    found = estimate(data, "miou")
+    assert found.high - found.low == pytest.approx(
+        float(np.quantile(drawn, 0.975) - np.quantile(drawn, 0.025)), rel=0.15
+    )
+    alone = estimate(data.assign(image_id=range(len(data))), "miou")
+    assert found.high - found.low > 1.3 * (alone.high - alone.low), "an image's expressions are alike"
+
+
+def test_seeds_are_averaged() -> None:
+    one, two = frame(0, run="a"), frame(0, run="b", quality=0.8)
+    both = estimate(pd.concat([one, two]), "oiou")
+    assert both.value == pytest.approx((summarise(one)["oiou"] + summarise(two)["oiou"]) / 2, abs=1e-12)
+
+
+def test_a_paired_difference_is_surer_than_its_parts() -> None:
+    base = frame(2)
+    better = base.assign(intersection=np.minimum(base["intersection"] + 10, base["union"]))
+    found = paired_difference(better, base, "oiou")
+    assert found.value == pytest.approx(summarise(better)["oiou"] - summarise(base)["oiou"], abs=1e-12)
+    assert 0 < found.low < found.value < found.high
+    assert found.high - found.low < (estimate(base, "oiou").high - estimate(base, "oiou").low) / 3
+    with pytest.raises(ValueError, match="same images"):
+        paired_difference(better[better["image_id"] > 0], base, "oiou")
+
+
+def test_the_same_data_give_the_same_interval() -> None:
+    assert estimate(frame(3), "p@0.7") == estimate(frame(3), "p@0.7")

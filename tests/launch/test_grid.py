@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+from workbench.launch.grid import GridError, check_grid, load_grid
+
+SETTINGS = "settings: {default: {}, l_dit: {fusion.variant: l_dit}}\n"
+Write = Callable[..., Path]
+
+
+def ids(file: Path) -> list[str]:
+    return [run.id for run in load_grid(file).runs()]
+
+
+def test_a_grid_is_settings_crossed_with_axes_and_seeds(grid_file: Write) -> None:
+    grid = load_grid(
+        grid_file(
+            "settings: {e_dit: {fusion.variant: e_dit}, l_dit: {fusion: {variant: l_dit}}}\n"
+            "axes: {fusion.layers: [all, {first: 2}, [0, 3]], fusion.dropout: [0.0, 0.5]}\n"
+            "exclude: [{setting: e_dit, fusion.dropout: 0.5}]\n"
+            "seeds: [1, 0]\n"
+        )
+    )
+    assert len(grid.settings) == 3 * 2 * 2 - 3
+    assert len(grid.runs()) == 9 * 2
+    assert len({run.id for run in grid.runs()}) == 18
+    config = grid.settings["l_dit layers=first:2 dropout=0.5"]
+    assert config.fusion.layers == {"first": 2}
+    assert grid.settings["l_dit layers=[0,3] dropout=0.0"].fusion.layers == (0, 3)
+
+
+def test_ids_do_not_follow_how_the_file_is_written(grid_file: Write, data_root: Path) -> None:
+    text = SETTINGS + "seeds: [0, 1]\n"
+    first = ids(grid_file(text))
+    file = grid_file("# a comment\nseeds: [1, 0]\n" + "settings: {l_dit: {fusion: {variant: l_dit}}, default: {}}\n")
+    assert sorted(ids(file)) == sorted(first)
+    moved = file.read_text().replace(str(data_root), "/elsewhere").replace("log_steps: 1", "loader_workers: 3")
+    file.write_text(moved)
+    assert sorted(ids(file)) == sorted(first)
+    reordered = "\n".join(reversed(moved.splitlines()[2:5]))
+    file.write_text("title: other title\nbase:\n" + reordered + "\n" + "\n".join(moved.splitlines()[5:]) + "\n")
+    assert sorted(ids(file)) == sorted(first)
+    file.write_text(moved.replace("steps: 6", "steps: 7"))
+    assert not set(ids(file)) & set(first)
+
+
+def test_a_preset_lies_under_its_overrides(tmp_path: Path) -> None:
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets" / "small.yaml").write_text("training: {steps: 3, batch_size: 2}\nfusion: {variant: l_dit}\n")
+    file = tmp_path / "grid.yaml"
+    file.write_text(
+        "title: t\nbase: {preset: small, training.steps: 4}\nsettings: {a: {}, b: {training: {steps: 5}}}\n"
+    )
+    grid = load_grid(file)
+    assert [(c.training.steps, c.training.batch_size, c.fusion.variant) for c in grid.settings.values()] == [
+        (4, 2, "l_dit"), (5, 2, "l_dit")
+    ]  # fmt: skip
+
+
+def test_interpolations_are_resolved(grid_file: Write) -> None:
+    grid = load_grid(grid_file("settings: {a: {training.batch_size: 2, training.steps: '${training.batch_size}'}}\n"))
+    assert grid.settings["a"].training.steps == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "settings: {a: {fusion.varian: x}}\n",
+            r"setting 'a': fusion\.varian: unknown key 'varian' \(did you mean 'variant'",
+        ),
+        ("settings: {a: {}, a: {fusion.variant: l_dit}}\n", r"unreadable YAML in line 7: found duplicate key a"),
+        ("settings: {a: {}, b: {}}\n", r"settings 'a' and 'b' are the same configuration"),
+        ("settings: {a: {}}\nsetings: {}\n", r"setings: unknown key 'setings' \(did you mean 'settings'\?\)"),
+        ("settings: {a: {}}\nbaseline: b\n", r"baseline: unknown setting 'b'.*known: a"),
+        ("settings: {a: {}}\nseeds: [0, 0]\n", r"seeds: whole numbers from 0, none twice"),
+        ("settings: {a: {}}\nseeds: []\n", r"seeds: "),
+        ("settings: {a: {}}\nreport: {metrics: [iou]}\n", r"report\.metrics: unknown metric 'iou'; known: oiou, miou"),
+        ("settings: {a: {}}\nreport: {splits: [testB]}\n", r"report\.splits: 'testB' is not evaluated; .* val, testA"),
+        ("settings: {a: {training.steps: many}}\n", r"setting 'a': training\.steps: 'many' is not valid"),
+        ("settings: {a: {training.steps: '${nowhere}'}}\n", r"setting 'a': .*nowhere"),
+        ("settings: {a: [}\n", r"unreadable YAML in line \d+"),
+        ("axes: {fusion.dropout: [0.1, '0.1']}\n", r"two settings are named 'dropout=0.1'"),
+        ("", r"nothing to run: give settings, axes, or both"),
+        ("axes: {fusion.dropout: [0.1]}\nexclude: [{fusion.dropout: 0.1}]\n", r"exclude: no setting is left"),
+    ],
+)
+def test_a_mistake_names_file_key_and_value(grid_file: Write, text: str, message: str) -> None:
+    file = grid_file(text)
+    with pytest.raises(GridError, match=message) as raised:
+        load_grid(file)
+    assert str(raised.value).startswith(f"{file}: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_an_unknown_preset_lists_the_known(tmp_path: Path) -> None:
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets" / "small.yaml").write_text("training: {steps: 3}\n")
+    (tmp_path / "g.yaml").write_text("title: t\nbase: {preset: smal}\nsettings: {a: {}}\n")
+    with pytest.raises(
+        GridError, match=r"base\.preset: unknown preset 'smal' \(did you mean 'small'\?\); known: small"
+    ):
+        load_grid(tmp_path / "g.yaml")
+    with pytest.raises(GridError, match="no such file"):
+        load_grid(tmp_path / "none.yaml")
+
+
+def test_what_shows_when_the_model_is_built_names_the_setting(grid_file: Write) -> None:
+    grid = load_grid(grid_file("settings: {a: {}, deep: {fusion.variant: l_dit, fusion.layers: [0, 9]}}\n"))
+    with pytest.raises(GridError, match=r"grid\.yaml: setting 'deep': fusion\.layers: no layer 9"):
+        check_grid(grid)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "ablations").glob("*.yaml")), ids=lambda f: f.stem)
+def test_every_grid_of_the_project_is_valid_and_builds(file: Path) -> None:
+    check_grid(load_grid(file), weights=False)
+
+
+def test_plan_prints_runs_as_json(workbench: Any, tmp_path: Path) -> None:
+    outcome = workbench("plan", ROOT / "ablations" / "demo.yaml", "--json", "--results", tmp_path / "none")
+    runs = json.loads(outcome.out)["runs"]
+    assert [run["setting"] for run in runs] == ["default", "e_dit", "l_dit"]
+    assert all(run["run"].startswith(f"refshapes-vit_mini-{run['setting']}-") for run in runs)
+    assert all(run["state"] == "new" for run in runs)
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,115 @@
+"""Real jobs in real processes, through submitit's local executor."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from workbench.launch.grid import load_grid
+from workbench.store import SUBMISSIONS, RunFolder
+
+Write = Callable[..., Path]
+pytestmark = pytest.mark.slow
+
+
+def command(grid: Path, results: Path, *more: str) -> list[str]:
+    return [sys.executable, "-c", "from workbench.cli import main; main()", "submit", str(grid), "--results",
+            str(results), *more]  # fmt: skip
+
+
+def folders(grid: Path, results: Path) -> list[RunFolder]:
+    return [RunFolder.of(results, run.config, run.seed) for run in load_grid(grid).runs()]
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, f"it ended too early: {process.communicate()}"
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.02)
+
+
+def test_never_more_trainings_than_workers_and_nothing_twice(grid_file: Write, tmp_path: Path) -> None:
+    grid = grid_file(
+        "settings: {a: {}, b: {fusion.variant: l_dit}, bad: {training: {steps: 30, optimizer: {learning_rate: 1.0e+6,"
+        " clip_norm: null}, explosion_factor: 5.0}}}\nseeds: [0, 1]\n"
+    )
+    results = tmp_path / "results"
+    process = subprocess.Popen(
+        command(grid, results, "--workers", "2"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    runs, most = folders(grid, results), 0
+    while process.poll() is None:
+        most = max(most, sum(run.claimed() for run in runs))
+        time.sleep(0.05)
+    out, err = process.communicate()
+    states = {run.name: run.state() for run in runs}
+    assert sorted(states.values()) == ["completed"] * 4 + ["diverged"] * 2, (out, err)
+    assert most == 2
+    assert process.returncode == 2
+    assert "2 of 6 runs are not completed: bad seed 0 diverged (the loss became NaN or rose over 5 times" in err
+    assert "Traceback" not in err
+    logs = {run.name: run.log_file.read_bytes() for run in runs}
+    again = subprocess.run(command(grid, results), capture_output=True, text=True, check=False)
+    assert again.returncode == 2, "what failed is still not completed"
+    assert "6 runs (4 completed, 2 diverged)" in again.stdout
+    assert {run.name: run.log_file.read_bytes() for run in runs} == logs, "something ran again"
+    for folder in (results / SUBMISSIONS).glob("jobs-*"):
+        assert folder.stat().st_mode & 0o777 == 0o700
+    (code,) = (results / SUBMISSIONS).glob("code-*")
+    assert (code / "workbench" / "cli.py").is_file()
+
+
+def test_ctrl_c_saves_and_submitting_again_goes_on(grid_file: Write, tmp_path: Path) -> None:
+    grid = grid_file("settings: {a: {training.steps: 400}, b: {training.steps: 400, fusion.variant: l_dit}}\n")
+    results = tmp_path / "results"
+    process = subprocess.Popen(
+        command(grid, results, "--workers", "2"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    runs = folders(grid, results)
+    wait_for(lambda: all((run.last_event("step") or {}).get("step", 0) >= 3 for run in runs), process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, (out, err)
+    assert "Traceback" not in err
+    assert [run.state() for run in runs] == ["interrupted", "interrupted"]
+    reached = [json.loads(json.dumps(run.last_event("checkpoint")))["step"] for run in runs]
+    assert all(0 < step < 400 for step in reached)
+    for run in runs:
+        assert not run.claimed()
+    again = subprocess.run(command(grid, results, "--workers", "2"), capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "2 runs (2 interrupted)" in again.stdout
+    for run, step in zip(runs, reached, strict=True):
+        assert run.state() == "completed"
+        assert [e["step"] for e in run.events() if e["event"] == "resume"] == [step]
+
+
+def test_a_killed_launcher_loses_and_doubles_nothing(grid_file: Write, tmp_path: Path) -> None:
+    grid = grid_file("settings: {a: {training.steps: 800}}\n")
+    results = tmp_path / "results"
+    process = subprocess.Popen(command(grid, results), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
+    (run,) = folders(grid, results)
+    wait_for(lambda: run.last_event("step") is not None, process)
+    process.kill()
+    process.wait()
+    assert run.state() == "running", "the job outlives its launcher"
+    again = subprocess.run(command(grid, results), capture_output=True, text=True, check=False)
+    assert "1 runs (1 running)" in again.stdout
+    deadline = time.monotonic() + 120
+    while run.state() == "running" and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert run.state() == "completed"
+    assert [e["event"] for e in run.events()].count("start") == 1

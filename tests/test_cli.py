@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from workbench.config import RefshapesRecipe
+from workbench.data import refshapes
+
+Write = Callable[..., Path]
+
+
+def fails(outcome: Any, *parts: str) -> None:
+    assert outcome.code == 2, outcome
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1, outcome.err
+    for part in parts:
+        assert part in outcome.err
+
+
+def test_help_loads_no_heavy_library() -> None:
+    code = (
+        "import sys; sys.argv = ['workbench', '--help']\n"
+        "from workbench import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'matplotlib', 'pandas', 'pydantic', 'numpy', 'omegaconf'}\n"
+        "heavy &= set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("plan", "submit", "status", "table", "figure", "train", "pretrain", "lab", "data"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("setting", "parts"),
+    [
+        ("{fusion.variannt: l_dit}", ["fusion.variannt", "unknown key", "known: variant"]),
+        ("{fusion.variant: m_dit}", ["fusion.variant", "'m_dit'", "known: default, e_dit, l_dit"]),
+        ("{fusion.variant: l_dit, fusion.layers: [0, 7]}", ["fusion.layers", "no layer 7", "0 to 3"]),
+        ("{fusion.variant: l_dit, training.freeze.fusion: true}", ["training.freeze.fusion", "init is zero"]),
+        ("{backbone.checkpoint: /none/sam_vit_b.pth}", ["missing checkpoint", "/none/sam_vit_b.pth"]),
+        ("{text_encoder.name: /none/bert}", ["missing text encoder", "/none/bert"]),
+        ("{evaluation.splits: [val, testA, tast]}", ["no split 'tast'", "testC"]),
+    ],
+)
+def test_a_bad_grid_is_one_line_and_nothing_is_written(
+    workbench: Any, grid_file: Write, tmp_path: Path, setting: str, parts: list[str]
+) -> None:
+    results = tmp_path / "results"
+    fails(workbench("submit", grid_file(f"settings: {{a: {setting}}}\n"), "--results", results), *parts)
+    assert not results.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("settings: {a: {}, a: {fusion.variant: l_dit}}\n", ["duplicate key a"]),
+        ("settings: {a: {}, b: {}}\n", ["'a' and 'b' are the same configuration"]),
+        ("settings: {a: [\n", ["unreadable YAML in line"]),
+    ],
+)
+def test_a_bad_file_is_one_line(workbench: Any, grid_file: Write, tmp_path: Path, text: str, parts: list[str]) -> None:
+    for command in ("plan", "submit", "status", "table"):
+        fails(workbench(command, grid_file(text), "--results", tmp_path / "results"), *parts)
+    assert not (tmp_path / "results").exists()
+
+
+def test_bad_weights_are_one_line(workbench: Any, grid_file: Write, tmp_path: Path) -> None:
+    from workbench.models.backbones import backbones, build_sam
+
+    state = build_sam(backbones["vit_mini"]).state_dict()
+    file = tmp_path / "sam.pth"
+    grid = grid_file(f"settings: {{a: {{backbone.checkpoint: {file}}}}}\n")
+    results = tmp_path / "results"
+    torch.save({k: v for k, v in state.items() if k != "mask_decoder.iou_token.weight"} | {"odd": torch.ones(1)}, file)
+    fails(workbench("submit", grid, "--results", results), "mask_decoder.iou_token.weight", "unexpected keys (odd)")
+    torch.save(state, file)
+    file.write_bytes(file.read_bytes()[:-5000])
+    fails(workbench("submit", grid, "--results", results), "sam.pth: truncated or damaged")
+    assert not results.exists()
+
+
+def test_bad_data_is_one_line(workbench: Any, grid_file: Write, tmp_path: Path) -> None:
+    root = tmp_path / "own"
+    folder = refshapes.ensure(root, RefshapesRecipe(seed=3, train_images=40, eval_images=6))
+    grid = grid_file("settings: {a: {}}\n")
+    results = tmp_path / "results"
+    (folder / "images" / "COCO_train2014_000000000011.png").rename(tmp_path / "away.png")
+    command = ("submit", grid, "--results", results, "--data-root", root)
+    fails(workbench(*command), "missing image COCO_train2014_000000000011.png")
+    (tmp_path / "away.png").rename(folder / "images" / "COCO_train2014_000000000011.png")
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(Path("x")))
+    fails(workbench(*command), "refs(unc).p: refused: it wants to import pathlib")
+    assert not results.exists()
+
+
+def test_the_paper_s_preset_says_which_file_is_missing(workbench: Any, tmp_path: Path) -> None:
+    from tests.conftest import ROOT
+    from workbench.models.backbones import backbones, build_sam
+
+    preset = ROOT / "ablations" / "presets" / "refcoco-vitb.yaml"
+    roots = ("--data-root", tmp_path / "data", "--checkpoint-root", tmp_path / "weights", "--results", tmp_path / "r")
+    fails(workbench("train", preset, *roots), f"no file {tmp_path}/weights/sam_vit_b_01ec64.pth")
+    (tmp_path / "weights").mkdir()
+    torch.save(build_sam(backbones["vit_b"]).state_dict(), tmp_path / "weights" / "sam_vit_b_01ec64.pth")
+    fails(workbench("train", preset, *roots), "missing text encoder 'bert-base-uncased'", f"{tmp_path}/weights")
+    from transformers import BertConfig, BertModel
+
+    from workbench.training.pretrain import build_tokenizer
+
+    folder = tmp_path / "weights" / "bert-base-uncased"
+    BertModel(
+        BertConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8)
+    ).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    fails(workbench("train", preset, *roots), f"missing file {tmp_path}/data/refcoco/instances.json")
+    assert not (tmp_path / "r").exists()
+
+
+def test_data_make_is_repeatable_and_its_folder_is_printed(workbench: Any, tmp_path: Path) -> None:
+    command = ("data", "make", "refshapes", "--root", tmp_path, "--train-images", 2, "--eval-images", 1)
+    first = workbench(*command)
+    assert first.code == 0
+    assert Path(first.out.strip()).is_dir()
+    assert workbench(*command).out == first.out
+    fails(workbench("data", "make", "shapes"), "'shapes' cannot be made; known: refshapes")
+
+
+def test_train_runs_one_setting_in_the_foreground(workbench: Any, grid_file: Write, tmp_path: Path) -> None:
+    grid = grid_file("settings: {a: {}, b: {fusion.variant: l_dit}}\n")
+    outcome = workbench("train", grid, "--setting", "b", "--results", tmp_path / "r")
+    assert outcome.code == 0, outcome.err
+    assert "val: mIoU " in outcome.out
+    assert "6/6 steps" in outcome.err
+    fails(workbench("train", grid, "--setting", "c"), "unknown setting 'c'", "known: a, b")
+    status = workbench("status", grid, "--results", tmp_path / "r")
+    assert "new" in status.out
+    assert "completed" in status.out
+
+
+def test_a_table_without_runs_says_how_to_get_them(workbench: Any, grid_file: Write, tmp_path: Path) -> None:
+    grid = grid_file("settings: {a: {}}\n")
+    fails(workbench("table", grid, "--results", tmp_path), "no completed run yet", "workbench submit")
+    fails(workbench("figure", "bars", grid, "--results", tmp_path), "no completed run yet")

@@ -1,0 +1,35 @@
+"""The project's own promises: one import direction, and commands in the README that exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+
+def test_imports_point_one_way() -> None:
+    lint = Path(sys.executable).parent / "lint-imports"
+    done = subprocess.run([lint, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    import typer
+
+    from workbench.cli import app
+
+    known = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    used = set(re.findall(r"^(?:\.venv/bin/)?workbench (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert used
+    assert used <= known
+    for grid in re.findall(r"(ablations/[\w/-]+\.yaml)", (ROOT / "README.md").read_text()):
+        assert (ROOT / grid).is_file(), grid
+
+
+def test_only_cli_and_progress_print_or_exit() -> None:
+    for file in (ROOT / "workbench").rglob("*.py"):
+        if file.name not in ("cli.py", "progress.py"):
+            assert not re.search(r"(?<![\w.])(print|exit|sys\.exit)\(", file.read_text()), file

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from workbench.config import RunConfig
+from workbench.errors import CheckpointError, DivergedError, InterruptedRun
+from workbench.models.build import build_model
+from workbench.store import RunFolder
+from workbench.training.train import load_trained, train
+
+
+def run(tmp_path: Path, config: RunConfig, seed: int = 0, **options: Any) -> RunFolder:
+    folder = RunFolder.of(tmp_path, config, seed)
+    train(config, seed, folder, **options)
+    return folder
+
+
+def weights(folder: RunFolder, name: str = "model") -> dict[str, torch.Tensor]:
+    place = folder.latest_checkpoint()
+    assert place is not None
+    return load_file(place / f"{name}.safetensors")
+
+
+def identical(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_finished_run_leaves_what_the_design_promises(tmp_path: Path, make_config: Callable[..., RunConfig]) -> None:
+    config = make_config(evaluation__splits=["val", "testB"])
+    folder = run(tmp_path, config)
+    record = folder.record()
+    assert record["state"] == folder.state() == "completed"
+    assert record["identity"] == config.identity_document()
+    assert record["provenance"].keys() >= {"code", "commit", "dirty", "packages", "host", "device", "checkpoint_sha256"}
+    assert {p.name for p in folder.path.iterdir()} == {"run.json", "log.jsonl", "expressions.parquet", "checkpoint"}
+    events = folder.events()
+    assert [e["step"] for e in events if e["event"] == "step"] == [1, 2, 3, 4, 5, 6]
+    assert (events[0]["event"], events[-1]["event"]) == ("start", "end")
+    frame = folder.expressions()
+    assert set(frame["split"]) == {"val", "testB"}
+    assert not frame.duplicated(["split", "sent_id"]).any()
+    for split, metrics in record["metrics"].items():
+        here = frame[frame["split"] == split]
+        assert metrics["expressions"] == len(here)
+        assert metrics["oiou"] == pytest.approx(here["intersection"].sum() / here["union"].sum(), abs=1e-12)
+        assert metrics["miou"] == pytest.approx(here["iou"].mean(), abs=1e-12)
+
+
+def test_the_same_seed_repeats_and_another_does_not(tmp_path: Path, make_config: Callable[..., RunConfig]) -> None:
+    config = make_config(fusion__variant="l_dit")
+    one, two, other = (run(tmp_path / name, config, seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    assert identical(weights(one), weights(two))
+    assert not identical(weights(one), weights(other))
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5])
+def test_a_stopped_run_resumes_to_the_same_weights(
+    tmp_path: Path, make_config: Callable[..., RunConfig], stop_at: int
+) -> None:
+    config = make_config(fusion__variant="e_dit", training__ema__decay=0.9)
+    whole = run(tmp_path / "whole", config)
+    folder = RunFolder.of(tmp_path / "parts", config, 0)
+    asked = iter([False] * (stop_at - 1) + [True])
+    with pytest.raises(InterruptedRun, match=f"stopped at step {stop_at} of 6"):
+        train(config, 0, folder, stop=lambda: next(asked))
+    assert folder.state() == "interrupted"
+    train(config, 0, folder)
+    assert folder.state() == "completed"
+    assert identical(weights(folder), weights(whole))
+    assert identical(weights(folder, "ema"), weights(whole, "ema"))
+    assert not identical(weights(folder, "ema"), weights(folder))
+    steps = [e["step"] for e in folder.events() if e["event"] == "step"]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert folder.record()["metrics"] == whole.record()["metrics"]
+
+
+RUN = """
+import json, sys
+from pathlib import Path
+from workbench.config import RunConfig
+from workbench.store import RunFolder
+from workbench.training.train import train
+config = RunConfig.parse(json.loads(sys.argv[1]))
+train(config, 0, RunFolder.of(Path(sys.argv[2]), config, 0))
+"""
+
+
+@pytest.mark.slow
+def test_sigkill_at_a_random_step_costs_nothing(tmp_path: Path, make_config: Callable[..., RunConfig]) -> None:
+    config = make_config(fusion__variant="l_dit", training__steps=40, machine__checkpoint_minutes=0.0)
+    whole = run(tmp_path / "whole", config)
+    folder = RunFolder.of(tmp_path / "killed", config, 0)
+    command = [sys.executable, "-c", RUN, json.dumps(config.model_dump(mode="json")), str(tmp_path / "killed")]
+    for _ in range(2):
+        process = subprocess.Popen(command)
+        seen = len([e for e in folder.events() if e["event"] == "step"])
+        target = seen + random.randint(2, 12)
+        while len([e for e in folder.events() if e["event"] == "step"]) < target:
+            assert process.poll() is None, "it ended before it was killed"
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        assert folder.state() == "killed"
+    assert subprocess.run(command, check=False).returncode == 0
+    assert any(e["event"] == "resume" for e in folder.events())
+    assert identical(weights(folder), weights(whole))
+    assert folder.record()["metrics"] == whole.record()["metrics"]
+
+
+def test_an_exploding_loss_ends_as_diverged_with_its_step(
+    tmp_path: Path, make_config: Callable[..., RunConfig]
+) -> None:
+    config = make_config(
+        training__steps=30, training__optimizer__learning_rate=1e6, training__optimizer__clip_norm=None,
+        training__schedule__name="constant", training__schedule__warmup=0.1, training__schedule__start=0.0,
+        training__explosion_factor=10,
+    )  # fmt: skip
+    folder = RunFolder.of(tmp_path, config, 0)
+    with pytest.raises(DivergedError, match=r"at step \d+; a lower learning rate") as raised:
+        train(config, 0, folder)
+    record = folder.record()
+    assert record["state"] == "diverged"
+    assert f"at step {raised.value.step}" in record["error"]["message"]
+    assert raised.value.step > 0
+    assert folder.latest_checkpoint() is None, "a diverged state must not be resumed"
+
+
+def test_a_nan_is_found_at_its_step(tmp_path: Path, make_config: Callable[..., RunConfig], monkeypatch: Any) -> None:
+    from workbench.training import train as module
+
+    real, calls = module.mask_loss, iter(range(100))
+    monkeypatch.setattr(module, "mask_loss", lambda *a: real(*a) * (float("nan") if next(calls) >= 3 else 1.0))
+    config = make_config(machine__log_steps=4)
+    with pytest.raises(DivergedError) as raised:
+        run(tmp_path, config)
+    assert raised.value.step == 3
+
+
+@pytest.mark.parametrize("variant", ["default", "e_dit", "l_dit"])
+def test_what_is_frozen_stays_and_the_rest_moves(
+    tmp_path: Path, make_config: Callable[..., RunConfig], variant: str
+) -> None:
+    config = make_config(fusion__variant=variant, training__freeze__image_encoder=True, training__freeze__neck=True)
+    torch.manual_seed(0)
+    before = build_model(config).state_dict()
+    after = weights(run(tmp_path, config))
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert not any(key.startswith(("image_encoder.vit", "prompt_encoder.point")) for key in moved)
+    assert any(key.startswith("mask_decoder") for key in moved)
+    assert any(key.startswith("text_encoder") for key in moved)
+    assert any(key.startswith("image_encoder.fusion") for key in moved) == (variant != "default")
+
+
+def test_a_trained_model_loads_as_it_was_evaluated(tmp_path: Path, make_config: Callable[..., RunConfig]) -> None:
+    from workbench.data.datasets import open_dataset
+    from workbench.data.loading import ReferringDataset
+    from workbench.models.text_encoder import load_tokenizer
+    from workbench.training.evaluate import evaluate
+
+    config = make_config(fusion__variant="l_dit", training__ema__decay=0.5)
+    folder = RunFolder.of(tmp_path, config, 0)
+    with pytest.raises(CheckpointError, match=r"has no checkpoint yet \(state: new\)"):
+        load_trained(config, folder)
+    train(config, 0, folder)
+    dataset = ReferringDataset(open_dataset(config), "val", 64, config.data)
+    tokenizer = load_tokenizer(config.text_encoder, Path())
+    again = evaluate(load_trained(config, folder), tokenizer, dataset, config, torch.device("cpu"))
+    assert again.equals(folder.expressions())
+
+
+def test_other_weights_under_a_begun_run_are_refused(tmp_path: Path, make_config: Callable[..., RunConfig]) -> None:
+    from workbench.models.backbones import backbones, build_sam
+
+    file = tmp_path / "sam.pth"
+    torch.save(build_sam(backbones["vit_mini"]).state_dict(), file)
+    config = make_config(backbone__checkpoint=str(file))
+    folder = RunFolder.of(tmp_path, config, 0)
+    with pytest.raises(InterruptedRun):
+        train(config, 0, folder, stop=lambda: True)
+    torch.save(build_sam(backbones["vit_mini"]).state_dict(), file)
+    with pytest.raises(CheckpointError, match="not the weights this run began with"):
+        train(config, 0, folder)
+
+
+def test_tensorboard_gets_the_loss(tmp_path: Path, make_config: Callable[..., RunConfig]) -> None:
+    folder = run(tmp_path, make_config(machine__trackers=["tensorboard"]))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (file,) = folder.tracker_folder.rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(file.parent)).Reload()
+    logged = [e["loss"] for e in folder.events() if e["event"] == "step"]
+    assert [round(s.value, 4) for s in events.Scalars("loss")] == [round(v, 4) for v in logged]

@@ -147,6 +147,23 @@ def test_train_runs_one_setting_in_the_foreground(workbench: Any, grid_file: Wri
     assert "completed" in status.out
 
 
+def test_what_the_system_refuses_is_one_line(workbench: Any, grid_file: Write, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    grid = grid_file("settings: {a: {}}\n")
+    for command in ("plan", "status", "submit", "table"):
+        fails(workbench(command, grid, "--results", tmp_path / "file"), "Not a directory", str(tmp_path / "file"))
+
+
+def test_a_broken_image_is_named_also_by_a_loader_worker(workbench: Any, grid_file: Write, tmp_path: Path) -> None:
+    root = tmp_path / "own"
+    folder = refshapes.ensure(root, RefshapesRecipe(seed=3, train_images=40, eval_images=6))
+    for image in (folder / "images").iterdir():
+        image.write_bytes(b"no picture")
+    grid = grid_file("settings: {a: {machine.loader_workers: 2}}\n")
+    outcome = workbench("train", grid, "--setting", "a", "--data-root", root, "--results", tmp_path / "r")
+    fails(outcome, ".png: image cannot be decoded")
+
+
 def test_a_table_without_runs_says_how_to_get_them(workbench: Any, grid_file: Write, tmp_path: Path) -> None:
     grid = grid_file("settings: {a: {}}\n")
     fails(workbench("table", grid, "--results", tmp_path), "no completed run yet", "workbench submit")

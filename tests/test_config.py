@@ -12,12 +12,10 @@ from workbench.errors import ConfigError
 OTHER: dict[str, Any] = {
     "backbone.name": "vit_b",
     "backbone.checkpoint": None,
-    "backbone.checkpoint_sha256": "0" * 64,
     "backbone.attention": "windowed",
     "fusion.layers": {"first": 2},
     "fusion.projector.init": "default",
     "text_encoder.name": "other-bert",
-    "text_encoder.sha256": "0" * 64,
     "text_encoder.layer": 1,
     "data.dataset": "refcoco",
     "data.recipe": {"seed": 9},
@@ -67,16 +65,29 @@ def changed(config: RunConfig, key: str) -> RunConfig:
     return RunConfig.model_validate(document)
 
 
+PLAIN = {"training": {"steps": 5}, "fusion": {"variant": "l_dit"}}
+
+
 def every_result_field() -> list[str]:
-    config = RunConfig.parse({"training": {"steps": 5}})
+    config = RunConfig.parse(PLAIN)
     pinned = {"backbone.checkpoint_sha256", "text_encoder.sha256", "training.epochs"}
     return [key for key, _ in leaves(config) if not key.startswith("machine.") and key not in pinned]
 
 
 @pytest.mark.parametrize("key", every_result_field())
 def test_every_field_that_can_change_a_result_changes_the_id(key: str) -> None:
-    config = RunConfig.parse({"training": {"steps": 5}})
+    config = RunConfig.parse(PLAIN)
     assert changed(config, key).setting_id.rpartition("-")[2] != config.setting_id.rpartition("-")[2]
+
+
+def test_what_means_nothing_to_default_sam_makes_no_other_run(make_config: Callable[..., RunConfig]) -> None:
+    one, other = make_config(), make_config(fusion__layers={"first": 2}, fusion__dropout=0.5)
+    assert one.setting_id == other.setting_id
+
+
+def test_a_pin_that_the_shipped_weights_do_not_meet_is_an_error(make_config: Callable[..., RunConfig]) -> None:
+    with pytest.raises(ConfigError, match=r"shipped vit_mini\.safetensors has SHA-256 [0-9a-f]{64}, not 00"):
+        make_config(backbone__checkpoint_sha256="0" * 64)
 
 
 def test_no_field_of_the_machine_changes_the_id(make_config: Callable[..., RunConfig]) -> None:

@@ -29,6 +29,13 @@ def test_every_command_of_the_readme_exists() -> None:
         assert (ROOT / grid).is_file(), grid
 
 
+def test_every_file_the_readme_links_is_kept_in_git() -> None:
+    links = re.findall(r"\]\(([\w./-]+)\)", (ROOT / "README.md").read_text())
+    kept = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert links
+    assert set(links) <= set(kept)
+
+
 def test_only_cli_and_progress_print_or_exit() -> None:
     for file in (ROOT / "workbench").rglob("*.py"):
         if file.name not in ("cli.py", "progress.py"):

@@ -84,6 +84,37 @@ def test_a_log_line_cut_short_by_a_crash_is_left_out(folder: RunFolder) -> None:
     assert folder.last_event("step")["step"] == 1  # type: ignore[index]
 
 
+def test_the_line_after_a_cut_one_is_whole_and_steps_done_again_count_once(folder: RunFolder) -> None:
+    with folder.claim() as log:
+        for step in (1, 2, 3):
+            log.write("step", step=step, part="first")
+    folder.log_file.write_bytes(folder.log_file.read_bytes()[:-5])
+    with folder.claim() as log:
+        log.write("resume", step=1)
+        log.write("step", step=2, part="second")
+    steps = [(e["step"], e["part"]) for e in folder.events() if e["event"] == "step"]
+    assert steps == [(1, "first"), (2, "second")]
+
+
+def test_asking_for_the_state_never_refuses_a_claim(folder: RunFolder) -> None:
+    folder.update(state="running")
+    code = (
+        "from pathlib import Path; from workbench.store import RunFolder\n"
+        f"folder = RunFolder(Path({str(folder.results)!r}), {folder.name!r}); print('asking', flush=True)\n"
+        "while True: folder.state()"
+    )
+    asker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert asker.stdout is not None
+    asker.stdout.readline()
+    try:
+        for _ in range(300):
+            with folder.claim():
+                pass
+    finally:
+        asker.kill()
+        asker.wait()
+
+
 def test_a_checkpoint_counts_only_when_it_is_whole(folder: RunFolder) -> None:
     with folder.new_checkpoint(5) as place:
         (place / "a").write_text("5")

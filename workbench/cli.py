@@ -61,11 +61,15 @@ def main() -> None:
     except WorkbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @app.command()
@@ -104,6 +108,7 @@ def submit(
     from workbench.errors import WorkbenchError
     from workbench.launch import submission
     from workbench.launch.grid import check_grid
+    from workbench.store import FAILED
 
     loaded = _grid(grid, data_root, checkpoint_root)
     planned = submission.plan(loaded, results)
@@ -116,10 +121,13 @@ def submit(
             with _progress(f"data set {config.data.dataset}", "images") as step:
                 open_dataset(config, step)
         print(f"logs in {_run_locally(chosen, results, workers)}")
-    failed = [p for p in submission.plan(loaded, results) if p.state != "completed"]
-    if failed:
+    after = submission.plan(loaded, results)
+    if elsewhere := [p for p in after if p.state == "running"]:
+        print(f"{len(elsewhere)} runs are being trained by other processes; see: workbench status {grid}")
+    if failed := [p for p in after if p.state not in ("completed", "running")]:
         lines = "; ".join(f"{p.run.setting} seed {p.run.seed} {_why(p)}" for p in failed)
-        raise WorkbenchError(f"{len(failed)} of {len(planned)} runs are not completed: {lines}")
+        hint = "; to run them again: --retry-failed" if any(p.state in FAILED for p in failed) else ""
+        raise WorkbenchError(f"{len(failed)} of {len(planned)} runs are not completed: {lines}{hint}")
 
 
 def _why(planned: Any) -> str:
@@ -128,10 +136,8 @@ def _why(planned: Any) -> str:
 
 
 def _run_locally(chosen: list[Any], results: Path, workers: int) -> Path:
-    import torch
-
     from workbench.launch import submission
-    from workbench.launch.local import run_locally
+    from workbench.launch.local import run_locally, visible_gpus
 
     # Not more threads than cores, or the jobs would fight over them.
     threads = max(1, (os.cpu_count() or 1) // min(workers, len(chosen)))
@@ -141,7 +147,7 @@ def _run_locally(chosen: list[Any], results: Path, workers: int) -> Path:
     from workbench.progress import SubmissionProgress
 
     with SubmissionProgress(chosen) as progress:
-        run_locally(made, folder, submission.snapshot(results), workers, torch.cuda.device_count(), progress.tick)
+        run_locally(made, folder, submission.snapshot(results), workers, visible_gpus(), progress.tick)
     return folder
 
 

@@ -21,6 +21,7 @@ SCHEMA_VERSION = 1
 """Part of every identity; raised when a field changes its meaning."""
 
 ASSETS = Path(__file__).parent / "assets"
+BERT_MINI = ASSETS / "bert_mini"
 BUILTIN = "builtin"
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -44,7 +45,7 @@ class BackboneConfig(Section):
     image_size: int = Field(64, ge=8)
     """Side of the square the image is fitted into, in pixels."""
     attention: Literal["global", "windowed"] = "global"
-    decoder_depth: int = Field(2, ge=1)
+    decoder_depth: int = Field(2, ge=2)
     """Layers of the mask decoder's two-way transformer; those past SAM's two start from random weights."""
 
 
@@ -87,7 +88,7 @@ class TextEncoderConfig(Section):
     name: str = "bert_mini"
     """`bert_mini` (shipped), a Hugging Face directory, its name under `machine.checkpoint_root`, or a hub name."""
     sha256: str | None = None
-    """Digest of the shipped weights; filled in for `bert_mini`."""
+    """Pins the content of a directory's weights file; filled in for `bert_mini`."""
     pretrained: bool = True
     layer: int | None = Field(None, ge=1)
     """Take the output of this layer, counted from 1; null means the last."""
@@ -258,10 +259,10 @@ class RunConfig(Section):
                 raise ValueError(
                     f"backbone.checkpoint: no weights of {name!r} are shipped; name an official SAM file, or null"
                 )
-            values["backbone"] = {**backbone, "checkpoint_sha256": digest_of(asset)}
+            values["backbone"] = {**backbone, "checkpoint_sha256": _pinned(backbone, "checkpoint_sha256", asset)}
         text = values.get("text_encoder", {})
         if isinstance(text, dict) and text.get("name", "bert_mini") == "bert_mini":
-            values["text_encoder"] = {**text, "sha256": digest_of(ASSETS / "bert_mini" / "model.safetensors")}
+            values["text_encoder"] = {**text, "sha256": _pinned(text, "sha256", BERT_MINI / "model.safetensors")}
         return values
 
     @classmethod
@@ -277,6 +278,9 @@ class RunConfig(Section):
         document: dict[str, Any] = self.model_dump(mode="json", exclude={"machine"})
         if (checkpoint := self.backbone.checkpoint) is not None:
             document["backbone"]["checkpoint"] = PurePath(checkpoint).name
+        if self.fusion.variant == "default":
+            # Nothing else of the section means anything there.
+            document["fusion"] = {"variant": "default"}
         if _is_path(self.text_encoder.name):
             document["text_encoder"]["name"] = PurePath(self.text_encoder.name).name
         return {"schema": SCHEMA_VERSION, "config": document}
@@ -309,6 +313,13 @@ def digest_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _pinned(section: Mapping[str, Any], key: str, asset: Path) -> str:
+    digest = digest_of(asset)
+    if section.get(key) not in (None, digest):
+        raise ValueError(f"{key}: the shipped {asset.name} has SHA-256 {digest}, not {section[key]}")
+    return digest
 
 
 def _is_path(name: str) -> bool:

@@ -26,6 +26,10 @@ class CheckpointError(WorkbenchError):
     """A weights file is missing, damaged, or belongs to another model."""
 
 
+class MissingCheckpoint(CheckpointError):
+    """A weights file is not there."""
+
+
 class DivergedError(WorkbenchError):
     """The loss became NaN or exploded; `step` is the first bad one."""
 

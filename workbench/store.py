@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 State = Literal["new", "running", "completed", "failed", "diverged", "interrupted", "killed"]
-FINISHED: tuple[State, ...] = ("completed",)
 FAILED: tuple[State, ...] = ("failed", "diverged")
 
+CLAIM_SECONDS = 1.0
 RUNS = "runs"
 SUBMISSIONS = "submissions"
 TENSORBOARD = "tensorboard"
@@ -117,7 +117,11 @@ class RunFolder:
     def state(self) -> State:
         """The run's state; one that says it is running but that nobody trains was `killed`."""
         state: State = self.record().get("state", "new")
-        return "killed" if state == "running" and not self.claimed() else state
+        if state == "running" and not self.claimed():
+            # It may have ended between the two looks.
+            state = self.record().get("state", "new")
+            return "killed" if state == "running" else state
+        return state
 
     def claimed(self) -> bool:
         """Whether a process is training this run now."""
@@ -138,20 +142,32 @@ class RunFolder:
             RunBusy: somebody else holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with self.log_file.open("ab") as stream:
+        with self.log_file.open("a+b") as stream:
+            deadline = time.monotonic() + CLAIM_SECONDS
+            while True:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    # Somebody who only asks for the state holds it for an instant, too.
+                    if time.monotonic() > deadline:
+                        raise RunBusy(f"{self.name} is being trained by another process") from None
+                    time.sleep(0.02)
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunBusy(f"{self.name} is being trained by another process") from None
-            yield RunLog(stream)
+                yield RunLog(stream)
+            finally:
+                fcntl.flock(stream, fcntl.LOCK_UN)
 
     def events(self) -> list[dict[str, Any]]:
-        """The log, oldest first; a last line that a crash cut short is left out."""
-        found = []
+        """The log, oldest first, without lines that a crash cut short or steps that a resumed run did again."""
+        found: list[dict[str, Any]] = []
         with contextlib.suppress(FileNotFoundError):
             for line in self.log_file.read_bytes().splitlines():
                 with contextlib.suppress(ValueError):
-                    found.append(json.loads(line))
+                    event = json.loads(line)
+                    if event["event"] == "resume":
+                        found = [e for e in found if e["event"] != "step" or e["step"] <= event["step"]]
+                    found.append(event)
         return found
 
     def last_event(self, kind: str) -> dict[str, Any] | None:
@@ -188,6 +204,9 @@ class RunFolder:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         yield partial
+        for file in partial.iterdir():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
         final = self.checkpoints / f"step-{step:08d}"
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
@@ -206,6 +225,15 @@ class RunLog:
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
+        size = stream.seek(0, os.SEEK_END)
+        if size:
+            stream.seek(size - 1)
+            if stream.read(1) != b"\n":
+                stream.write(b"\n")
+
+    def fileno(self) -> int:
+        """The descriptor that holds the claim; a forked process must close it, or it would hold the claim on."""
+        return int(self._stream.fileno())
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one line: the event's name, the time, and its fields."""

@@ -49,7 +49,7 @@ def test_tracing_leaves_the_output_alone_and_its_maps_are_the_softmax(
                 rows = probabilities[0, :6, 6:].unflatten(1, (8, 8))
                 torch.testing.assert_close(layer.word_to_image, rows, rtol=1e-5, atol=1e-7)
         elif layer.layer in (0, 2):
-            assert layer.keys == 16 + 6
+            assert layer.keys == 16 + 5
             window = layer.image_to_word[:, :4, 4:]  # the second window
             torch.testing.assert_close(
                 window, probabilities[1, -16:, :6].t().unflatten(1, (4, 4)), rtol=1e-5, atol=1e-7
@@ -57,6 +57,17 @@ def test_tracing_leaves_the_output_alone_and_its_maps_are_the_softmax(
     assert [layer.layer for layer in found.decoder] == [0, 1]
     for layer in found.decoder:
         torch.testing.assert_close(layer.word_to_image.sum(dim=(1, 2)), torch.ones(6))
+
+
+@pytest.mark.parametrize("layout", ["global", "windowed"])
+def test_uniform_attention_reads_one_whatever_the_padding(make_config: Callable[..., RunConfig], layout: str) -> None:
+    model = build_model(make_config(fusion__variant="l_dit", backbone__attention=layout)).eval()
+    for block in model.image_encoder.vit.blocks:
+        torch.nn.init.zeros_(block.attn.qkv.weight)
+        torch.nn.init.zeros_(block.attn.qkv.bias)
+    ids, mask = torch.tensor([[2, 20, 3, 0, 0, 0, 0]]), torch.tensor([[1, 1, 1, 0, 0, 0, 0]])
+    for layer in trace(model, torch.randn(1, 3, 64, 64), ids, mask).encoder:
+        torch.testing.assert_close(layer.word_to_image * layer.keys, torch.ones(7, 8, 8))
 
 
 def test_decoder_rows_are_those_of_segment_anything_s_attention(make_config: Callable[..., RunConfig]) -> None:

@@ -63,6 +63,23 @@ def test_a_preset_lies_under_its_overrides(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_rule_of_layers_replaces_the_one_below_it(grid_file: Write) -> None:
+    grid = load_grid(
+        grid_file(
+            "settings: {a: {fusion.variant: l_dit, fusion.layers: {last: 1}}}\naxes: {fusion.layers: [{first: 2}]}\n"
+        )
+    )
+    assert next(iter(grid.settings.values())).fusion.layers == {"first": 2}
+
+
+def test_a_misspelt_tracker_lists_the_known(grid_file: Write) -> None:
+    grid = load_grid(grid_file("settings: {a: {machine.trackers: [tensorbord]}}\n"))
+    with pytest.raises(
+        GridError, match=r"machine\.trackers: unknown tracker 'tensorbord' \(did you mean 'tensorboard'"
+    ):
+        check_grid(grid)
+
+
 def test_interpolations_are_resolved(grid_file: Write) -> None:
     grid = load_grid(grid_file("settings: {a: {training.batch_size: 2, training.steps: '${training.batch_size}'}}\n"))
     assert grid.settings["a"].training.steps == 2
@@ -82,7 +99,22 @@ def test_interpolations_are_resolved(grid_file: Write) -> None:
         ("settings: {a: {}}\nseeds: [0, 0]\n", r"seeds: whole numbers from 0, none twice"),
         ("settings: {a: {}}\nseeds: []\n", r"seeds: "),
         ("settings: {a: {}}\nreport: {metrics: [iou]}\n", r"report\.metrics: unknown metric 'iou'; known: oiou, miou"),
-        ("settings: {a: {}}\nreport: {splits: [testB]}\n", r"report\.splits: 'testB' is not evaluated; .* val, testA"),
+        (
+            "settings: {a: {}}\nreport: {splits: [testB]}\n",
+            r"report\.splits: 'testB' is not evaluated .* are val, testA",
+        ),
+        ("settings: {a: {}}\nreport: {metrics: []}\n", r"report\.metrics: "),
+        ("settings: {a: {}}\nreport: {figure_split: testC}\n", r"report\.figure_split: 'testC' is not evaluated"),
+        (
+            "settings: {a: {}, b: {evaluation.splits: [val]}}\n",
+            r"report\.splits: 'testA' is not evaluated by setting 'b'",
+        ),
+        ("axes: {fusion.dropout: []}\n", r"axes\.fusion\.dropout: at least one value"),
+        ("axes: {fusion.dropout: [0.1]}\nexclude: [{dropout: 0.1}]\n", r"exclude: unknown axis 'dropout'"),
+        (
+            "axes: {fusion.dropout: [0.1]}\nexclude: [{fusion.dropout: 0.2}]\n",
+            r"exclude\.fusion\.dropout: 0\.2 is none",
+        ),
         ("settings: {a: {training.steps: many}}\n", r"setting 'a': training\.steps: 'many' is not valid"),
         ("settings: {a: {training.steps: '${nowhere}'}}\n", r"setting 'a': .*nowhere"),
         ("settings: {a: [}\n", r"unreadable YAML in line \d+"),

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from workbench.launch.grid import load_grid
+from workbench.launch.local import _environment
 from workbench.store import SUBMISSIONS, RunFolder
 
 Write = Callable[..., Path]
@@ -56,6 +58,7 @@ def test_never_more_trainings_than_workers_and_nothing_twice(grid_file: Write, t
     assert most == 2
     assert process.returncode == 2
     assert "2 of 6 runs are not completed: bad seed 0 diverged (the loss became NaN or rose over 5 times" in err
+    assert "--retry-failed" in err
     assert "Traceback" not in err
     logs = {run.name: run.log_file.read_bytes() for run in runs}
     again = subprocess.run(command(grid, results), capture_output=True, text=True, check=False)
@@ -66,6 +69,18 @@ def test_never_more_trainings_than_workers_and_nothing_twice(grid_file: Write, t
         assert folder.stat().st_mode & 0o777 == 0o700
     (code,) = (results / SUBMISSIONS).glob("code-*")
     assert (code / "workbench" / "cli.py").is_file()
+
+
+def test_jobs_import_the_snapshot_and_not_the_tree_they_stand_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "workbench").mkdir()
+    (tmp_path / "workbench" / "__init__.py").touch()
+    (tmp_path / "probe.py").write_text("import workbench; print(workbench.__file__)")
+    monkeypatch.chdir(ROOT)
+    with _environment(tmp_path, threads=1):
+        done = subprocess.run([sys.executable, "-m", "probe"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(tmp_path / "workbench" / "__init__.py")
 
 
 def test_ctrl_c_saves_and_submitting_again_goes_on(grid_file: Write, tmp_path: Path) -> None:

@@ -37,13 +37,14 @@ def test_a_run_that_another_process_trains_is_left_alone(grid_file: Callable[[st
         assert to_train(plan(grid, tmp_path), retry_failed=True) == []
 
 
-def test_a_resumed_run_keeps_its_number_of_threads(
+def test_jobs_hold_absolute_paths_and_fill_in_threads(
     grid_file: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    grid = load_grid(grid_file("settings: {a: {machine.data_root: here}, b: {fusion.variant: l_dit}}\n"))
+    grid = load_grid(
+        grid_file("settings: {a: {machine.data_root: here, machine.threads: 1}, b: {fusion.variant: l_dit}}\n")
+    )
     planned = plan(grid, tmp_path)
-    planned[0].folder.update(state="interrupted", machine={"threads": 1})
     made = jobs(planned, Path("results"), threads=7)
     assert [job.config["machine"]["threads"] for job in made] == [1, 7]
     assert made[0].config["machine"]["data_root"] == str(tmp_path / "here")

@@ -55,13 +55,38 @@ def test_missing_and_broken_encoders_are_named(tmp_path: Path, bert: Path) -> No
     with pytest.raises(CheckpointError, match=r"empty: not a readable text encoder"):
         check_text_encoder(TextEncoderConfig(name=str(tmp_path / "empty")), Path())
     (tmp_path / "half").mkdir()
-    (tmp_path / "half" / "config.json").write_bytes((bert / "config.json").read_bytes())
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "half" / name).write_bytes((bert / name).read_bytes())
     with pytest.raises(CheckpointError, match=r"half holds neither model\.safetensors nor"):
         check_text_encoder(TextEncoderConfig(name=str(tmp_path / "half")), Path())
     weights = (bert / "model.safetensors").read_bytes()
     (tmp_path / "half" / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(CheckpointError, match="half: not a readable text encoder"):
+    with pytest.raises(CheckpointError, match=r"half.*: (not a readable|truncated)"):
         load_text_encoder(TextEncoderConfig(name=str(tmp_path / "half")), Path())
+
+
+def test_a_directory_without_a_vocabulary_is_refused(tmp_path: Path, bert: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((bert / name).read_bytes())
+    with pytest.raises(CheckpointError, match="tokenizer"):
+        check_text_encoder(TextEncoderConfig(name=str(tmp_path)), Path())
+
+
+def test_a_pin_is_checked_and_so_are_positions_and_kind(bert: Path, tmp_path: Path) -> None:
+    from transformers import DistilBertConfig
+
+    from workbench.errors import ConfigError
+    from workbench.models.text_encoder import build_from_shape
+
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors: its SHA-256 is [0-9a-f]{64}, the configuration pins 00"
+    ):
+        check_text_encoder(TextEncoderConfig(name=str(bert), sha256="0" * 64), Path())
+    with pytest.raises(ConfigError, match=r"text_encoder\.max_tokens: 65 is more than the encoder's 64 positions"):
+        build_from_shape(TextEncoderConfig(max_tokens=65), Path())
+    DistilBertConfig(dim=16, n_heads=2, n_layers=1, hidden_dim=16).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"text_encoder\.name: distilbert is not built like BERT"):
+        build_from_shape(TextEncoderConfig(name=str(tmp_path)), Path())
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path, bert: Path) -> None:

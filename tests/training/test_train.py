@@ -118,6 +118,77 @@ def test_sigkill_at_a_random_step_costs_nothing(tmp_path: Path, make_config: Cal
     assert folder.record()["metrics"] == whole.record()["metrics"]
 
 
+@pytest.mark.slow
+def test_loader_workers_do_not_hold_a_dead_run(tmp_path: Path, make_config: Callable[..., RunConfig]) -> None:
+    config = make_config(training__steps=5000, machine__loader_workers=2)
+    folder = RunFolder.of(tmp_path, config, 0)
+    command = [sys.executable, "-c", RUN, json.dumps(config.model_dump(mode="json")), str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while folder.last_event("step") is None:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert folder.state() == "killed"
+
+
+@pytest.mark.slow
+def test_two_processes_train_to_the_metrics_of_one(tmp_path: Path, make_config: Callable[..., RunConfig]) -> None:
+    config = make_config(
+        fusion__variant="l_dit", fusion__dropout=0.0, text_encoder__max_tokens=12, machine__device="cpu",
+        training__ema__decay=0.9, evaluation__splits=["val", "testB"],
+    )  # fmt: skip
+    config = config.model_copy(update={"machine": config.machine.model_copy(update={"log_steps": 2})})
+    alone = run(tmp_path / "one", config)
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    done = subprocess.run(
+        [*launcher, json.dumps(config.model_dump(mode="json")), str(tmp_path / "two")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    folder = RunFolder.of(tmp_path / "two", config, 0)
+    assert folder.record()["processes"] == 2
+    frame = folder.expressions()
+    assert not frame.duplicated(["split", "sent_id"]).any()
+    assert list(frame["sent_id"]) == list(alone.expressions()["sent_id"])
+    for split, metrics in alone.record()["metrics"].items():
+        for name, value in metrics.items():
+            assert folder.record()["metrics"][split][name] == pytest.approx(value, abs=0.02), (split, name)
+    assert [e["event"] for e in folder.events()].count("start") == 1
+
+
+def test_a_begun_run_keeps_its_number_of_threads(tmp_path: Path, make_config: Callable[..., RunConfig]) -> None:
+    folder = RunFolder.of(tmp_path, make_config(), 0)
+    with pytest.raises(InterruptedRun):
+        train(make_config(), 0, folder, stop=lambda: True)
+    train(make_config(machine__threads=2), 0, folder)
+    assert folder.record()["machine"]["threads"] == torch.get_num_threads() == 1
+
+
+def test_the_codes_of_every_session_are_kept(
+    tmp_path: Path, make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder.of(tmp_path, make_config(), 0)
+    monkeypatch.setattr("workbench.training.provenance.code_digest", lambda: "aaa")
+    with pytest.raises(InterruptedRun):
+        train(make_config(), 0, folder, stop=lambda: True)
+    monkeypatch.setattr("workbench.training.provenance.code_digest", lambda: "bbb")
+    train(make_config(), 0, folder)
+    assert folder.record()["codes"] == ["aaa", "bbb"]
+
+
+def test_a_stop_in_the_evaluation_resumes_there(tmp_path: Path, make_config: Callable[..., RunConfig]) -> None:
+    folder = RunFolder.of(tmp_path, make_config(), 0)
+    asked = iter([False] * 6 + [True])
+    with pytest.raises(InterruptedRun, match="before the evaluation of val"):
+        train(make_config(), 0, folder, stop=lambda: next(asked))
+    train(make_config(), 0, folder)
+    assert folder.state() == "completed"
+    assert [e["step"] for e in folder.events() if e["event"] == "step"] == [1, 2, 3, 4, 5, 6]
+
+
 def test_an_exploding_loss_ends_as_diverged_with_its_step(
     tmp_path: Path, make_config: Callable[..., RunConfig]
 ) -> None:

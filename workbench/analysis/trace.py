@@ -26,9 +26,10 @@ class LayerAttention:
 
     Attributes:
         layer: index of the block.
-        word_to_image: L×H×W, row of each word over the image; its sum is the word's mass on the image, at most 1.
+        word_to_image: L×H×W, row of each word over the image; its sum is the word's mass on the image, at most 1 (in
+            windows, at most their number).
         image_to_word: L×H×W, how much each place attends to each word.
-        keys: how many keys the softmax ran over, so 1/keys is uniform attention.
+        keys: how many keys the softmax ran over, masked padding left out, so 1/keys is uniform attention.
     """
 
     layer: int
@@ -102,7 +103,8 @@ def _of_block(record: BlockRecord) -> LayerAttention:
             maps = window_unpartition(maps, record.window_size, padded, (height, width))
         return maps[0].permute(2, 0, 1)
 
-    return LayerAttention(record.layer, whole(rows), whole(columns), k.shape[2])
+    seen_words = words if mask is None else int(mask[0].sum())
+    return LayerAttention(record.layer, whole(rows), whole(columns), grid[0] * grid[1] + seen_words)
 
 
 def _probabilities(inputs: AttentionInput, start: int, stop: int) -> Tensor:

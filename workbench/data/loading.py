@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -173,8 +175,13 @@ def training_loader(
     workers: int = 0,
     rank: int = 0,
     world: int = 1,
+    close_in_workers: int | None = None,
 ) -> DataLoader[dict[str, Any]]:
-    """Batches from step `start` on: pixels B×3×S×S uint8, mask B×S×S, content B×4, and the list of sentences."""
+    """Batches from step `start` on: pixels B×3×S×S uint8, mask B×S×S, content B×4, and the list of sentences.
+
+    Args:
+        close_in_workers: a file descriptor that the workers must not inherit.
+    """
     referents = [e.ref_id for e in dataset.expressions] if config.epoch == "referents" else None
     sampler = StepSampler(len(dataset), batch_size, steps, seed, start, referents, rank, world)
     return DataLoader(
@@ -183,9 +190,14 @@ def training_loader(
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
+        worker_init_fn=None if close_in_workers is None else functools.partial(_close, close_in_workers),
         # The workers' own seeds are not used, but drawing one from the global state would disturb a resumed run.
         generator=torch.Generator().manual_seed(0),
     )
+
+
+def _close(descriptor: int, worker: int) -> None:
+    os.close(descriptor)
 
 
 @dataclass(frozen=True)

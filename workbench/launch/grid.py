@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from yaml import YAMLError
 
-from workbench.config import MachineConfig, RunConfig, run_id
+from workbench.config import RunConfig, run_id
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.registry import unknown_name
 
@@ -32,7 +32,7 @@ class ReportConfig(BaseModel):
 
     splits: tuple[str, ...] = ()
     """Columns of the table; empty means every evaluated split."""
-    metrics: tuple[str, ...] = ("miou", "oiou")
+    metrics: tuple[str, ...] = Field(("miou", "oiou"), min_length=1)
     figure_split: str = "val"
     """The split that pictures are drawn from."""
     examples: int = Field(4, ge=1)
@@ -125,7 +125,8 @@ def load_grid(file: Path, machine: Mapping[str, Any] | None = None) -> Grid:
     settings: dict[str, RunConfig] = {}
     owner: dict[str, str] = {}
     for name, overrides in _expanded(file, grid):
-        config = _checked(file, name, _merged(file, name, base, overrides, {"machine": dict(machine or {})}))
+        values = _merged(base, overrides, {"machine": dict(machine or {})})
+        config = _checked(file, name, _resolved(file, name, values))
         if name in settings:
             raise GridError(f"{file}: two settings are named {name!r}")
         if config.setting_id in owner:
@@ -134,19 +135,27 @@ def load_grid(file: Path, machine: Mapping[str, Any] | None = None) -> Grid:
         settings[name] = config
     if grid.baseline is not None and grid.baseline not in settings:
         raise GridError(f"{file}: baseline: {unknown_name('setting', grid.baseline, list(settings))}")
-    for config in settings.values():
-        wrong = set(grid.report.splits) - set(config.evaluation.splits)
-        if wrong:
-            raise GridError(
-                f"{file}: report.splits: {sorted(wrong)[0]!r} is not evaluated; "
-                f"evaluation.splits are {', '.join(config.evaluation.splits)}"
-            )
+    _check_report(file, grid.report, settings)
     return Grid(file, grid.title, settings, tuple(sorted(grid.seeds)), grid.baseline, grid.report)
+
+
+def _check_report(file: Path, report: ReportConfig, settings: Mapping[str, RunConfig]) -> None:
+    """A table's splits must be evaluated by every setting, and a picture's by all as well."""
+    first = next(iter(settings.values())).evaluation.splits
+    for key, splits in (("splits", report.splits or first), ("figure_split", (report.figure_split,))):
+        for name, config in settings.items():
+            wrong = [split for split in splits if split not in config.evaluation.splits]
+            if wrong:
+                raise GridError(
+                    f"{file}: report.{key}: {wrong[0]!r} is not evaluated by setting {name!r}; "
+                    f"its evaluation.splits are {', '.join(config.evaluation.splits)}"
+                )
 
 
 def load_preset(file: Path, machine: Mapping[str, Any] | None = None) -> RunConfig:
     """A preset file as a configuration of its own."""
-    return _checked(file, None, _merged(file, None, read_yaml(file), {"machine": dict(machine or {})}))
+    values = _merged(read_yaml(file), {"machine": dict(machine or {})})
+    return _checked(file, None, _resolved(file, None, values))
 
 
 def is_preset(file: Path) -> bool:
@@ -165,10 +174,20 @@ def check_grid(grid: Grid, weights: bool = True) -> None:
     for name, config in grid.settings.items():
         try:
             check_config(config)
+            _check_trackers(config)
             if weights:
                 check_weights(config)
         except WorkbenchError as error:
             raise GridError(f"{grid.file}: setting {name!r}: {error}") from None
+
+
+def _check_trackers(config: RunConfig) -> None:
+    from accelerate.utils import LoggerType
+
+    known = [str(kind.value) for kind in LoggerType if kind.value != "all"]
+    for name in config.machine.trackers:
+        if name not in known:
+            raise ConfigError("machine.trackers", unknown_name("tracker", name, known))
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -198,7 +217,7 @@ def _with_preset(file: Path, base: dict[str, Any]) -> dict[str, Any]:
     if preset is None:
         known = sorted(p.stem for p in (file.parent / "presets").glob("*.yaml"))
         raise GridError(f"{file}: base.preset: {unknown_name('preset', name, known)}")
-    return _merged(file, None, read_yaml(preset), own)
+    return _merged(read_yaml(preset), own)
 
 
 def _expanded(file: Path, grid: GridFile) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -206,10 +225,20 @@ def _expanded(file: Path, grid: GridFile) -> Iterator[tuple[str, dict[str, Any]]
     names: dict[str, dict[str, Any]] = {name: over or {} for name, over in grid.settings.items()}
     if not names and not grid.axes:
         raise GridError(f"{file}: nothing to run: give settings, axes, or both")
+    for key, values in grid.axes.items():
+        if not values:
+            raise GridError(f"{file}: axes.{key}: at least one value is needed")
+    for rule in grid.exclude:
+        for key, value in rule.items():
+            known = list(names) if key == "setting" else grid.axes.get(key)
+            if known is None:
+                raise GridError(f"{file}: exclude: {unknown_name('axis', key, ['setting', *grid.axes])}")
+            if value not in known:
+                raise GridError(f"{file}: exclude.{key}: {value!r} is none of its values, {known}")
     found = False
     for name, overrides in (names or {"": {}}).items():
-        for values in itertools.product(*grid.axes.values()):
-            point = dict(zip(grid.axes, values, strict=True))
+        for chosen in itertools.product(*grid.axes.values()):
+            point = dict(zip(grid.axes, chosen, strict=True))
             if any(
                 all({**point, "setting": name}.get(key) == value for key, value in rule.items())
                 for rule in grid.exclude
@@ -226,22 +255,44 @@ def _short(value: Any) -> str:
     return ":".join(f"{k}:{v}" for k, v in value.items()) if isinstance(value, dict) else str(value).replace(" ", "")
 
 
-def _merged(file: Path, setting: str | None, *layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Later layers over earlier ones, dotted keys spelled out, interpolations resolved."""
+REPLACED = frozenset({"fusion.layers", "exclude"})
+"""Keys whose mapping is one value: a later one takes the place of an earlier one instead of joining it."""
+
+
+def _merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Later layers over earlier ones, dotted keys spelled out; nothing is resolved yet."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            *parents, last = str(key).split(".")
+            for parent in reversed(parents):
+                value, last = {last: value}, parent
+            _put(merged, last, value, "")
+    return merged
+
+
+def _put(into: dict[str, Any], key: str, value: Any, above: str) -> None:
+    path = f"{above}.{key}".lstrip(".")
+    if not isinstance(value, dict) or path in REPLACED:
+        into[key] = value
+        return
+    if not isinstance(into.get(key), dict):
+        into[key] = {}
+    for name, inner in value.items():
+        *parents, last = str(name).split(".")
+        for parent in reversed(parents):
+            inner, last = {last: inner}, parent
+        _put(into[key], last, inner, path)
+
+
+def _resolved(file: Path, setting: str | None, values: dict[str, Any]) -> dict[str, Any]:
+    """OmegaConf's interpolations filled in."""
     try:
-        merged = OmegaConf.merge(*(_nested(layer) for layer in layers))
-        resolved = OmegaConf.to_container(merged, resolve=True)
-    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        resolved = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
+    except OmegaConfBaseException as error:
         raise GridError(f"{_where(file, setting)}: {str(error).splitlines()[0]}") from None
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
-
-
-def _nested(layer: Mapping[str, Any]) -> Any:
-    config = OmegaConf.create({})
-    for key, value in layer.items():
-        OmegaConf.update(config, key, value, merge=True, force_add=True)
-    return config
 
 
 def _checked(file: Path, setting: str | None, values: dict[str, Any]) -> RunConfig:
@@ -266,4 +317,4 @@ def _mistake(error: ValidationError) -> str:
     return f"{key}: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r}"
 
 
-__all__ = ["Grid", "GridError", "MachineConfig", "Run", "check_grid", "is_preset", "load_grid", "load_preset"]
+__all__ = ["Grid", "GridError", "Run", "check_grid", "is_preset", "load_grid", "load_preset"]

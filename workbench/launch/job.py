@@ -29,6 +29,10 @@ class TrainingJob:
 
     def __call__(self) -> str:
         """Train the run; returns its id."""
+        stopping: list[int] = []
+        # First of all: loading torch takes seconds in which a signal would be lost.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda received, frame: stopping.append(received))
         from workbench.errors import InterruptedRun
         from workbench.store import RunFolder
         from workbench.training.train import train
@@ -36,9 +40,6 @@ class TrainingJob:
         logging.basicConfig(
             level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", force=True
         )
-        stopping: list[int] = []
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda received, frame: stopping.append(received))
         config = RunConfig.parse(self.config)
         folder = RunFolder.of(Path(self.results), config, self.seed)
         try:

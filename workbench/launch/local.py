@@ -12,6 +12,7 @@ from typing import Any
 
 import submitit
 
+from workbench.errors import ConfigError
 from workbench.launch.job import TrainingJob
 
 POLL_SECONDS = 0.2
@@ -24,10 +25,10 @@ def run_locally(
     folder: Path,
     code: Path,
     workers: int,
-    gpus: int,
+    gpus: Sequence[int],
     tick: Callable[[int, int], None],
 ) -> None:
-    """Run all jobs, at most `workers` at once, each with the next GPU if there are any; returns when all have ended.
+    """Run all jobs, at most `workers` at once, each with one of `gpus` if there are any; returns when all have ended.
 
     On KeyboardInterrupt the running jobs are asked to save a checkpoint, and are waited for, before it goes on up.
 
@@ -56,15 +57,39 @@ def run_locally(
         raise
 
 
-def _gpu(slot: int, gpus: int) -> dict[str, Any]:
-    return {"gpus_per_node": 1, "visible_gpus": [slot % gpus]} if gpus else {"gpus_per_node": 0}
+def visible_gpus() -> list[int]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES numbers them; none without a GPU.
+
+    Raises:
+        ConfigError: the variable names them otherwise than by number, which submitit cannot pass on.
+    """
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not torch.cuda.is_available():
+        return []
+    if named is None:
+        return list(range(torch.cuda.device_count()))
+    try:
+        return [int(number) for number in named.split(",")]
+    except ValueError:
+        raise ConfigError("CUDA_VISIBLE_DEVICES", f"{named!r}: name GPUs by number, as in 0,1") from None
+
+
+def _gpu(slot: int, gpus: Sequence[int]) -> dict[str, Any]:
+    return {"gpus_per_node": 1, "visible_gpus": [gpus[slot % len(gpus)]]} if gpus else {"gpus_per_node": 0}
 
 
 @contextlib.contextmanager
 def _environment(code: Path, threads: int) -> Iterator[None]:
     """What a job's processes inherit. Ctrl-C must reach the launcher alone, which then stops the jobs in order."""
     path = os.environ.get("PYTHONPATH")
-    wanted = {"PYTHONPATH": f"{code}{os.pathsep}{path}" if path else str(code), "OMP_NUM_THREADS": str(threads)}
+    wanted = {
+        "PYTHONPATH": f"{code}{os.pathsep}{path}" if path else str(code),
+        # submitit starts `python -m`, which would put the working folder, and so the live tree, before the snapshot.
+        "PYTHONSAFEPATH": "1",
+        "OMP_NUM_THREADS": str(threads),
+    }
     before = {name: os.environ.get(name) for name in wanted}
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -10,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.config import digest_of
+from workbench.config import BUILTIN, digest_of
+from workbench.errors import MissingCheckpoint
 from workbench.launch.grid import Grid, Run
 from workbench.launch.job import TrainingJob
 from workbench.store import FAILED, SUBMISSIONS, RunFolder, State
@@ -26,9 +28,27 @@ class PlannedRun:
 
 
 def plan(grid: Grid, results: Path) -> list[PlannedRun]:
-    """Every run of a grid with its state; StoreError when a stored run contradicts its id."""
+    """Every run of a grid with its state; StoreError when a stored run contradicts its id.
+
+    Raises:
+        CheckpointError: a run was begun with other weights than the file of that name holds now.
+    """
     folders = [(run, RunFolder.of(results, run.config, run.seed)) for run in grid.runs()]
+    for run, folder in folders:
+        _check_weights(run, folder)
     return [PlannedRun(run, folder, folder.state()) for run, folder in folders]
+
+
+def _check_weights(run: Run, folder: RunFolder) -> None:
+    """Shipped weights are part of the identity; others only by name, so their content is compared here."""
+    config, stored = run.config, folder.record().get("provenance")
+    if not stored or (config.backbone.checkpoint in (None, BUILTIN) and config.text_encoder.name == "bert_mini"):
+        return
+    from workbench.models.build import check_digests
+
+    # A table can be made where the weights are not; a training checks them again.
+    with contextlib.suppress(MissingCheckpoint):
+        check_digests(config, stored, folder.name)
 
 
 def to_train(planned: Sequence[PlannedRun], retry_failed: bool) -> list[PlannedRun]:
@@ -38,10 +58,7 @@ def to_train(planned: Sequence[PlannedRun], retry_failed: bool) -> list[PlannedR
 
 
 def jobs(runs: Sequence[PlannedRun], results: Path, threads: int) -> list[TrainingJob]:
-    """One job a run, with absolute paths, and with `threads` where the configuration leaves them open.
-
-    A run that was begun keeps the number of threads it began with: sums are rounded by it.
-    """
+    """One job a run, with absolute paths, and with `threads` where the configuration leaves them open."""
     from workbench.training.provenance import source
 
     origin, made = source(), []
@@ -51,9 +68,7 @@ def jobs(runs: Sequence[PlannedRun], results: Path, threads: int) -> list[Traini
             update={
                 "data_root": config.machine.data_root.absolute(),
                 "checkpoint_root": config.machine.checkpoint_root.absolute(),
-                "threads": planned.folder.record().get("machine", {}).get("threads")
-                or config.machine.threads
-                or threads,
+                "threads": config.machine.threads or threads,
             }
         )
         document = config.model_copy(update={"machine": machine}).model_dump(mode="json")

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from workbench.config import RunConfig
-from workbench.errors import ConfigError
+from workbench.config import RunConfig, digest_of
+from workbench.errors import CheckpointError, ConfigError
 from workbench.models import checkpoints
 from workbench.models.backbones import backbones, build_sam
 from workbench.models.fusion import build_fusion
 from workbench.models.image_encoder import FusedImageEncoder
 from workbench.models.referring_sam import ReferringSam
-from workbench.models.text_encoder import TextEncoder, build_from_shape, check_text_encoder, load_text_encoder
+from workbench.models.text_encoder import (
+    TextEncoder,
+    build_from_shape,
+    check_text_encoder,
+    load_text_encoder,
+    locate,
+    weights_file,
+)
 
 
 def build_model(config: RunConfig) -> ReferringSam:
@@ -55,8 +63,6 @@ def check_config(config: RunConfig) -> ReferringSam:
         sam = build_sam(shape, config.backbone.decoder_depth)
         text_encoder = build_from_shape(config.text_encoder, config.machine.checkpoint_root)
         model = _assemble(config, sam, text_encoder)
-    if not any(p.requires_grad for p in model.parameters()):
-        raise ConfigError("training.freeze", "everything is frozen, so there is nothing to train")
     return model
 
 
@@ -64,6 +70,27 @@ def check_weights(config: RunConfig) -> None:
     """What `build_model` would complain of in the weights files; CheckpointError names file and keys."""
     checkpoints.check_backbone(config.backbone, config.machine.checkpoint_root)
     check_text_encoder(config.text_encoder, config.machine.checkpoint_root)
+
+
+def weights_digests(config: RunConfig) -> dict[str, str | None]:
+    """SHA-256 of the weights files a run begins with; None for random weights and for those of a hub."""
+    root = config.machine.checkpoint_root
+    backbone = checkpoints.locate(config.backbone, root)
+    text = weights_file(locate(config.text_encoder, root)) if config.text_encoder.pretrained else None
+    return {
+        "checkpoint_sha256": None if backbone is None else digest_of(backbone),
+        "text_encoder_sha256": None if text is None else digest_of(text),
+    }
+
+
+def check_digests(config: RunConfig, stored: Mapping[str, Any], run: str) -> None:
+    """CheckpointError when a begun run's weights files are no longer those it began with."""
+    for name, found in weights_digests(config).items():
+        if name in stored and stored[name] != found:
+            raise CheckpointError(
+                f"{run}: not the weights this run began with ({name} is {found}, was {stored[name]}); "
+                "give the file another name to train another run"
+            )
 
 
 def _assemble(config: RunConfig, sam: nn.Module, text_encoder: TextEncoder) -> ReferringSam:

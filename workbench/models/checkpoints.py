@@ -6,7 +6,7 @@ Nothing is unpickled beyond plain tensors, and every missing or unexpected key i
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from workbench.config import ASSETS, BUILTIN, BackboneConfig, FusionConfig, digest_of
-from workbench.errors import CheckpointError, ConfigError
+from workbench.errors import CheckpointError, ConfigError, MissingCheckpoint
 from workbench.models.backbones import SAM_DECODER_DEPTH, BackboneShape, backbones, build_sam
 from workbench.models.fusion import build_fusion, variants
 from workbench.models.image_encoder import FusedImageEncoder
@@ -36,7 +36,7 @@ def locate(config: BackboneConfig, root: Path) -> Path | None:
         if candidate.is_file():
             return candidate
     places = str(path) if path.is_absolute() else f"{root / path} or {path}"
-    raise CheckpointError(f"missing checkpoint of {config.name}: no file {places}")
+    raise MissingCheckpoint(f"missing checkpoint of {config.name}: no file {places}")
 
 
 def read_state_dict(file: Path) -> dict[str, Tensor]:
@@ -71,10 +71,14 @@ def load_backbone(config: BackboneConfig, root: Path) -> Sam:
     sam = build_sam(backbones[config.name], config.decoder_depth)
     file = locate(config, root)
     if file is not None:
-        if config.checkpoint_sha256 and (found := digest_of(file)) != config.checkpoint_sha256:
-            raise CheckpointError(f"{file}: its SHA-256 is {found}, the configuration pins {config.checkpoint_sha256}")
+        _check_pin(config, file)
         load_sam(sam, read_state_dict(file), str(file), config.name)
     return sam
+
+
+def _check_pin(config: BackboneConfig, file: Path) -> None:
+    if config.checkpoint_sha256 and (found := digest_of(file)) != config.checkpoint_sha256:
+        raise CheckpointError(f"{file}: its SHA-256 is {found}, the configuration pins {config.checkpoint_sha256}")
 
 
 def load_sam(sam: Sam, state: StateDict, source: str, name: str) -> None:
@@ -92,15 +96,14 @@ def check_keys(
     found: StateDict,
     source: str,
     model: str,
-    optional: object = None,
+    optional: Callable[[str], bool] = lambda key: False,
 ) -> None:
     """Compare two state dicts by key and size.
 
     Args:
         optional: a predicate of keys that may be missing.
     """
-    may_miss = optional if callable(optional) else (lambda key: False)
-    missing = [key for key in wanted if key not in found and not may_miss(key)]
+    missing = [key for key in wanted if key not in found and not optional(key)]
     unexpected = [key for key in found if key not in wanted]
     if missing or unexpected:
         raise CheckpointError(
@@ -120,6 +123,7 @@ def check_backbone(config: BackboneConfig, root: Path) -> None:
         return
     with torch.device("meta"):
         sam = build_sam(backbones[config.name], config.decoder_depth)
+    _check_pin(config, file)
     state = read_state_dict(file)
     check_keys(sam.state_dict(), state, str(file), f"SAM {config.name}", optional=_extra_decoder_layers)
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from workbench.config import ASSETS, TextEncoderConfig
-from workbench.errors import CheckpointError, ConfigError
+from workbench.config import BERT_MINI, TextEncoderConfig, digest_of
+from workbench.errors import CheckpointError, ConfigError, MissingCheckpoint
 
-BERT_MINI = ASSETS / "bert_mini"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 class TextEncoder(nn.Module):
@@ -25,7 +26,12 @@ class TextEncoder(nn.Module):
 
     def __init__(self, bert: nn.Module, layer: int | None) -> None:
         super().__init__()
-        layers: Any = bert.encoder.layer  # type: ignore[union-attr]
+        layers: Any = getattr(getattr(bert, "encoder", None), "layer", None)
+        if layers is None:
+            kind = type(bert).__name__
+            raise ConfigError(
+                "text_encoder.name", f"{kind} is not built like BERT (no encoder.layer); BERT or RoBERTa are"
+            )
         if layer is not None and layer > len(layers):
             raise ConfigError("text_encoder.layer", f"{layer} is past the text encoder's {len(layers)} layers")
         bert.encoder.layer = layers[:layer]  # type: ignore[union-attr]
@@ -74,7 +80,7 @@ def locate(config: TextEncoderConfig, root: Path) -> str:
         if candidate.is_dir():
             return str(candidate)
     if path.is_absolute() or config.name.startswith("."):
-        raise CheckpointError(f"missing text encoder: no directory {config.name}")
+        raise MissingCheckpoint(f"missing text encoder: no directory {config.name}")
     return config.name
 
 
@@ -83,7 +89,10 @@ def load_tokenizer(config: TextEncoderConfig, root: Path) -> Tokenizer:
     from transformers import AutoTokenizer
 
     place = locate(config, root)
-    return Tokenizer(_from_pretrained(AutoTokenizer, place, root), config.max_tokens)
+    tokenizer = _from_pretrained(AutoTokenizer, place, root)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise CheckpointError(f"{place}: its tokenizer knows no words; vocab.txt or tokenizer.json is missing")
+    return Tokenizer(tokenizer, config.max_tokens)
 
 
 def load_text_encoder(config: TextEncoderConfig, root: Path) -> TextEncoder:
@@ -117,10 +126,25 @@ def check_text_encoder(config: TextEncoderConfig, root: Path) -> None:
         _check_hub(place, root)
         return
     _from_pretrained(AutoConfig, place, root)
-    if config.pretrained and not any(Path(place).glob("*.safetensors")):
-        weights = Path(place) / "pytorch_model.bin"
-        if not weights.is_file():
-            raise CheckpointError(f"missing text encoder: {place} holds neither model.safetensors nor {weights.name}")
+    load_tokenizer(config, root)
+    if not config.pretrained:
+        return
+    weights = weights_file(place)
+    if weights is None:
+        raise CheckpointError(f"missing text encoder: {place} holds neither model.safetensors nor pytorch_model.bin")
+    if config.sha256 and (found := digest_of(weights)) != config.sha256:
+        raise CheckpointError(f"{weights}: its SHA-256 is {found}, the configuration pins {config.sha256}")
+    if weights.suffix == ".safetensors":
+        try:
+            with safe_open(weights, "pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{weights}: truncated or damaged weights file: {error}") from None
+
+
+def weights_file(place: str) -> Path | None:
+    """The weights of a text encoder's directory; None where it has none, or is a hub name."""
+    return next((f for name in WEIGHTS for f in [Path(place) / name] if f.is_file()), None)
 
 
 def _check_hub(name: str, root: Path) -> None:
@@ -146,7 +170,18 @@ def build_from_shape(config: TextEncoderConfig, root: Path) -> TextEncoder:
         shape = AutoConfig.from_pretrained(locate(config, root), local_files_only=True)
     except (CheckpointError, OSError, ValueError):
         shape = BertConfig()
-    return TextEncoder(AutoModel.from_config(shape, add_pooling_layer=False), config.layer)
+    positions = getattr(shape, "max_position_embeddings", None)
+    if positions is not None and config.max_tokens > positions:
+        raise ConfigError(
+            "text_encoder.max_tokens", f"{config.max_tokens} is more than the encoder's {positions} positions"
+        )
+    try:
+        model = AutoModel.from_config(shape, add_pooling_layer=False)
+    except TypeError:
+        raise ConfigError(
+            "text_encoder.name", f"{shape.model_type} is not built like BERT; BERT or RoBERTa are"
+        ) from None
+    return TextEncoder(model, config.layer)
 
 
 def _from_pretrained(kind: Any, place: str, root: Path, **options: Any) -> Any:

@@ -136,11 +136,12 @@ def attention(grid: Grid, results: Path) -> list[Path]:
         image, truth = shown.dataset.image(expression), shown.dataset.mask(expression)
         for axes, (setting, part) in zip(row[1:], columns, strict=True):
             _photo(axes, _greyed(image), truth)
-            mapped = scale(_content(maps[setting][part][i], shown.dataset, expression))
+            mapped = scale(maps[setting][part][i])
             coloured = mpl.colormaps[MAP](mapped)
             coloured[..., 3] = 0.15 + 0.85 * mapped
-            extent = (-0.5, expression.width - 0.5, expression.height - 0.5, -0.5)
-            axes.imshow(coloured, interpolation="nearest", extent=extent)
+            limits = axes.axis()
+            axes.imshow(coloured, interpolation="nearest", extent=_extent(shown.dataset, expression))
+            axes.axis(limits)
             _outline(axes, truth)
     bar = figure.colorbar(ScalarMappable(scale, MAP), ax=rows, location="bottom", shrink=0.6, aspect=40, pad=0.02)
     bar.set_label(
@@ -168,6 +169,14 @@ def _shown(grid: Grid, results: Path) -> _Shown:
             folders[setting] = folder
     if not folders:
         raise StoreError(f"{grid.file}: no completed run yet; train with: workbench submit {grid.file}")
+    data = {name: grid.settings[name].data for name in folders}
+    other = [
+        n
+        for n, d in data.items()
+        if (d.dataset, d.recipe) != (data[next(iter(data))].dataset, data[next(iter(data))].recipe)
+    ]
+    if other:
+        raise StoreError(f"{grid.file}: setting {other[0]!r} has other images; a picture needs the same ones for all")
     config = grid.settings[next(iter(folders))]
     split = grid.report.figure_split
     dataset = ReferringDataset(open_dataset(config), split, config.backbone.image_size, config.data)
@@ -217,13 +226,12 @@ def _maps(grid: Grid, shown: _Shown, setting: str) -> dict[str, NDArray[Any]]:
     return {part: np.stack(maps) for part, maps in found.items() if maps}
 
 
-def _content(mapped: NDArray[Any], dataset: ReferringDataset, expression: Expression) -> NDArray[Any]:
-    """The part of a map that lies on the image, not on its padding."""
+def _extent(dataset: ReferringDataset, expression: Expression) -> tuple[float, float, float, float]:
+    """Where the model's whole square lies in pixels of the original image (left, right, bottom, top)."""
     placement = dataset.placement(expression)
-    patch = dataset.side / mapped.shape[0]
-    top, left = round(placement.top / patch), round(placement.left / patch)
-    rows, columns = max(1, round(placement.height / patch)), max(1, round(placement.width / patch))
-    return mapped[top : top + rows, left : left + columns]
+    across, down = expression.width / placement.width, expression.height / placement.height
+    left, top = -0.5 - placement.left * across, -0.5 - placement.top * down
+    return left, left + dataset.side * across, top + dataset.side * down, top
 
 
 def _greyed(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -115,12 +115,12 @@ def make_table(grid: Grid, results: Path) -> Table:
             (done if folder.state() == "completed" else missing).append(folder)
         if done:
             frames[setting] = expressions_frame(done)
-        if any(folder.record()["provenance"]["code"] != code_digest() for folder in done):
+        if any(set(folder.record()["codes"]) != {code_digest()} for folder in done):
             other_code.append(setting)
     if not frames:
         raise StoreError(f"{grid.file}: no completed run yet; train with: workbench submit {grid.file}")
     rows = [
-        _row(setting, split, metric, frame, frames.get(grid.baseline or ""), setting == grid.baseline)
+        _row(setting, split, metric, frame, _comparable(grid, setting, frames))
         for setting, frame in frames.items()
         for split in grid.splits
         for metric in METRICS
@@ -128,14 +128,21 @@ def make_table(grid: Grid, results: Path) -> Table:
     return Table(grid, pd.DataFrame(rows), other_code, [f.name for f in missing])
 
 
-def _row(
-    setting: str, split: str, metric: str, frame: pd.DataFrame, baseline: pd.DataFrame | None, is_baseline: bool
-) -> dict[str, Any]:
+def _comparable(grid: Grid, setting: str, frames: dict[str, pd.DataFrame]) -> pd.DataFrame | None:
+    """The baseline's expressions, if the setting was evaluated on the same data."""
+    if grid.baseline is None or setting == grid.baseline or grid.baseline not in frames:
+        return None
+    one, other = grid.settings[setting].data, grid.settings[grid.baseline].data
+    same = (one.dataset, one.split_by, one.recipe) == (other.dataset, other.split_by, other.recipe)
+    return frames[grid.baseline] if same else None
+
+
+def _row(setting: str, split: str, metric: str, frame: pd.DataFrame, baseline: pd.DataFrame | None) -> dict[str, Any]:
     here = frame[frame["split"] == split]
     found = estimate(here, metric)
     by_seed = [estimate_value(part, metric) for _, part in here.groupby("run")]
     difference: Estimate | None = None
-    if baseline is not None and not is_baseline:
+    if baseline is not None:
         difference = paired_difference(here, baseline[baseline["split"] == split], metric)
     return {
         "setting": setting,

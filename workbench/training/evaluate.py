@@ -33,14 +33,15 @@ def evaluate(
     """Score a split.
 
     Returns:
-        One row an expression: split, image_id, ref_id, ann_id, sent_id, sentence, category, kind, height, width,
-        intersection, union, predicted_area (pixels), iou, and prediction (COCO's compressed RLE).
+        One row an expression, by image and sentence: split, image_id, ref_id, ann_id, sent_id, sentence, category,
+        kind, height, width, intersection, union, predicted_area (pixels), iou, and prediction (COCO's compressed RLE).
     """
     rows: list[dict[str, Any]] = []
     for batch in evaluation_batches(dataset, config.machine.evaluation_batch_size, rank, world):
         masks = predict(model, tokenizer, dataset, batch, config, device)
         rows += [_row(dataset, e, mask) for e, mask in zip(batch.expressions, masks, strict=True)]
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    return frame.sort_values(["image_id", "sent_id"], ignore_index=True) if rows else frame
 
 
 @torch.inference_mode()

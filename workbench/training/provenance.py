@@ -24,10 +24,15 @@ def code_digest() -> str:
 
 
 def source() -> dict[str, Any]:
-    """The commit this package lies in, and whether the tree differs from it; None outside a repository."""
+    """The commit this package lies in and a digest of the tree's difference from it, empty when there is none.
+
+    Both are None outside a repository.
+    """
     return {
         "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "dirty": None
+        if (diff := _git("diff", "HEAD")) is None
+        else hashlib.sha256(diff.encode()).hexdigest()[:12] * bool(diff),
     }
 
 

@@ -5,10 +5,12 @@ What is random in step t follows from (seed, t, process) alone, so no random sta
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +18,22 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from workbench.config import EmaConfig, RunConfig, digest_of
+from workbench.config import EmaConfig, RunConfig
 from workbench.data.datasets import open_dataset
 from workbench.data.loading import ReferringDataset, steps_per_epoch, training_loader
 from workbench.data.refer import ReferData
-from workbench.errors import CheckpointError, ConfigError, DivergedError, InterruptedRun
+from workbench.errors import CheckpointError, ConfigError, DataError, DivergedError, InterruptedRun
 from workbench.models import checkpoints
 from workbench.models.backbones import normalise
-from workbench.models.build import build_model
+from workbench.models.build import build_model, check_digests, weights_digests
 from workbench.models.referring_sam import ReferringSam, upsample
 from workbench.models.text_encoder import load_tokenizer
-from workbench.store import RunFolder, RunLog
+from workbench.store import RunBusy, RunFolder, RunLog
 from workbench.training.evaluate import evaluate
 from workbench.training.losses import mask_loss
 from workbench.training.metrics import summarise
@@ -64,11 +67,13 @@ def train(
         InterruptedRun: `stop` said so.
         ConfigError, DataError, CheckpointError: before anything is trained.
     """
-    with folder.claim() as log:
+    accelerator = _accelerator(config, folder)
+    with contextlib.ExitStack() as held:
+        log = _claimed(folder, accelerator, held)
         if folder.record().get("state") == "completed":
             return
         try:
-            Trainer(config, seed, folder, log, stop, report).run(source)
+            Trainer(config, seed, folder, log, accelerator, stop, report).run(source)
         except DivergedError as error:
             _ended(folder, log, "diverged", error)
             raise
@@ -80,33 +85,67 @@ def train(
             raise
 
 
-def _ended(folder: RunFolder, log: RunLog, state: str, error: BaseException) -> None:
+def _accelerator(config: RunConfig, folder: RunFolder) -> Accelerator:
+    machine, precision = config.machine, config.training.precision
+    if machine.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("machine.device", "cuda is asked for, but torch finds no GPU here; set it to auto or cpu")
+    return Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision,
+        cpu=machine.device == "cpu",
+        log_with=list(machine.trackers) or None,
+        project_dir=folder.tracker_folder,
+    )
+
+
+def _claimed(folder: RunFolder, accelerator: Accelerator, held: contextlib.ExitStack) -> RunLog | None:
+    """The claimed log for the main process, None for the others; all of them fail when it is taken."""
+    log: RunLog | None = None
+    refusal: list[RunBusy | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            log = held.enter_context(folder.claim())
+        except RunBusy as error:
+            refusal = [error]
+    broadcast_object_list(refusal)
+    if refusal[0] is not None:
+        raise refusal[0]
+    return log
+
+
+def _ended(folder: RunFolder, log: RunLog | None, state: str, error: BaseException) -> None:
+    if log is None:
+        return
     message = (str(error).strip() or type(error).__name__).splitlines()[0]
     log.write("end", state=state, error=message)
     folder.update(state=state, error={"type": type(error).__name__, "message": message})
 
 
 class Trainer:
-    """The parts of one training and the order in which they run; see `train`."""
+    """The parts of one training and the order in which they run; see `train`.
+
+    Several processes share every batch; the main one alone holds the log and writes.
+    """
 
     def __init__(
-        self, config: RunConfig, seed: int, folder: RunFolder, log: RunLog, stop: Callable[[], bool], report: Report
+        self,
+        config: RunConfig,
+        seed: int,
+        folder: RunFolder,
+        log: RunLog | None,
+        accelerator: Accelerator,
+        stop: Callable[[], bool],
+        report: Report,
     ) -> None:
         machine, training = config.machine, config.training
-        if machine.threads:
-            torch.set_num_threads(machine.threads)
+        # Sums are rounded by the number of threads, so a begun run keeps the one it began with.
+        if threads := folder.record().get("machine", {}).get("threads") or machine.threads:
+            torch.set_num_threads(threads)
+        if training.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(training.deterministic, warn_only=True)
-        self.config, self.seed, self.folder, self._log, self._stop, self._report = (
-            config, seed, folder, log, stop, report,
-        )  # fmt: skip
-        if machine.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("machine.device", "cuda is asked for, but torch finds no GPU here; set it to auto or cpu")
-        self.accelerator = Accelerator(
-            mixed_precision="no" if training.precision == "fp32" else training.precision,
-            cpu=machine.device == "cpu",
-            log_with=list(machine.trackers) or None,
-            project_dir=folder.tracker_folder,
-        )
+        self.config, self.seed, self.folder, self.accelerator = config, seed, folder, accelerator
+        self._log, self._stop, self._report = log, stop, report
+        check_digests(config, folder.record().get("provenance", {}), folder.name)
         self.data: ReferData = open_dataset(config)
         self.dataset = self._split(config.data.train_split)
         self.steps = training.steps or math.ceil(
@@ -127,51 +166,51 @@ class Trainer:
     def run(self, source: dict[str, Any] | None) -> None:
         """Train what is left of it, evaluate, and write the final record."""
         self._resume()
-        self.folder.update(
-            identity=self.config.identity_document(),
-            machine=self.config.machine.model_dump(mode="json"),
-            seed=self.seed,
-            state="running",
-            steps=self.steps,
-            provenance=provenance(str(self.accelerator.device), source) | self._weights_digest(),
-            started=self.folder.record().get("started", time.time()),
-            error=None,
-        )
+        self._record_start(source)
         self.accelerator.init_trackers("")
         self._event("resume" if self.step else "start", step=self.step, steps=self.steps)
         if self.step < self.steps:
             self._train()
         metrics = self._evaluate()
         self.accelerator.end_training()
-        self.folder.update(
-            state="completed",
-            metrics=metrics,
-            finished=time.time(),
-            training_seconds=round(self.seconds, 1),
-            gpu_hours=self._gpu_hours(),
-        )
+        if self._log is not None:
+            self.folder.update(
+                state="completed",
+                metrics=metrics,
+                finished=time.time(),
+                training_seconds=round(self.seconds, 1),
+                gpu_hours=self._gpu_hours(),
+            )
         self._event("end", state="completed", step=self.step)
 
-    def _train(self) -> None:
-        training = self.config.training
-        model, optimizer = self.accelerator.prepare(self.model, self.optimizer)
-        loader = training_loader(
-            self.dataset,
-            self.config.data,
-            training.batch_size,
-            self.steps,
-            self.seed,
-            self.step,
-            self.config.machine.loader_workers,
-            self.accelerator.process_index,
-            self.accelerator.num_processes,
+    def _record_start(self, source: dict[str, Any] | None) -> None:
+        if self._log is None:
+            return
+        before = self.folder.record()
+        now = provenance(str(self.accelerator.device), source) | weights_digests(self.config)
+        self.folder.update(
+            identity=self.config.identity_document(),
+            machine=self.config.machine.model_dump(mode="json") | {"threads": torch.get_num_threads()},
+            processes=self.accelerator.num_processes,
+            seed=self.seed,
+            state="running",
+            steps=self.steps,
+            provenance=now,
+            # Every code that had a hand in the run: a resumed one may have been begun by another.
+            codes=sorted({*before.get("codes", []), now["code"]}),
+            started=before.get("started", time.time()),
+            error=None,
         )
+
+    def _train(self) -> None:
+        training, machine = self.config.training, self.config.machine
+        model, optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        alone = self.accelerator.num_processes == 1
         saved = logged = time.monotonic()
         logged_step = self.step
-        for batch in loader:
+        for batch in self._batches():
             # Dropout's draws belong to the step, not to the process that happens to reach it.
-            torch.manual_seed(int(np.random.SeedSequence([self.seed, self.step, self.accelerator.process_index])
-                                  .generate_state(1)[0]))  # fmt: skip
+            torch.manual_seed(_step_seed(self.seed, self.step, self.accelerator.process_index))
             model.train()
             loss = self._loss(model, batch)
             optimizer.zero_grad(set_to_none=True)
@@ -184,20 +223,49 @@ class Trainer:
                 self.ema.update_parameters(self.model)
             self._watch(loss.detach())
             self.step += 1
-            now = time.monotonic()
-            if self.step % self.config.machine.log_steps == 0 or self.step == self.steps:
+            now, last = time.monotonic(), self.step == self.steps
+            logging_due = last or self.step % machine.log_steps == 0
+            if logging_due:
                 self._check_divergence()
                 self._log_step(loss.item(), (now - logged) / (self.step - logged_step))
                 self.seconds += now - logged
                 logged, logged_step = now, self.step
-            stopping = self._stop()
-            due = now - saved >= 60 * self.config.machine.checkpoint_minutes
-            if stopping or due or self.step == self.steps:
+            if not (alone or logging_due):
+                continue  # several processes talk only where all of them know that they do
+            stopping, due = self._agree(self._stop(), now - saved >= 60 * machine.checkpoint_minutes)
+            if stopping or due or last:
                 self._check_divergence()
                 self._save()
                 saved = time.monotonic()
-            if stopping and self.step < self.steps:
+            if stopping and not last:
                 raise InterruptedRun(f"stopped at step {self.step} of {self.steps}; it resumes from there")
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        loader = training_loader(
+            self.dataset,
+            self.config.data,
+            self.config.training.batch_size,
+            self.steps,
+            self.seed,
+            self.step,
+            self.config.machine.loader_workers,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+            None if self._log is None else self._log.fileno(),
+        )
+        try:
+            yield from loader
+        except DataError as error:
+            if self.config.machine.loader_workers:  # the loader wraps it into the worker's traceback
+                raise DataError(str(error).strip().splitlines()[-1].partition(": ")[2]) from None
+            raise
+
+    def _agree(self, *flags: bool) -> list[bool]:
+        """Each flag, true if it is so in any process."""
+        if self.accelerator.num_processes == 1:
+            return list(flags)
+        counts = torch.tensor(flags, dtype=torch.int64, device=self.accelerator.device)
+        return [bool(count) for count in self.accelerator.reduce(counts, "sum")]
 
     def _loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         device = self.accelerator.device
@@ -219,8 +287,9 @@ class Trainer:
         self._first_bad = torch.where(bad & (self._first_bad < 0), self.step, self._first_bad)
 
     def _check_divergence(self) -> None:
-        first_bad = int(self._first_bad.item())
-        if first_bad >= 0:
+        found = [int(step) for step in self.accelerator.gather(self._first_bad[None]) if step >= 0]
+        if found:
+            first_bad = min(found)
             raise DivergedError(
                 first_bad,
                 f"the loss became NaN or rose over {self.config.training.explosion_factor:g} times its first value "
@@ -239,7 +308,7 @@ class Trainer:
         self.accelerator.log({k: v for k, v in fields.items() if k != "step"}, step=self.step)
 
     def _event(self, event: str, **fields: Any) -> None:
-        if not self.accelerator.is_main_process:
+        if self._log is None:
             return
         self._log.write(event, **fields)
         self._report({"event": event, **fields})
@@ -249,13 +318,25 @@ class Trainer:
         model: Any = self.model if self.ema is None else self.ema.module
         frames, metrics = [], {}
         for split in self.config.evaluation.splits:
+            if self._agree(self._stop())[0]:
+                raise InterruptedRun(f"stopped before the evaluation of {split}; it resumes there")
             began = time.monotonic()
-            frame = evaluate(model, self.tokenizer, self._split(split), self.config, self.accelerator.device)
+            share = evaluate(
+                model,
+                self.tokenizer,
+                self._split(split),
+                self.config,
+                self.accelerator.device,
+                self.accelerator.process_index,
+                self.accelerator.num_processes,
+            )
+            frame = pd.concat(gather_object([share])).sort_values(["image_id", "sent_id"], ignore_index=True)
             frames.append(frame)
             metrics[split] = {"expressions": len(frame), **summarise(frame)}
             rate = round(len(frame) / (time.monotonic() - began), 1)
             self._event("evaluate", split=split, **metrics[split], expressions_per_second=rate)
-        self.folder.write_expressions(pd.concat(frames, ignore_index=True))
+        if self._log is not None:
+            self.folder.write_expressions(pd.concat(frames, ignore_index=True))
         return metrics
 
     def _split(self, name: str) -> ReferringDataset:
@@ -265,7 +346,7 @@ class Trainer:
         )
 
     def _save(self) -> None:
-        if not self.accelerator.is_main_process:
+        if self._log is None:
             return
         with self.folder.new_checkpoint(self.step) as place:
             save_file(_contiguous(self.model), place / "model.safetensors")
@@ -287,7 +368,12 @@ class Trainer:
         place = self.folder.latest_checkpoint()
         if place is None:
             return
-        state = torch.load(place / "state.pt", map_location=self.accelerator.device, weights_only=True)
+        try:
+            state = torch.load(place / "state.pt", map_location=self.accelerator.device, weights_only=True)
+        except Exception as error:  # torch.load raises whatever a broken archive stumbles over
+            raise CheckpointError(
+                f"{place}: damaged checkpoint ({type(error).__name__}); remove it to begin anew"
+            ) from None
         self.model.load_state_dict(checkpoints.read_state_dict(place / "model.safetensors"))
         if self.ema is not None:
             self.ema.module.load_state_dict(checkpoints.read_state_dict(place / "ema.safetensors"))
@@ -297,14 +383,6 @@ class Trainer:
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.first_loss, self.seconds = state["step"], state["first_loss"], state["seconds"]
-
-    def _weights_digest(self) -> dict[str, Any]:
-        file = checkpoints.locate(self.config.backbone, self.config.machine.checkpoint_root)
-        found = None if file is None else digest_of(file)
-        stored = self.folder.record().get("provenance", {}).get("checkpoint_sha256", found)
-        if stored != found:
-            raise CheckpointError(f"{file}: not the weights this run began with (SHA-256 {found}, not {stored})")
-        return {"checkpoint_sha256": found}
 
     def _gpu_hours(self) -> float:
         gpus = self.accelerator.num_processes if self.accelerator.device.type == "cuda" else 0
@@ -322,6 +400,10 @@ def load_trained(config: RunConfig, folder: RunFolder) -> ReferringSam:
     checkpoints.check_keys(model.state_dict(), state, str(file), f"run {folder.name}")
     model.load_state_dict(state)
     return model.eval()
+
+
+def _step_seed(seed: int, step: int, process: int) -> int:
+    return int(np.random.SeedSequence([seed, step, process]).generate_state(1)[0])
 
 
 def _contiguous(model: nn.Module) -> dict[str, Tensor]:

@@ -17,7 +17,8 @@ from workbench.config import RunConfig
 from workbench.errors import CheckpointError, DivergedError, InterruptedRun
 from workbench.models.build import build_model
 from workbench.store import RunFolder
-from workbench.training.train import load_trained, train
+from workbench.training.state import load_trained
+from workbench.training.train import train
 
 
 def run(tmp_path: Path, config: RunConfig, seed: int = 0, **options: Any) -> RunFolder:

@@ -203,7 +203,7 @@ def _maps(grid: Grid, shown: _Shown, setting: str) -> dict[str, NDArray[Any]]:
     from workbench.analysis.trace import LayerAttention, trace
     from workbench.models.backbones import normalise
     from workbench.models.text_encoder import load_tokenizer
-    from workbench.training.train import load_trained
+    from workbench.training.state import load_trained
 
     config = grid.settings[setting]
     model = load_trained(config, shown.folders[setting])

@@ -11,7 +11,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,10 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
-from workbench.config import EmaConfig, RunConfig
+from workbench.config import RunConfig
 from workbench.data.datasets import open_dataset
 from workbench.data.loading import ReferringDataset, steps_per_epoch, training_loader
 from workbench.data.refer import ReferData
@@ -39,6 +37,7 @@ from workbench.training.losses import mask_loss
 from workbench.training.metrics import summarise
 from workbench.training.provenance import provenance
 from workbench.training.schedule import rate_factor
+from workbench.training.state import averaged, build_optimizer, tensors
 
 logger = logging.getLogger(__name__)
 
@@ -155,8 +154,8 @@ class Trainer:
         self.model: ReferringSam = build_model(config)
         self.tokenizer = load_tokenizer(config.text_encoder, machine.checkpoint_root)
         self.model.to(self.accelerator.device)
-        self.ema = _averaged(self.model, training.ema)
-        self.optimizer = _optimizer(self.model, config)
+        self.ema = averaged(self.model, training.ema)
+        self.optimizer = build_optimizer(self.model, config)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, rate_factor(training.schedule, self.steps))
         self.step = 0
         self.first_loss: float | None = None
@@ -349,9 +348,9 @@ class Trainer:
         if self._log is None:
             return
         with self.folder.new_checkpoint(self.step) as place:
-            save_file(_contiguous(self.model), place / "model.safetensors")
+            save_file(tensors(self.model), place / "model.safetensors")
             if self.ema is not None:
-                save_file(_contiguous(self.ema.module), place / "ema.safetensors")
+                save_file(tensors(self.ema.module), place / "ema.safetensors")
             state = {
                 "step": self.step,
                 "first_loss": self.first_loss,
@@ -389,47 +388,5 @@ class Trainer:
         return round(gpus * self.seconds / 3600, 4)
 
 
-def load_trained(config: RunConfig, folder: RunFolder) -> ReferringSam:
-    """A run's model as it was evaluated, in evaluation mode on the CPU; CheckpointError when there is none yet."""
-    place = folder.latest_checkpoint()
-    if place is None:
-        raise CheckpointError(f"{folder.name} has no checkpoint yet (state: {folder.state()})")
-    file: Path = place / ("ema.safetensors" if config.training.ema.decay is not None else "model.safetensors")
-    model = build_model(config)
-    state = load_file(file)
-    checkpoints.check_keys(model.state_dict(), state, str(file), f"run {folder.name}")
-    model.load_state_dict(state)
-    return model.eval()
-
-
 def _step_seed(seed: int, step: int, process: int) -> int:
     return int(np.random.SeedSequence([seed, step, process]).generate_state(1)[0])
-
-
-def _contiguous(model: nn.Module) -> dict[str, Tensor]:
-    return {key: value.detach().contiguous() for key, value in model.state_dict().items()}
-
-
-def _averaged(model: nn.Module, config: EmaConfig) -> AveragedModel | None:
-    if config.decay is None:
-        return None
-    limit = config.decay
-
-    def average(averages: Any, weights: Any, updates: Any) -> None:
-        decay = min(limit, (1 + int(updates)) / (10 + int(updates)))
-        torch._foreach_lerp_(averages, weights, 1 - decay)
-
-    return AveragedModel(model, multi_avg_fn=average)
-
-
-def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    options = config.training.optimizer
-    kind: Any = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[options.name]
-    optimizer: torch.optim.Optimizer = kind(
-        [p for p in model.parameters() if p.requires_grad],
-        lr=options.learning_rate,
-        betas=options.betas,
-        eps=options.eps,
-        weight_decay=options.weight_decay,
-    )
-    return optimizer

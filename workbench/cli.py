@@ -240,15 +240,19 @@ def table(grid: GridFile, results: Results = RESULTS) -> None:
 def figure(
     name: Annotated[FigureName, typer.Argument(show_default=False)],
     grid: GridFile,
+    redraw: Annotated[bool, typer.Option(help="Draw also what is up to date.")] = False,
     results: Results = RESULTS,
     data_root: DataRoot = None,
     checkpoint_root: CheckpointRoot = None,
 ) -> None:
     """Draw a figure of a grid's completed runs as PNG and PDF, with a JSON of where it comes from."""
-    from workbench.paper.figures import figures
+    from workbench.paper.figures import current_files, figures
 
     loaded = _grid(grid, data_root, checkpoint_root)
     for one in figures if name is FigureName.all else [name.value]:
+        if not redraw and (files := current_files(one, loaded, results)):
+            print(f"{files[0]} is up to date")
+            continue
         for file in figures[one](loaded, results):
             print(f"wrote {file}")
 

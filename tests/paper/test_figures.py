@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from workbench.launch.grid import Grid
-from workbench.paper.figures import figures
+from workbench.paper.figures import current_files, figures
 from workbench.paper.style import WIDTH
 
 
@@ -30,6 +30,21 @@ def test_a_figure_is_png_pdf_and_its_source_and_repeats(trained: tuple[Grid, Pat
     assert [f.read_bytes() for f in figures[name](grid, results)] == before
     source = json.loads(files[2].read_text())
     assert source["grid"] == "tiny.yaml"
+
+
+def test_a_figure_is_redrawn_only_when_something_changed(
+    trained: tuple[Grid, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, results = trained
+    (results / grid.name / "bars.json").unlink(missing_ok=True)
+    assert current_files("bars", grid, results) is None
+    files = figures["bars"](grid, results)
+    assert current_files("bars", grid, results) == files
+    monkeypatch.setattr("workbench.paper.figures.code_digest", lambda: "other")
+    assert current_files("bars", grid, results) is None
+    monkeypatch.undo()
+    files[1].unlink()
+    assert current_files("bars", grid, results) is None
 
 
 def test_the_attention_figure_says_its_scale_and_who_has_none(trained: tuple[Grid, Path]) -> None:

@@ -55,10 +55,14 @@ def _parts(frame: pd.DataFrame, metric: str) -> NDArray[np.float64]:
     else:
         hit = each if metric == "miou" else (each > float(metric.removeprefix("p@"))).astype(float)
         top, bottom = hit, np.ones_like(each)
-    run = frame["run"].to_numpy() if "run" in frame else np.zeros(len(frame))
-    table = pd.DataFrame({"run": run, "image": frame["image_id"].to_numpy(), "top": top, "bottom": bottom})
-    sums = table.groupby(["run", "image"])[["top", "bottom"]].sum().unstack("image", fill_value=0.0)
-    return np.stack([sums["top"].to_numpy(float), sums["bottom"].to_numpy(float)])
+    runs = (
+        np.unique(frame["run"].to_numpy(str), return_inverse=True)[1] if "run" in frame else np.zeros(len(frame), int)
+    )
+    images, image = np.unique(frame["image_id"].to_numpy(), return_inverse=True)
+    shape = (int(runs.max(initial=-1)) + 1, len(images))
+    cell = runs * shape[1] + image
+    sums = [np.bincount(cell, weights=part, minlength=shape[0] * shape[1]).reshape(shape) for part in (top, bottom)]
+    return np.stack(sums)
 
 
 def _ratio(parts: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:

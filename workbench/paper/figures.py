@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -20,13 +20,16 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from workbench.data.datasets import open_dataset
-from workbench.data.loading import Expression, ReferringDataset
+from workbench.config import digest_of
 from workbench.data.refer import decode_mask
 from workbench.launch.grid import Grid
-from workbench.paper.style import ERROR, MAP, PALETTE, WIDTH, new_figure, save, styled
+from workbench.paper.style import ENDINGS, ERROR, MAP, PALETTE, WIDTH, new_figure, save, styled
 from workbench.paper.tables import METRIC_NAMES, make_table
 from workbench.store import RunFolder, StoreError
+from workbench.training.provenance import code_digest
+
+if TYPE_CHECKING:
+    from workbench.data.loading import Expression, ReferringDataset
 
 Picture = Callable[[Grid, Path], list[Path]]
 PREDICTION = "#0072B2"
@@ -49,9 +52,10 @@ class _Shown:
         frame = self.frames[setting]
         return frame[(frame["split"] == expression.split) & (frame["sent_id"] == expression.sent_id)].iloc[0]
 
-    def source(self, grid: Grid) -> dict[str, Any]:
+    def source(self, grid: Grid, results: Path) -> dict[str, Any]:
         return {
             "grid": grid.file.name,
+            "made_from": made_from(grid, results),
             "runs": {setting: folder.name for setting, folder in self.folders.items()},
             "chosen": "at random (seed 0), in turn among expressions of attributes, places and relations",
             "expressions": [
@@ -92,6 +96,7 @@ def bars(grid: Grid, results: Path) -> list[Path]:
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     source = {
         "grid": grid.file.name,
+        "made_from": made_from(grid, results),
         "metric": metric,
         "bars": json.loads(cells[["setting", "split", "value", "low", "high", "runs"]].to_json(orient="records")),
     }
@@ -120,7 +125,7 @@ def predictions(grid: Grid, results: Path) -> list[Path]:
         Line2D([], [], color=ERROR, linestyle="--", label=f"error (IoU ≤ {WRONG_IOU}): W wrong place, M missed"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
-    return save(figure, results / grid.name, "predictions", shown.source(grid))
+    return save(figure, results / grid.name, "predictions", shown.source(grid, results))
 
 
 @styled
@@ -148,7 +153,7 @@ def attention(grid: Grid, results: Path) -> list[Path]:
         "Attention of the words to the image, in multiples of uniform attention.\n"
         "Mean over words, heads and layers; one scale for all panels, cut at the 99.5th percentile."
     )
-    source = shown.source(grid) | {
+    source = shown.source(grid, results) | {
         "scale": [0.0, round(top, 4)],
         "unit": "multiples of uniform attention over the layer's keys",
         "mean_over": "word pieces but [CLS], [SEP] and padding; heads; all fused layers, or all decoder layers",
@@ -158,10 +163,31 @@ def attention(grid: Grid, results: Path) -> list[Path]:
     return save(figure, results / grid.name, "attention", source)
 
 
+def made_from(grid: Grid, results: Path) -> dict[str, Any]:
+    """All that a figure of this grid depends on: the code, the grid file, and when each run was finished."""
+    finished = {run.id: RunFolder.of(results, run.config, run.seed).record().get("finished") for run in grid.runs()}
+    return {"code": code_digest(), "grid_sha256": digest_of(grid.file), "finished": finished}
+
+
+def current_files(name: str, grid: Grid, results: Path) -> list[Path] | None:
+    """The files of a figure, if they were made from what is there now; else None."""
+    files = [results / grid.name / f"{name}.{ending}" for ending in ENDINGS]
+    if not all(file.is_file() for file in files):
+        return None
+    try:
+        stored = json.loads(files[-1].read_bytes()).get("made_from")
+    except (ValueError, AttributeError):
+        return None
+    return files if stored == made_from(grid, results) else None
+
+
 figures: dict[str, Picture] = {"bars": bars, "predictions": predictions, "attention": attention}
 
 
 def _shown(grid: Grid, results: Path) -> _Shown:
+    from workbench.data.datasets import open_dataset
+    from workbench.data.loading import ReferringDataset
+
     folders = {}
     for setting, config in grid.settings.items():
         folder = RunFolder.of(results, config, grid.seeds[0])

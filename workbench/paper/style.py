@@ -15,6 +15,7 @@ PALETTE = ("#999999", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#F
 """Okabe and Ito's colours; grey comes first, for a baseline."""
 ERROR = "#D55E00"
 MAP = "viridis"
+ENDINGS = ("png", "pdf", "json")
 WIDTH = 7.0
 """Inches: the text width of a two-column page."""
 
@@ -57,7 +58,7 @@ def save(figure: Figure, folder: Path, name: str, source: Mapping[str, Any]) -> 
         source: runs, images, expressions, scale: all that tells where the figure comes from.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{name}.{ending}" for ending in ("png", "pdf", "json")]
+    files = [folder / f"{name}.{ending}" for ending in ENDINGS]
     figure.savefig(files[0], metadata={"Software": None})
     figure.savefig(files[1], metadata={"CreationDate": None, "Producer": None, "Creator": None})
     files[2].write_text(json.dumps(source, indent=1, sort_keys=True, allow_nan=False) + "\n")

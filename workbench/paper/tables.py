@@ -119,12 +119,13 @@ def make_table(grid: Grid, results: Path) -> Table:
             other_code.append(setting)
     if not frames:
         raise StoreError(f"{grid.file}: no completed run yet; train with: workbench submit {grid.file}")
-    rows = [
-        _row(setting, split, metric, frame, _comparable(grid, setting, frames))
-        for setting, frame in frames.items()
-        for split in grid.splits
-        for metric in METRICS
-    ]
+    rows = []
+    for setting, frame in frames.items():
+        baseline = _comparable(grid, setting, frames)
+        for split in grid.splits:
+            here = frame[frame["split"] == split]
+            there = None if baseline is None else baseline[baseline["split"] == split]
+            rows += [_row(setting, split, metric, here, there) for metric in METRICS]
     return Table(grid, pd.DataFrame(rows), other_code, [f.name for f in missing])
 
 
@@ -137,13 +138,12 @@ def _comparable(grid: Grid, setting: str, frames: dict[str, pd.DataFrame]) -> pd
     return frames[grid.baseline] if same else None
 
 
-def _row(setting: str, split: str, metric: str, frame: pd.DataFrame, baseline: pd.DataFrame | None) -> dict[str, Any]:
-    here = frame[frame["split"] == split]
+def _row(setting: str, split: str, metric: str, here: pd.DataFrame, baseline: pd.DataFrame | None) -> dict[str, Any]:
     found = estimate(here, metric)
     by_seed = [estimate_value(part, metric) for _, part in here.groupby("run")]
     difference: Estimate | None = None
     if baseline is not None:
-        difference = paired_difference(here, baseline[baseline["split"] == split], metric)
+        difference = paired_difference(here, baseline, metric)
     return {
         "setting": setting,
         "split": split,

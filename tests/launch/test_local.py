@@ -92,6 +92,8 @@ def test_ctrl_c_saves_and_submitting_again_goes_on(grid_file: Write, tmp_path: P
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell that starts the tests in the background has them ignore Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # type: ignore[arg-type, return-value]
     )
     runs = folders(grid, results)
     wait_for(lambda: all((run.last_event("step") or {}).get("step", 0) >= 3 for run in runs), process)

@@ -32,7 +32,8 @@ class TrainingJob:
         stopping: list[int] = []
         # First of all: loading torch takes seconds in which a signal would be lost.
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda received, frame: stopping.append(received))
+            if signal.getsignal(number) is not signal.SIG_IGN:  # a local launcher keeps Ctrl-C for itself
+                signal.signal(number, lambda received, frame: stopping.append(received))
         from workbench.errors import InterruptedRun
         from workbench.store import RunFolder
         from workbench.training.train import train

@@ -57,7 +57,8 @@ def train(
 
     Args:
         folder: the run's own; claimed for as long as this takes.
-        stop: asked after every step; True saves a checkpoint and ends with InterruptedRun.
+        stop: asked after every step (several processes: after every logged step) and before each split's evaluation;
+            True saves a checkpoint and ends with InterruptedRun.
         source: commit and state of the tree that submitted the run; None means this one's.
 
     Raises:

@@ -55,7 +55,7 @@ def test_never_more_trainings_than_workers_and_nothing_twice(grid_file: Write, t
     out, err = process.communicate()
     states = {run.name: run.state() for run in runs}
     assert sorted(states.values()) == ["completed"] * 4 + ["diverged"] * 2, (out, err)
-    assert most == 2
+    assert 1 <= most <= 2, "these may be too short to meet; the tests below see two side by side"
     assert process.returncode == 2
     assert "2 of 6 runs are not completed: bad seed 0 diverged (the loss became NaN or rose over 5 times" in err
     assert "--retry-failed" in err

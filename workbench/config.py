@@ -53,7 +53,46 @@ class ProjectorConfig(Section):
     """How text features become tokens of the image encoder."""
 
     type: str = "linear"
-    init: Literal["zero", "default"] = "zero"
+    """`linear`, `mlp`, `bottleneck`, `shared` (one for all layers), `identity` or `gated`."""
+    init: Literal["zero", "default", "ones", "normal", "released"] = "zero"
+    """Of the last affine map: all zero, torch's own, weights of one, N(0, 0.02), or the variant's as released."""
+    rank: int | None = Field(None, ge=1)
+    """Inner width, of `bottleneck` alone; 32 where not given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_type(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        kind, init = values.get("type", "linear"), values.get("init")
+        if kind == "bottleneck":
+            values = {**values, "rank": values.get("rank") or 32}
+        elif values.get("rank") is not None:
+            raise ValueError(f"'rank' belongs to the type bottleneck alone, not to {kind}")
+        if kind in ("gated", "identity") and init is None:
+            values = {**values, "init": "default"}
+        if kind == "gated" and init == "zero":
+            raise ValueError("a gate of zero on a map of zero can never learn: set init to default or normal")
+        if kind == "identity" and init not in (None, "default", "released"):
+            raise ValueError(f"the type identity has no weights to initialise, so init {init!r} means nothing")
+        return values
+
+
+class CrossAttentionConfig(Section):
+    """Of the variants whose words attend to something before they enter a block; the sizes are the released ones."""
+
+    keys: Literal["image", "text"] = "image"
+    """`l_dit_cross_attention` only: the image tokens, as intended, or the last block's text output, as released."""
+    width: int = Field(512, ge=1)
+    heads: int = Field(8, ge=1)
+    mlp_width: int = Field(2048, ge=1)
+    """`l_dit_cross_attention_ffn` only."""
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> CrossAttentionConfig:
+        if self.width % self.heads:
+            raise ValueError(f"the width, {self.width}, is not a multiple of the {self.heads} heads")
+        return self
 
 
 class FusionConfig(Section):
@@ -63,6 +102,9 @@ class FusionConfig(Section):
     layers: Literal["all"] | dict[Literal["first", "last", "every"], int] | tuple[int, ...] = "all"
     """`all`, `{first: k}`, `{last: k}`, `{every: k}` (0, k, 2k, …) or a list of block indices from 0."""
     projector: ProjectorConfig = ProjectorConfig()
+    text_projection: bool = False
+    """A Linear from the text's width to the image encoder's before all else, as released for ViT-H."""
+    cross_attention: CrossAttentionConfig = CrossAttentionConfig()
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @field_validator("layers")

@@ -183,12 +183,12 @@ def test_the_shipped_weights_segment_from_a_click(data_root: Path) -> None:
 
     from workbench.config import ASSETS, FusionConfig
     from workbench.data.refer import read_refer
-    from workbench.models.fusion import Default
+    from workbench.models.fusion import Sizes, build_fusion
     from workbench.models.image_encoder import FusedImageEncoder
     from workbench.training.pretrain import _Objects, _prompt_miou
 
     sam = checkpoints.load_backbone(BackboneConfig(), Path()).eval()
-    encoder = FusedImageEncoder(sam.image_encoder, Default(FusionConfig(), (), 1, 1), windowed=True)
+    encoder = FusedImageEncoder(sam.image_encoder, build_fusion(FusionConfig(), 0, Sizes(1, 1, 1)), windowed=True)
     data = read_refer(next(data_root.glob("refshapes-*")), "refshapes", "unc")
     for split in ("val", "testC"):
         assert _prompt_miou(sam, encoder, _Objects(data, split), clicks=True) > 0.95

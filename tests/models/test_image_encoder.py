@@ -10,7 +10,7 @@ from torch import nn
 from workbench.config import FusionConfig
 from workbench.errors import ConfigError
 from workbench.models.backbones import BackboneShape, backbones, build_sam
-from workbench.models.fusion import build_fusion, variants
+from workbench.models.fusion import BlockInput, Sizes, build_fusion, variants
 from workbench.models.image_encoder import FusedImageEncoder
 
 SMALL = BackboneShape(32, 3, 4, (1,), image_size=96, patch_size=8, window_size=5, decoder_width=16, decoder_heads=2,
@@ -25,9 +25,12 @@ def random_vit(shape: BackboneShape) -> ImageEncoderViT:
     return vit
 
 
-def encoder(vit: ImageEncoderViT, variant: str, windowed: bool, text_width: int = 24) -> FusedImageEncoder:
-    config = FusionConfig.model_validate({"variant": variant, "projector": {"init": "default"}})
-    fusion = build_fusion(config, len(vit.blocks), text_width, vit.pos_embed.shape[-1])
+def encoder(vit: ImageEncoderViT, variant: str, windowed: bool, **fields: object) -> FusedImageEncoder:
+    """Over texts of width 24 and at most 8 tokens."""
+    if "projector" in variants[variant].reads:
+        fields = {"projector": {"init": "default"}, **fields}
+    config = FusionConfig.model_validate({"variant": variant, "text_projection": True, **fields})
+    fusion = build_fusion(config, len(vit.blocks), Sizes(24, vit.pos_embed.shape[-1], 8))
     return FusedImageEncoder(vit, fusion, windowed).eval()
 
 
@@ -56,7 +59,7 @@ def test_vit_b_at_1024_px_is_segment_anything_s_encoder() -> None:
     image = torch.randn(1, 3, 1024, 1024)
     with torch.inference_mode():
         expected = vit(image)
-        for variant in variants:
+        for variant in ("default", "l_dit"):
             found = encoder(vit, variant, windowed=True)(image)
             assert ((found - expected).abs().max() / expected.abs().max()).item() < 1e-5, variant
 
@@ -77,7 +80,7 @@ def test_global_attention_equals_an_encoder_without_windows() -> None:
         torch.testing.assert_close(found, unwindowed(image), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", ["e_dit", "l_dit"])
+@pytest.mark.parametrize("variant", [name for name in variants if name != "default"])
 @pytest.mark.parametrize("windowed", [True, False])
 def test_text_changes_the_embedding_and_padding_words_do_not(variant: str, windowed: bool) -> None:
     model = encoder(random_vit(SMALL), variant, windowed)
@@ -98,9 +101,11 @@ def naive(model: FusedImageEncoder, image: torch.Tensor, text: torch.Tensor) -> 
     tokens = vit.patch_embed(image) + vit.pos_embed
     height, width = tokens.shape[1:3]
     sequence, words, length = tokens.flatten(1, 2), None, text.shape[1]
+    text = fusion.text_projection(text)
     for layer, block in enumerate(vit.blocks):
         if layer in fusion.layers:
-            words = fusion.tokens(layer, text, words)
+            grid = sequence.unflatten(1, (height, width))
+            words = fusion.tokens(BlockInput(layer, text, None, words, grid))
             sequence = torch.cat([words, sequence], dim=1)
         fused = length if layer in fusion.layers else 0
         x = block.norm1(sequence)
@@ -121,22 +126,18 @@ def naive(model: FusedImageEncoder, image: torch.Tensor, text: torch.Tensor) -> 
     return vit.neck(sequence.unflatten(1, (height, width)).permute(0, 3, 1, 2))
 
 
-@pytest.mark.parametrize("variant", ["e_dit", "l_dit"])
+@pytest.mark.parametrize("variant", [name for name in variants if name != "default"])
 @pytest.mark.parametrize("layers", ["all", [0, 2], {"last": 1}, {"first": 2}, {"every": 2}])
 def test_skipping_unread_text_work_changes_nothing(variant: str, layers: object) -> None:
     shape = dataclasses.replace(SMALL, image_size=32, window_size=3)
-    vit = random_vit(shape)
-    config = FusionConfig.model_validate({"variant": variant, "layers": layers, "projector": {"init": "default"}})
-    model = FusedImageEncoder(vit, build_fusion(config, 3, 24, 32), windowed=False).eval().double()
+    model = encoder(random_vit(shape), variant, False, layers=layers).double()
     image, text = torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.randn(2, 5, 24, dtype=torch.float64)
     with torch.inference_mode():
         torch.testing.assert_close(model(image, text), naive(model, image, text), rtol=1e-9, atol=1e-9)
 
 
 def test_what_precedes_the_text_is_shared() -> None:
-    vit = random_vit(SMALL)
-    config = FusionConfig.model_validate({"variant": "l_dit", "layers": {"last": 1}, "projector": {"init": "default"}})
-    model = FusedImageEncoder(vit, build_fusion(config, 3, 24, 32), windowed=True).eval()
+    model = encoder(random_vit(SMALL), "l_dit", True, layers={"last": 1})
     assert model.first_fused == 2
     image, text = torch.randn(2, 3, 96, 96), torch.randn(3, 5, 24)
     of = torch.tensor([0, 0, 1])

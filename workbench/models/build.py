@@ -12,7 +12,7 @@ from workbench.config import RunConfig, digest_of
 from workbench.errors import CheckpointError, ConfigError
 from workbench.models import checkpoints
 from workbench.models.backbones import backbones, build_sam
-from workbench.models.fusion import build_fusion
+from workbench.models.fusion import Sizes, build_fusion, variants
 from workbench.models.image_encoder import FusedImageEncoder
 from workbench.models.referring_sam import ReferringSam
 from workbench.models.text_encoder import (
@@ -95,7 +95,8 @@ def check_digests(config: RunConfig, stored: Mapping[str, Any], run: str) -> Non
 
 def _assemble(config: RunConfig, sam: nn.Module, text_encoder: TextEncoder) -> ReferringSam:
     vit: Any = sam.image_encoder
-    fusion = build_fusion(config.fusion, len(vit.blocks), text_encoder.width, vit.pos_embed.shape[-1])
+    sizes = Sizes(text_encoder.width, vit.pos_embed.shape[-1], config.text_encoder.max_tokens)
+    fusion = build_fusion(config.fusion, len(vit.blocks), sizes)
     model = ReferringSam(
         FusedImageEncoder(vit, fusion, windowed=config.backbone.attention == "windowed"),
         sam.prompt_encoder,

@@ -8,19 +8,22 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from segment_anything.modeling import Sam
-from torch import Tensor
+from torch import Tensor, nn
 
-from workbench.config import ASSETS, BUILTIN, BackboneConfig, FusionConfig, digest_of
-from workbench.errors import CheckpointError, ConfigError, MissingCheckpoint
-from workbench.models.backbones import SAM_DECODER_DEPTH, BackboneShape, backbones, build_sam
-from workbench.models.fusion import build_fusion, variants
+from workbench.config import ASSETS, BUILTIN, BackboneConfig, digest_of
+from workbench.errors import CheckpointError, MissingCheckpoint
+from workbench.models import released
+from workbench.models.backbones import SAM_DECODER_DEPTH, backbones, build_sam
+from workbench.models.fusion import Sizes, build_fusion
 from workbench.models.image_encoder import FusedImageEncoder
 from workbench.models.referring_sam import ReferringSam
+from workbench.models.text_encoder import TextEncoder, text_encoder_of
 
 StateDict = Mapping[str, Tensor]
 
@@ -145,81 +148,49 @@ def _size(tensor: Tensor) -> str:
     return "×".join(map(str, tensor.shape)) or "a number"
 
 
-_RELEASED_FUSION: dict[str, dict[str, str]] = {
-    "default": {},
-    "e_dit": {"probs": "projector"},
-    "l_dit": {"probs": "projectors"},
-}
-"""Released names of a variant's own modules, to ours."""
+def load_released(
+    state_dict: Mapping[str, Tensor],
+    variant: str,
+    decoder_heads: int = released.HEADS,
+    fusion_heads: int = released.HEADS,
+    text_heads: int = released.TEXT_HEADS,
+) -> ReferringSam:
+    """A model in evaluation mode from a released DIT state dict; every other size comes from the tensors.
 
-
-def load_released(state_dict: Mapping[str, Tensor], variant: str, decoder_heads: int = 8) -> ReferringSam:
-    """A model in evaluation mode from a released DIT state dict, without its text encoder; sizes come from the tensors.
+    The text encoder is built where the file has one (BERT's first layer, as released); without it `encode_image` and
+    `decode` take text features B×L×C. What the released code never reads is passed over (`released.take_apart`).
 
     Args:
         state_dict: under the released key names, with or without `module.` in front.
-        variant: `default`, `e_dit` or `l_dit`.
-        decoder_heads: of the mask decoder; the one size that the tensors do not show.
+        variant: a released one.
+        decoder_heads, fusion_heads, text_heads: of the mask decoder, the cross-attention variants and BERT; the sizes
+            that tensors do not show.
 
     Raises:
         CheckpointError: a key is missing, left over, or of the wrong size.
+        ConfigError: an unknown variant.
     """
-    if variant not in _RELEASED_FUSION:
-        variants[variant]  # an unknown name lists the known ones
-        raise ConfigError("variant", f"{variant!r} was not released; one of {', '.join(_RELEASED_FUSION)}")
-    state = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    ours = {_renamed(key, _RELEASED_FUSION[variant]): value for key, value in state.items()}
-    ours = {
-        key: value
-        for key, value in ours.items()
-        if not key.startswith(("query_embeddings", "self_attention", "lang_encoder"))
-    }
-    try:
-        shape: BackboneShape = released_shape(state, decoder_heads)
-        text_width = state["text_proj.weight"].shape[1]
-    except KeyError as error:
-        raise CheckpointError(f"not a released checkpoint: no key {error.args[0]}") from None
-    depths = {int(key.split(".")[3]) for key in state if key.startswith("mask_decoder.transformer.layers.")}
-    sam = build_sam(shape, decoder_depth=max(depths, default=SAM_DECODER_DEPTH - 1) + 1)
-    fusion = build_fusion(FusionConfig(variant=variant), shape.depth, text_width, shape.width)
-    encoder = FusedImageEncoder(sam.image_encoder, fusion, windowed=False)
-    model = ReferringSam(encoder, sam.prompt_encoder, sam.mask_decoder, None, text_width, mask_padding=False)
-    check_keys(model.state_dict(), ours, "released checkpoint", f"variant {variant}")
-    model.load_state_dict(ours)
+    parts = released.take_apart(state_dict, variant)
+    sizes = released.sizes_of(parts.model, variant, decoder_heads, fusion_heads)
+    text = None if not parts.text_encoder else text_encoder_of(parts.text_encoder, text_heads)
+    model = assemble_released(sizes, text)
+    wanted = {k: v for k, v in model.state_dict().items() if not k.startswith("text_encoder.")}
+    check_keys(wanted, parts.model, "released checkpoint", f"variant {variant}")
+    model.load_state_dict(parts.model, strict=False)
     return model.eval()
 
 
-def _renamed(key: str, fusion_names: Mapping[str, str]) -> str:
-    if not key.startswith("visual_encoder."):
-        return key
-    first, _, rest = key.removeprefix("visual_encoder.").partition(".")
-    if first in fusion_names:
-        return f"image_encoder.fusion.{fusion_names[first]}.{rest}"
-    return f"image_encoder.vit.{key.removeprefix('visual_encoder.')}"
-
-
-def released_shape(state: StateDict, decoder_heads: int) -> BackboneShape:
-    """Every size of a released model, read off its tensors; only the decoder's number of heads is not among them."""
-    blocks = sorted({int(key.split(".")[2]) for key in state if key.startswith("visual_encoder.blocks.")})
-    tables = {i: state[f"visual_encoder.blocks.{i}.attn.rel_pos_h"] for i in blocks}
-    patch = state["visual_encoder.patch_embed.proj.weight"]
-    grid = state["visual_encoder.pos_embed"].shape[1]
-    global_rows = 2 * grid - 1
-    windows = {(len(table) + 1) // 2 for table in tables.values() if len(table) != global_rows}
-    if len(windows) > 1:
-        raise CheckpointError(f"rel-pos tables of more than one window size: {sorted(windows)}")
-    return BackboneShape(
-        width=patch.shape[0],
-        depth=len(blocks),
-        heads=patch.shape[0] // tables[0].shape[1],
-        global_layers=tuple(i for i, table in tables.items() if len(table) == global_rows),
-        image_size=grid * patch.shape[2],
-        patch_size=patch.shape[2],
-        window_size=windows.pop() if windows else 0,
-        mlp_ratio=state["visual_encoder.blocks.0.mlp.lin1.weight"].shape[0] / patch.shape[0],
-        decoder_width=state["visual_encoder.neck.0.weight"].shape[0],
-        decoder_heads=decoder_heads,
-        decoder_mlp_width=state["mask_decoder.transformer.layers.0.mlp.lin1.weight"].shape[0],
-        iou_head_width=state["mask_decoder.iou_prediction_head.layers.0.weight"].shape[0],
-        mask_channels=state["prompt_encoder.mask_downscaling.3.weight"].shape[0],
+def assemble_released(sizes: released.ReleasedSizes, text_encoder: TextEncoder | None) -> ReferringSam:
+    """The model of a released checkpoint, before its weights: every block global, padding words visible."""
+    sam = build_sam(sizes.backbone, sizes.decoder_depth)
+    blocks: Any = sam.image_encoder.blocks
+    for block, (rows_h, rows_w) in zip(blocks, sizes.tables, strict=True):
+        head_width = block.attn.rel_pos_h.shape[1]
+        block.attn.rel_pos_h = nn.Parameter(torch.zeros(rows_h, head_width))
+        block.attn.rel_pos_w = nn.Parameter(torch.zeros(rows_w, head_width))
+    fusion_sizes = Sizes(sizes.text_width, sizes.backbone.width, sizes.max_tokens)
+    fusion = build_fusion(sizes.fusion, sizes.backbone.depth, fusion_sizes)
+    encoder = FusedImageEncoder(sam.image_encoder, fusion, windowed=False)
+    return ReferringSam(
+        encoder, sam.prompt_encoder, sam.mask_decoder, text_encoder, sizes.text_width, mask_padding=False
     )

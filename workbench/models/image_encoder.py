@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from workbench.errors import ConfigError
 from workbench.models.attention import AttentionInput, attention
-from workbench.models.fusion import Fusion
+from workbench.models.fusion import BlockInput, Fusion
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,11 @@ class FusedImageEncoder(nn.Module):
     ) -> Tensor:
         """From `before_text`'s tokens, one row an expression, to the image embedding B×C×H×W."""
         words: Tensor | None = None
+        if text is not None:
+            text = self.fusion.text_projection(text)
         for layer in range(self.first_fused, len(self.vit.blocks)):
             if text is not None and layer in self.fusion.layers:
-                words = self.fusion.tokens(layer, text, words)
+                words = self.fusion.tokens(BlockInput(layer, text, text_mask, words, tokens))
                 keep = self.fusion.reads_output(layer)
                 tokens, evolved = self._block(layer, tokens, words, text_mask, keep, observer)
                 words = evolved if self.fusion.evolves else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +182,41 @@ def build_from_shape(config: TextEncoderConfig, root: Path) -> TextEncoder:
             "text_encoder.name", f"{shape.model_type} is not built like BERT; BERT or RoBERTa are"
         ) from None
     return TextEncoder(model, config.layer)
+
+
+def text_encoder_of(tensors: Mapping[str, Tensor], heads: int, source: str = "released checkpoint") -> TextEncoder:
+    """A BERT from its tensors alone, under transformers' key names; as many layers as they hold.
+
+    Args:
+        heads: the one size that they do not show.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over, or of the wrong size.
+    """
+    from transformers import BertConfig, BertModel
+
+    numbers = [int(key.split(".")[2]) for key in tensors if key.startswith("encoder.layer.")]
+    try:
+        words, positions, types = (
+            tensors[f"embeddings.{name}_embeddings.weight"] for name in ("word", "position", "token_type")
+        )
+        width, inner = words.shape[1], len(tensors["encoder.layer.0.intermediate.dense.weight"])
+    except KeyError as error:
+        raise CheckpointError(f"{source}: no key lang_encoder.bert.{error.args[0]}") from None
+    if width % heads:
+        raise CheckpointError(f"{source}: the text encoder's width, {width}, is not a multiple of {heads} heads")
+    shape = BertConfig(
+        vocab_size=len(words), hidden_size=width, num_hidden_layers=max(numbers) + 1, num_attention_heads=heads,
+        intermediate_size=inner, max_position_embeddings=len(positions), type_vocab_size=len(types),
+    )  # fmt: skip
+    bert = BertModel(shape, add_pooling_layer=False)
+    wanted = bert.state_dict()
+    if wrong := sorted(wanted.keys() ^ tensors.keys()) or sorted(
+        k for k in wanted if wanted[k].shape != tensors[k].shape
+    ):
+        raise CheckpointError(f"{source}: {len(wrong)} keys do not make a BERT, the first lang_encoder.bert.{wrong[0]}")
+    bert.load_state_dict(dict(tensors))
+    return TextEncoder(bert, None)
 
 
 def _from_pretrained(kind: Any, place: str, root: Path, **options: Any) -> Any:

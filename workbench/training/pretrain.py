@@ -23,7 +23,7 @@ from workbench.data import refshapes
 from workbench.data.refer import ReferData, decode_mask, read_image, read_refer
 from workbench.data.scenes import WORDS
 from workbench.models.backbones import backbones, build_sam, normalise
-from workbench.models.fusion import Default
+from workbench.models.fusion import Sizes, build_fusion
 from workbench.models.image_encoder import FusedImageEncoder
 from workbench.models.mask_decoder import decode
 from workbench.training.losses import dice_loss, focal_loss
@@ -69,7 +69,7 @@ def pretrain_sam(out: Path, data_root: Path, recipe: PretrainRecipe, progress: P
     data = _data(data_root, recipe)
     torch.manual_seed(recipe.seed)
     sam = build_sam(backbones["vit_mini"])
-    encoder = FusedImageEncoder(sam.image_encoder, Default(FusionConfig(), (), 1, 1), windowed=True)
+    encoder = FusedImageEncoder(sam.image_encoder, build_fusion(FusionConfig(), 0, Sizes(1, 1, 1)), windowed=True)
     objects, held = _Objects(data, "train"), _Objects(data, "val")
     rng = np.random.default_rng(recipe.seed)
     optimizer, schedule = _optimizer(sam.parameters(), recipe)

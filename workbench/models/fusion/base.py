@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
@@ -12,47 +13,90 @@ from workbench.errors import ConfigError
 from workbench.registry import Registry
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What a variant must fit: widths of the text features and of the image encoder, and the most tokens a text has."""
+
+    text_width: int
+    width: int
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class BlockInput:
+    """What a variant may make a fused block's text tokens from.
+
+    Attributes:
+        layer: the block's index.
+        text: text features, B×L×C; C is the image encoder's width behind a text projection, else the text's own.
+        text_mask: B×L, True at words and False at padding, or None where padding counts as words.
+        previous: text output of the last fused block, B×L×width; None at the first, and where not `evolves`.
+        image: the image tokens entering the block, B×H×W×width.
+    """
+
+    layer: int
+    text: Tensor
+    text_mask: Tensor | None
+    previous: Tensor | None
+    image: Tensor
+
+
 class Fusion(nn.Module, ABC):
     """Makes the text tokens of the image encoder's blocks.
 
     Args:
         config: the fusion section of a run.
         layers: sorted indices of the fused blocks.
-        text_width: width of the text features.
-        width: width of the image encoder.
+        sizes: what it must fit.
 
     Attributes:
         rule: the variant in one line, for tables.
+        source: its name in the released code, or "ours".
         evolves: whether a fused block's text output is the next fused block's input. Where it is not, the output
             is never computed.
+        reads: the optional fields of the fusion section that mean something here; setting another one is an error.
+        released_init: the projectors' initialisation in the released code.
+        released_epochs: how long the released code trains it.
     """
 
     rule: ClassVar[str]
-    evolves: ClassVar[bool] = False
+    source: ClassVar[str] = "ours"
+    evolves: bool = False
+    reads: ClassVar[frozenset[str]] = frozenset({"projector", "dropout"})
+    released_init: ClassVar[str] = "zero"
+    released_epochs: ClassVar[int] = 40
 
-    def __init__(self, config: FusionConfig, layers: tuple[int, ...], text_width: int, width: int) -> None:
+    def __init__(self, config: FusionConfig, layers: tuple[int, ...], sizes: Sizes) -> None:
         super().__init__()
         self.layers = layers
-        self.text_width = text_width
-        self.width = width
+        self.text_projection: nn.Module = nn.Identity()
+        self.text_width = sizes.text_width
+        if config.text_projection and layers:
+            self.text_projection = nn.Linear(sizes.text_width, sizes.width)
+            self.text_width = sizes.width
+        self.width = sizes.width
         self.dropout = nn.Dropout(config.dropout)
 
     @abstractmethod
-    def tokens(self, layer: int, text: Tensor, previous: Tensor | None) -> Tensor:
-        """Text tokens that enter a fused block, B×L×width.
-
-        Args:
-            layer: the block's index.
-            text: the text encoder's features, B×L×text_width.
-            previous: text output of the last fused block, B×L×width; None at the first one and where not `evolves`.
-        """
+    def tokens(self, block: BlockInput) -> Tensor:
+        """Text tokens that enter a fused block, B×L×width."""
 
     def reads_output(self, layer: int) -> bool:
         """Whether anyone reads the text output of this fused block."""
         return self.evolves and layer != self.layers[-1]
 
+    def needs_equal_widths(self, why: str) -> None:
+        """ConfigError where text features and image tokens differ in width."""
+        if self.text_width != self.width:
+            raise ConfigError(
+                "fusion.variant",
+                f"{why}, but the text's width is {self.text_width} and the image encoder's {self.width}; "
+                "set fusion.text_projection: true",
+            )
+
 
 variants: Registry[type[Fusion]] = Registry("fusion variant", "fusion.variant")
+OPTIONAL = ("projector", "cross_attention", "dropout")
 
 
 def resolve_layers(
@@ -75,6 +119,17 @@ def resolve_layers(
     return rule
 
 
-def build_fusion(config: FusionConfig, depth: int, text_width: int, width: int) -> Fusion:
-    """The fusion module that a configuration names."""
-    return variants[config.variant](config, resolve_layers(config.layers, depth), text_width, width)
+def build_fusion(config: FusionConfig, depth: int, sizes: Sizes) -> Fusion:
+    """The fusion module that a configuration names.
+
+    Raises:
+        ConfigError: an unknown variant, layers that the encoder lacks, widths that do not fit, or a field that is set
+            although the variant does not read it (two settings that differ in it alone would be the same).
+    """
+    kind = variants[config.variant]
+    fusion = kind(config, resolve_layers(config.layers, depth), sizes)
+    standard = FusionConfig()
+    for name in OPTIONAL:
+        if fusion.layers and name not in kind.reads and getattr(config, name) != getattr(standard, name):
+            raise ConfigError(f"fusion.{name}", f"means nothing to the variant {config.variant}; leave it out")
+    return fusion

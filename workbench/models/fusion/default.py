@@ -5,18 +5,21 @@ from __future__ import annotations
 from torch import Tensor
 
 from workbench.config import FusionConfig
-from workbench.models.fusion.base import Fusion, variants
+from workbench.models.fusion.base import BlockInput, Fusion, Sizes, variants
 
 
 @variants.register("default")
 class Default(Fusion):
-    """No fused block; `layers` and `projector` mean nothing here."""
+    """No fused block; the other fields of the fusion section mean nothing here."""
 
     rule = "no text in the image encoder"
+    source = "default_sam (and default_sam_add_2 / add_4 with decoder_depth 4 / 6)"
+    reads = frozenset()
+    released_epochs = 25
 
-    def __init__(self, config: FusionConfig, layers: tuple[int, ...], text_width: int, width: int) -> None:
-        super().__init__(config, (), text_width, width)
+    def __init__(self, config: FusionConfig, layers: tuple[int, ...], sizes: Sizes) -> None:
+        super().__init__(config, (), sizes)
 
-    def tokens(self, layer: int, text: Tensor, previous: Tensor | None) -> Tensor:
+    def tokens(self, block: BlockInput) -> Tensor:
         """Never asked for: there is no fused block."""
         raise AssertionError("the default variant has no fused block")

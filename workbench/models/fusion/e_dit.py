@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from workbench.config import FusionConfig
-from workbench.models.fusion.base import Fusion, variants
+from workbench.models.fusion.base import BlockInput, Fusion, Sizes, variants
 from workbench.models.projectors import build_projector
 
 
@@ -14,15 +14,16 @@ class EDIT(Fusion):
     """t = drop(P y) at the first fused block; a block outside the subset leaves t as it is."""
 
     rule = "t = drop(P y) before the first fused block, then evolves through the others"
+    source = "image_encoder_prompt_v2"
     evolves = True
 
-    def __init__(self, config: FusionConfig, layers: tuple[int, ...], text_width: int, width: int) -> None:
-        super().__init__(config, layers, text_width, width)
-        self.projector = build_projector(config.projector, text_width, width)
+    def __init__(self, config: FusionConfig, layers: tuple[int, ...], sizes: Sizes) -> None:
+        super().__init__(config, layers, sizes)
+        self.projector = build_projector(config.projector, self.text_width, self.width, self.released_init)
 
-    def tokens(self, layer: int, text: Tensor, previous: Tensor | None) -> Tensor:
+    def tokens(self, block: BlockInput) -> Tensor:
         """The projected words at the first fused block, later what the blocks made of them."""
-        if previous is not None:
-            return previous
-        tokens: Tensor = self.dropout(self.projector(text))
+        if block.previous is not None:
+            return block.previous
+        tokens: Tensor = self.dropout(self.projector(block.text))
         return tokens

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from workbench.config import FusionConfig
-from workbench.models.fusion.base import Fusion, variants
-from workbench.models.projectors import build_projector
+from workbench.models.fusion.base import BlockInput, Fusion, Sizes, variants
+from workbench.models.projectors import LayerProjectors
 
 
 @variants.register("l_dit")
@@ -14,14 +14,14 @@ class LDIT(Fusion):
     """t = drop(P_i y) at every fused block i, in place of the last block's text output."""
 
     rule = "every fused block i: t = drop(P_i y), in place of the last block's text output"
+    source = "layer_wise (ViT-H with a text projection: layer_wise_vith)"
 
-    def __init__(self, config: FusionConfig, layers: tuple[int, ...], text_width: int, width: int) -> None:
-        super().__init__(config, layers, text_width, width)
-        self.projectors = nn.ModuleDict(
-            {str(layer): build_projector(config.projector, text_width, width) for layer in layers}
-        )
+    def __init__(self, config: FusionConfig, layers: tuple[int, ...], sizes: Sizes) -> None:
+        super().__init__(config, layers, sizes)
+        in_widths = dict.fromkeys(layers, self.text_width)
+        self.projectors = LayerProjectors(config.projector, in_widths, self.width, self.released_init)
 
-    def tokens(self, layer: int, text: Tensor, previous: Tensor | None) -> Tensor:
+    def tokens(self, block: BlockInput) -> Tensor:
         """The words as this block's projector sees them."""
-        tokens: Tensor = self.dropout(self.projectors[str(layer)](text))
+        tokens: Tensor = self.dropout(self.projectors.of(block.layer)(block.text))
         return tokens

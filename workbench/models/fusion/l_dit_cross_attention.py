@@ -1,0 +1,56 @@
+"""L-DIT whose words first look around: at the image, as intended, or at the last block's words, as released."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from workbench.config import FusionConfig
+from workbench.models.cross_attention import CrossAttention, SampleLayerNorm
+from workbench.models.fusion.base import BlockInput, Fusion, Sizes, variants
+from workbench.models.projectors import LayerProjectors
+
+
+@variants.register("l_dit_cross_attention")
+class CrossAttentionLDIT(Fusion):
+    """With `keys: image` every fused block gets LN(P_i y + drop(MHA(q = P_i y, k = v = image tokens))).
+
+    With `keys: text` the first gets P_0 y and the others LN(P_i y + drop(MHA(q = y, k = v = t))), t the text output of
+    the block before: what the released code computes, where the former stands in a comment.
+    """
+
+    rule = "t = LN(P_i y + drop(MHA)) attending to the image tokens (keys: image) or, as released, to the last t"
+    source = "cross_attention (keys: text)"
+    reads = frozenset({"projector", "cross_attention", "dropout"})
+    released_init = "ones"
+    released_epochs = 25
+
+    def __init__(self, config: FusionConfig, layers: tuple[int, ...], sizes: Sizes) -> None:
+        super().__init__(config, layers, sizes)
+        sizes_of = config.cross_attention
+        self.evolves = sizes_of.keys == "text"
+        self.projectors = LayerProjectors(
+            config.projector, dict.fromkeys(layers, self.text_width), self.width, self.released_init
+        )
+        attending = layers[1:] if self.evolves else layers
+        query_width = self.text_width if self.evolves else self.width
+        self.attentions = nn.ModuleDict(
+            {
+                str(layer): CrossAttention(query_width, self.width, sizes_of.width, sizes_of.heads, config.dropout)
+                for layer in attending
+            }
+        )
+        self.norms = nn.ModuleDict({str(layer): SampleLayerNorm(self.width) for layer in attending})
+
+    def tokens(self, block: BlockInput) -> Tensor:
+        """The projected words and what they saw."""
+        projected: Tensor = self.projectors.of(block.layer)(block.text)
+        name = str(block.layer)
+        if name not in self.attentions:
+            return projected
+        if self.evolves:
+            assert block.previous is not None
+            seen = self.attentions[name](block.text, block.previous, block.text_mask)
+        else:
+            seen = self.attentions[name](projected, block.image.flatten(1, 2))
+        tokens: Tensor = self.norms[name](projected + self.dropout(seen))
+        return tokens

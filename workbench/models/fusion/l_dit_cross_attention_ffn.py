@@ -1,0 +1,38 @@
+"""L-DIT through a transformer layer: the words look at the image tokens and pass an MLP before every fused block."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from workbench.config import FusionConfig
+from workbench.models.cross_attention import CrossAttentionLayer, SampleLayerNorm
+from workbench.models.fusion.base import BlockInput, Fusion, Sizes, variants
+
+
+@variants.register("l_dit_cross_attention_ffn")
+class CrossAttentionFFNLDIT(Fusion):
+    """t = LN(y + drop(MHA_FFN(q = y, k = v = image tokens))) at every fused block."""
+
+    rule = "every fused block: t = LN(y + drop(MHA_FFN(q = y, k = v = image tokens)))"
+    source = "cross_attention_FFN"
+    reads = frozenset({"cross_attention", "dropout"})
+    released_epochs = 25
+
+    def __init__(self, config: FusionConfig, layers: tuple[int, ...], sizes: Sizes) -> None:
+        super().__init__(config, layers, sizes)
+        self.needs_equal_widths("l_dit_cross_attention_ffn adds what it saw to the words themselves")
+        of = config.cross_attention
+        self.attentions = nn.ModuleDict(
+            {
+                str(layer): CrossAttentionLayer(self.width, of.width, of.heads, of.mlp_width, config.dropout)
+                for layer in layers
+            }
+        )
+        self.norms = nn.ModuleDict({str(layer): SampleLayerNorm(self.width) for layer in layers})
+
+    def tokens(self, block: BlockInput) -> Tensor:
+        """The words and what they saw."""
+        name = str(block.layer)
+        seen = self.attentions[name](block.text, block.image.flatten(1, 2))
+        tokens: Tensor = self.norms[name](block.text + self.dropout(seen))
+        return tokens

@@ -53,17 +53,25 @@ def check_config(config: RunConfig) -> ReferringSam:
             "backbone.image_size",
             f"{config.backbone.image_size} is not a multiple of the patch size, {shape.patch_size}",
         )
-    if config.training.freeze.fusion and config.fusion.projector.init == "zero" and config.fusion.variant != "default":
-        raise ConfigError(
-            "training.freeze.fusion",
-            "true freezes a projector whose init is zero, so text could never reach the image encoder; "
-            "set it to false, or fusion.projector.init to default",
-        )
+    _check_frozen_fusion(config)
     with torch.device("meta"):
         sam = build_sam(shape, config.backbone.decoder_depth)
         text_encoder = build_from_shape(config.text_encoder, config.machine.checkpoint_root)
         model = _assemble(config, sam, text_encoder)
     return model
+
+
+def _check_frozen_fusion(config: RunConfig) -> None:
+    """A frozen projector that lets nothing through is the released code's `VIS_FREEZE` trap."""
+    kind, projector = variants[config.fusion.variant], config.fusion.projector
+    init = kind.released_init if projector.init == "released" else projector.init
+    closed = "init is zero" if init == "zero" else "gate is closed" if projector.type == "gated" else None
+    if config.training.freeze.fusion and closed and "projector" in kind.reads:
+        raise ConfigError(
+            "training.freeze.fusion",
+            f"true freezes a projector whose {closed}, so text could never reach the image encoder; "
+            "set it to false, or fusion.projector.init to default with a type that is not gated",
+        )
 
 
 def check_weights(config: RunConfig) -> None:

@@ -1,18 +1,22 @@
 """Attention over `[text | image]` with SAM's decomposed relative positions on the image–image part.
 
-One function, several exact implementations of the same logits, all equal to `eager`; `choose` says which runs where.
+One function, several exact implementations of the same logits, all equal to `eager`; `attention_policy` says which
+runs where.
 Shape suffixes: B batch, h heads, L text tokens, N = H·W image tokens, d head width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from workbench.models.attention_policy import choose
 from workbench.registry import Registry
 
 Grid = tuple[int, int]
@@ -59,23 +63,29 @@ class AttentionInput:
 
 Implementation = Callable[[AttentionInput], Tensor]
 implementations: Registry[Implementation] = Registry("attention implementation", "attention")
+FORWARD_ONLY_ON_CPU = frozenset({"flex"})
+"""Implementations without a backward pass on the CPU."""
 
 
 def attention(inputs: AttentionInput, implementation: str | None = None) -> Tensor:
     """softmax(q·kᵀ/√d + relative positions) · v, B×h×Q×d.
 
     Args:
-        implementation: one of `implementations`; None takes what `choose` says.
+        implementation: one of `implementations`; None takes what the policy says (`attention_policy.choose`).
     """
-    return implementations[implementation or choose(inputs)](inputs)
+    if inputs.relative_h is not None and inputs.relative_h.dtype != inputs.q.dtype:  # under autocast
+        assert inputs.relative_w is not None
+        tables = (inputs.relative_h.to(inputs.q.dtype), inputs.relative_w.to(inputs.q.dtype))
+        inputs = replace(inputs, relative_h=tables[0], relative_w=tables[1])
+    return implementations[implementation or _chosen(inputs)](inputs)
 
 
-def choose(inputs: AttentionInput) -> str:
-    """The implementation to use; a function of shape and device alone, so a run never changes it half-way."""
-    tokens = inputs.k.shape[2]
+def _chosen(inputs: AttentionInput) -> str:
     if inputs.relative_h is None and inputs.text_mask is None:
         return "sdpa"
-    return "eager" if tokens <= 256 and inputs.q.device.type == "cpu" else "augmented"
+    q = inputs.q
+    gradient = torch.is_grad_enabled() and (q.requires_grad or inputs.k.requires_grad or inputs.v.requires_grad)
+    return choose(q.device.type, str(q.dtype).removeprefix("torch."), gradient, inputs.k.shape[2])
 
 
 def relative_position_terms(inputs: AttentionInput) -> tuple[Tensor, Tensor]:
@@ -123,28 +133,226 @@ def sdpa(inputs: AttentionInput) -> Tensor:
 
 @implementations.register("augmented")
 def augmented(inputs: AttentionInput) -> Tensor:
-    """The bias as extra dimensions of q and k, so that no N×N matrix is ever made.
+    """The bias as extra dimensions of q and k, so that a fused kernel without a mask computes it all.
 
-    q' = [q/√d, q·R_h, q·R_w, 1] and k' = [k, onehot(row), onehot(column), mask]: the same logits from one product.
+    q' = [q/√d, q·R_h, q·R_w] and k' = [k, onehot(row), onehot(column)] have the logits as their product. A softmax
+    ignores what is added to a whole row, so the last row's and the last column's term is taken from every key: two
+    dimensions fall away, and with text one comes in that carries the difference for the words. One more hides padding.
+    At 32×32 tokens with heads of 64 that is 128, the most that some fused backward passes take.
     """
-    q, k, v, height, width = inputs.q * inputs.scale, inputs.k, inputs.v, *inputs.grid
-    extra_q, extra_k = [], []
+    extra_q, extra_k = _extra_dimensions(inputs)
+    q, k, v = torch.cat([inputs.q * inputs.scale, *extra_q], -1), torch.cat([inputs.k, *extra_k], -1), inputs.v
+    # The fused kernels want equal widths of q, k and v, in multiples of 8.
+    aligned = -(-q.shape[-1] // 8) * 8
+    q, k, v = (F.pad(x, (0, aligned - x.shape[-1])) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., : inputs.v.shape[-1]]
+
+
+def _extra_dimensions(inputs: AttentionInput) -> tuple[list[Tensor], list[Tensor]]:
+    k, words, (height, width) = inputs.k, inputs.text_length, inputs.grid
+    extra_q: list[Tensor] = []
+    extra_k: list[Tensor] = []
     if inputs.relative_h is not None:
-        terms = [t.flatten(2, 3) for t in relative_position_terms(inputs)]
-        extra_q += [F.pad(t, (0, 0, inputs.text_queries, 0)) for t in terms]
-        rows = torch.eye(height, dtype=k.dtype, device=k.device).repeat_interleave(width, dim=0)
-        columns = torch.eye(width, dtype=k.dtype, device=k.device).repeat(height, 1)
-        places = F.pad(torch.cat([rows, columns], dim=1), (0, 0, inputs.text_length, 0))
+        terms_h, terms_w = (t.flatten(2, 3) for t in relative_position_terms(inputs))
+        last_h, last_w = terms_h[..., -1:], terms_w[..., -1:]
+        parts = [terms_h[..., :-1] - last_h, terms_w[..., :-1] - last_w]
+        rows = torch.eye(height, dtype=k.dtype, device=k.device)[:, :-1].repeat_interleave(width, dim=0)
+        columns = torch.eye(width, dtype=k.dtype, device=k.device)[:, :-1].repeat(height, 1)
+        places = F.pad(torch.cat([rows, columns], dim=1), (0, 0, words, 0))
+        if words:
+            parts.append(-(last_h + last_w))
+            is_word = torch.arange(len(places), device=k.device)[:, None] < words
+            places = torch.cat([places, is_word.to(k.dtype)], dim=1)
+        extra_q.append(F.pad(torch.cat(parts, dim=-1), (0, 0, inputs.text_queries, 0)))
         extra_k.append(places.expand(*k.shape[:2], -1, -1))
     if inputs.text_mask is not None:
         # A finite number: -inf times zero would be NaN. exp(-30000) is 0 in every floating type.
-        blocked = torch.where(inputs.text_mask, 0.0, -30000.0).to(k.dtype)
-        column = F.pad(blocked, (0, height * width))[:, None, :, None]
+        hidden = torch.where(inputs.text_mask, 0.0, -30000.0).to(k.dtype)
+        column = F.pad(hidden, (0, height * width))[:, None, :, None]
         extra_k.append(column.expand(-1, k.shape[1], -1, -1))
-        extra_q.append(torch.ones_like(q[..., :1]))
-    q, k = torch.cat([q, *extra_q], dim=-1), torch.cat([k, *extra_k], dim=-1)
-    # The fused kernels want equal widths of q, k and v, in multiples of 8.
-    aligned = -(-q.shape[-1] // 8) * 8
-    q, k = F.pad(q, (0, aligned - q.shape[-1])), F.pad(k, (0, aligned - k.shape[-1]))
-    v_padded = F.pad(v, (0, aligned - v.shape[-1]))
-    return F.scaled_dot_product_attention(q, k, v_padded, scale=1.0)[..., : v.shape[-1]]
+        extra_q.append(torch.ones_like(inputs.q[..., :1]))
+    return extra_q, extra_k
+
+
+@implementations.register("chunked")
+@torch.compiler.disable
+def chunked(inputs: AttentionInput) -> Tensor:
+    """A few grid rows of queries at a time, each chunk's logits small enough for the processor's cache.
+
+    The backward pass computes them again from q, k and each row's log-sum-exp, so memory grows with N, not with N².
+    """
+    with torch.autocast(inputs.q.device.type, enabled=False):
+        out: Tensor = _Chunked.apply(
+            inputs.q, inputs.k, inputs.v, inputs.relative_h, inputs.relative_w, inputs.grid, inputs.text_mask
+        )
+    return out
+
+
+CHUNK_ELEMENTS = 3_000_000
+"""Logits at a time: 12 MB in fp32. Measured between 1 and 12 million on two CPU cores; the curve is flat around here."""
+
+
+class _Chunked(torch.autograd.Function):
+    """See `chunked`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        relative_h: Tensor | None,
+        relative_w: Tensor | None,
+        grid: Grid,
+        text_mask: Tensor | None,
+    ) -> Tensor:
+        whole = AttentionInput(q.contiguous(), k.contiguous(), v.contiguous(), grid, relative_h, relative_w, text_mask)
+        out = torch.empty_like(whole.q)
+        log_sum = torch.empty(q.shape[:3], dtype=_accumulator(q), device=q.device)
+        for images in _batches(whole):
+            part = _Part(whole, images)
+            for chunk in part.chunks():
+                logits = part.logits(chunk)
+                most = logits.amax(dim=-1, keepdim=True)
+                weights = logits.sub_(most).exp_()
+                total = weights.sum(dim=-1, keepdim=True)
+                out[images, :, chunk.queries] = weights.to(v.dtype).matmul(part.v).div_(total)
+                log_sum[images, :, chunk.queries] = total.log_().add_(most).squeeze(-1)
+        ctx.save_for_backward(whole.q, whole.k, whole.v, relative_h, relative_w, text_mask, out, log_sum)
+        ctx.grid = grid
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, relative_h, relative_w, text_mask, out, log_sum = ctx.saved_tensors
+        whole = AttentionInput(q, k, v, ctx.grid, relative_h, relative_w, text_mask)
+        gradient = gradient.contiguous()
+        d_q, d_k, d_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        d_h = None if relative_h is None else torch.zeros_like(relative_h, dtype=_accumulator(q))
+        d_w = None if relative_w is None else torch.zeros_like(relative_w, dtype=_accumulator(q))
+        shares = (gradient * out).sum(dim=-1, keepdim=True, dtype=_accumulator(q))
+        for images in _batches(whole):
+            part = _Part(whole, images)
+            d_terms = None if part.terms is None else tuple(torch.empty_like(t) for t in part.terms)
+            for chunk in part.chunks():
+                weights = part.logits(chunk).sub_(log_sum[images, :, chunk.queries, None]).exp_()
+                d_out = gradient[images, :, chunk.queries]
+                d_v[images] += weights.to(v.dtype).transpose(-2, -1) @ d_out
+                d_logits = (d_out @ part.v.transpose(-2, -1)).to(weights.dtype)
+                d_logits = d_logits.sub_(shares[images, :, chunk.queries]).mul_(weights)
+                narrow = d_logits.to(q.dtype)
+                d_q[images, :, chunk.queries] = narrow @ part.k
+                d_k[images] += narrow.transpose(-2, -1) @ part.q[:, :, chunk.queries]
+                if d_terms is not None and chunk.rows is not None:
+                    places = part.image_block(d_logits, chunk)
+                    d_terms[0][:, :, chunk.rows] = places.sum(dim=-1)
+                    d_terms[1][:, :, chunk.rows] = places.sum(dim=-2)
+            d_q[images] *= whole.scale
+            if d_terms is not None:
+                image_q = q[images, :, whole.text_queries :].unflatten(2, ctx.grid)
+                d_image = torch.einsum("bnhwk,hkd->bnhwd", d_terms[0], relative_h)
+                d_image += torch.einsum("bnhwk,wkd->bnhwd", d_terms[1], relative_w)
+                d_q[images, :, whole.text_queries :] += d_image.flatten(2, 3)
+                d_h += torch.einsum("bnhwk,bnhwd->hkd", d_terms[0], image_q)
+                d_w += torch.einsum("bnhwk,bnhwd->wkd", d_terms[1], image_q)
+        if d_h is not None and d_w is not None:
+            d_h, d_w = d_h.to(relative_h.dtype), d_w.to(relative_w.dtype)
+        return d_q, d_k, d_v, d_h, d_w, None, None
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some queries: all of the text's (`rows` is None), or those of some rows of the grid."""
+
+    queries: slice
+    rows: slice | None
+
+
+class _Part:
+    """Some images of a batch, with what their chunks share."""
+
+    def __init__(self, whole: AttentionInput, images: slice) -> None:
+        mask = None if whole.text_mask is None else whole.text_mask[images]
+        self.inputs = AttentionInput(
+            whole.q[images], whole.k[images], whole.v[images], whole.grid, whole.relative_h, whole.relative_w, mask
+        )
+        self.q, self.k, self.v = self.inputs.q * whole.scale, self.inputs.k, self.inputs.v
+        self.terms = None if whole.relative_h is None else relative_position_terms(self.inputs)
+
+    def chunks(self) -> Iterator[_Chunk]:
+        """All queries, a few rows of the grid at a time."""
+        height, width = self.inputs.grid
+        text = self.inputs.text_queries
+        if text:
+            yield _Chunk(slice(0, text), None)
+        step = max(1, CHUNK_ELEMENTS // (self.q.shape[0] * self.q.shape[1] * self.k.shape[2] * width))
+        for start in range(0, height, step):
+            stop = min(start + step, height)
+            yield _Chunk(slice(text + start * width, text + stop * width), slice(start, stop))
+
+    def logits(self, chunk: _Chunk) -> Tensor:
+        """Logits of a chunk's queries, b×h×queries×(L+N), in fp32 at least."""
+        logits = (self.q[:, :, chunk.queries] @ self.k.transpose(-2, -1)).to(_accumulator(self.q))
+        if self.terms is not None and chunk.rows is not None:
+            places = self.image_block(logits, chunk)
+            places += self.terms[0][:, :, chunk.rows, :, :, None]
+            places += self.terms[1][:, :, chunk.rows, :, None, :]
+        if self.inputs.text_mask is not None:
+            words = logits[..., : self.inputs.text_length]
+            words.masked_fill_(~self.inputs.text_mask[:, None, None], float("-inf"))
+        return logits
+
+    def image_block(self, matrix: Tensor, chunk: _Chunk) -> Tensor:
+        """The image's columns of a chunk's rows, b×h×rows×W×H×W, a view."""
+        assert chunk.rows is not None
+        height, width = self.inputs.grid
+        images = matrix[..., self.inputs.text_length :]
+        return images.unflatten(2, (chunk.rows.stop - chunk.rows.start, width)).unflatten(4, (height, width))
+
+
+def _batches(whole: AttentionInput) -> Iterator[slice]:
+    """As many images at a time as leave a chunk at least a quarter of the grid's rows."""
+    batch, heads = whole.q.shape[:2]
+    rows = -(-whole.grid[0] // 4)
+    step = max(1, CHUNK_ELEMENTS // (heads * rows * whole.grid[1] * whole.k.shape[2]))
+    for start in range(0, batch, step):
+        yield slice(start, min(start + step, batch))
+
+
+def _accumulator(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+@implementations.register("flex")
+def flex(inputs: AttentionInput) -> Tensor:
+    """PyTorch's FlexAttention with the bias as its score function; compiled on a GPU, forward only on the CPU."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    if not torch.is_grad_enabled():  # it asks each tensor, not the mode
+        tensors = {name: value.detach() for name, value in vars(inputs).items() if isinstance(value, Tensor)}
+        inputs = replace(inputs, **tensors)
+    terms = None if inputs.relative_h is None else tuple(t.flatten(2, 3) for t in relative_position_terms(inputs))
+    words, text_queries, mask, width = inputs.text_length, inputs.text_queries, inputs.text_mask, inputs.grid[1]
+
+    def score(logit: Tensor, b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        place, seen = query - text_queries, key - words
+        if terms is not None:
+            of, at = place.clamp(min=0), seen.clamp(min=0)
+            bias = terms[0][b, h, of, at // width] + terms[1][b, h, of, at % width]
+            logit = torch.where((place >= 0) & (seen >= 0), logit + bias, logit)
+        if mask is not None:
+            hidden = (seen < 0) & ~mask[b, key.clamp(max=words - 1)]
+            logit = torch.where(hidden, -float("inf"), logit)
+        return logit
+
+    run = _compiled_flex() if inputs.q.device.type == "cuda" else flex_attention
+    out: Tensor = run(inputs.q, inputs.k, inputs.v, score_mod=score, scale=inputs.scale)  # type: ignore[assignment]
+    return out
+
+
+@functools.cache
+def _compiled_flex() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=False)

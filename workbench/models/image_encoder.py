@@ -48,13 +48,17 @@ class FusedImageEncoder(nn.Module):
         vit: the encoder, its weights and key names untouched.
         fusion: hands each fused block its text tokens.
         windowed: True keeps SAM's windows, False lets every block attend globally.
+        implementation: of the attention, in place of what the policy chooses.
     """
 
-    def __init__(self, vit: ImageEncoderViT, fusion: Fusion, windowed: bool) -> None:
+    def __init__(
+        self, vit: ImageEncoderViT, fusion: Fusion, windowed: bool, implementation: str | None = None
+    ) -> None:
         super().__init__()
         self.vit = vit
         self.fusion = fusion
         self.windowed = windowed
+        self.implementation = implementation
 
     @property
     def patch_size(self) -> int:
@@ -135,7 +139,9 @@ class FusedImageEncoder(nn.Module):
         text_in = None if text is None else block.norm1(text)
         if observer is not None:
             observer(BlockRecord(layer, block.attn, image_in, text_in, text_mask, window))
-        image_out, text_out = attend(block.attn, image_in, text_in, text_mask, window, keep_text)
+        image_out, text_out = attend(
+            block.attn, image_in, text_in, text_mask, window, keep_text, self.implementation
+        )
         image = image + image_out
         image = image + block.mlp(block.norm2(image))
         if text is None or text_out is None:
@@ -151,6 +157,7 @@ def attend(
     text_mask: Tensor | None,
     window: int,
     keep_text: bool,
+    implementation: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """SAM's attention over [text | image], in windows if asked: text is repeated per window, its outputs averaged.
 
@@ -161,6 +168,7 @@ def attend(
         text_mask: B×L or None.
         window: side of a window in tokens; 0 attends globally.
         keep_text: whether the text's own output is wanted.
+        implementation: see `attention`.
 
     Returns:
         The image's output B×H×W×C, and the text's B×L×C or None.
@@ -176,7 +184,7 @@ def attend(
     grid = (image.shape[1], image.shape[2])
     queries, keys, values = project(module, image.flatten(1, 2), text, keep_text)
     inputs = AttentionInput(queries, keys, values, grid, *relative_tables(module, grid), text_mask)
-    out = module.proj(attention(inputs).transpose(1, 2).flatten(2))
+    out = module.proj(attention(inputs, implementation).transpose(1, 2).flatten(2))
     kept = text.shape[1] if text is not None and keep_text else 0
     image_out = out[:, kept:].unflatten(1, grid)
     text_out = out[:, :kept] if kept else None

@@ -302,6 +302,47 @@ def pretrain(
 
 
 @app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="attention, encoder or reuse.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one flat JSON object and nothing else.")] = False,
+    write_policy: Annotated[
+        Path | None, typer.Option(help="With `attention`: write the fastest choices as this machine's policy table.")
+    ] = None,
+) -> None:
+    """Race this code against what it replaces, turn by turn, and print speed-ups."""
+    import torch
+
+    from workbench.benchmarks import benchmarks
+    from workbench.errors import WorkbenchError
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def report(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    if write_policy is None:
+        found = benchmarks[name](device, report)
+    elif name == "attention":
+        found = _bench_and_write_policy(device, report, write_policy)
+    else:
+        raise WorkbenchError(f"--write-policy belongs to the benchmark attention, not to {name}")
+    if as_json:
+        print(json.dumps({figure: round(number, 4) for figure, number in found.items()}))
+    else:
+        _print_rows(("figure", "number"), [(figure, f"{number:.2f}") for figure, number in found.items()])
+
+
+def _bench_and_write_policy(device: Any, report: Any, file: Path) -> dict[str, float]:
+    from workbench.benchmarks.attention import figures, measure, policy_of
+    from workbench.models import attention_policy
+
+    measured = measure(device, report)
+    attention_policy.write_policy(file, policy_of(measured, device))
+    report(f"wrote {file}; to use it: export {attention_policy.VARIABLE}={file.absolute()}")
+    return figures(measured, device, report)
+
+
+@app.command()
 def lab(
     port: Annotated[int, typer.Option(help="Port on loopback.")] = 8888,
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,

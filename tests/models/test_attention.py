@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from workbench.errors import ConfigError
-
 from workbench.models import attention as module
 from workbench.models import attention_policy
 from workbench.models.attention import FORWARD_ONLY_ON_CPU, AttentionInput, attention, implementations
@@ -142,7 +141,9 @@ def test_the_policy_sees_shape_and_gradient_and_says_what_it_chose(
     for name in ("chunked", "sdpa"):
         implementation = implementations[name]
         monkeypatch.setitem(
-            implementations._things, name, lambda inputs, run=implementation, name=name: (ran.append(name), run(inputs))[1]
+            implementations._things,
+            name,
+            lambda inputs, run=implementation, name=name: (ran.append(name), run(inputs))[1],
         )
     with caplog.at_level(logging.INFO):
         for _ in range(2):

@@ -189,6 +189,7 @@ def test_a_deeper_decoder_is_segment_anything_s(depth: int) -> None:
                 state[f"mask_decoder.transformer.layers.{i}.{match[1]}"] = torch.randn_like(value) / 6
     model = checkpoints.load_released(state, "default")
     embedding, text = torch.randn(2, 32, 4, 4), torch.randn(2, LENGTH, WIDTH)
+    dense = model.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(1, -1, 4, 4)
     with torch.inference_mode():
         found = model.decode(embedding, text)
         for i in range(2):
@@ -196,7 +197,7 @@ def test_a_deeper_decoder_is_segment_anything_s(depth: int) -> None:
                 image_embeddings=embedding[i : i + 1],
                 image_pe=model.prompt_encoder.pe_layer((4, 4))[None],
                 sparse_prompt_embeddings=model.text_proj(text[i : i + 1]),
-                dense_prompt_embeddings=model.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(1, -1, 4, 4),
+                dense_prompt_embeddings=dense,
                 multimask_output=False,
             )
             torch.testing.assert_close(found[i : i + 1], theirs, rtol=1e-5, atol=1e-5)

@@ -8,6 +8,7 @@ Shape suffixes: B batch, h heads, L text tokens, N = H·W image tokens, d head w
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -177,9 +178,9 @@ def _extra_dimensions(inputs: AttentionInput) -> tuple[list[Tensor], list[Tensor
 @implementations.register("chunked")
 @torch.compiler.disable
 def chunked(inputs: AttentionInput) -> Tensor:
-    """A few grid rows of queries at a time, each chunk's logits small enough for the processor's cache.
+    """A few heads and grid rows of queries at a time, so that a chunk's logits stay in the processor's cache.
 
-    The backward pass computes them again from q, k and each row's log-sum-exp, so memory grows with N, not with N².
+    The backward pass computes each chunk again from q and k, so memory grows with N, not with N².
     """
     with torch.autocast(inputs.q.device.type, enabled=False):
         out: Tensor = _Chunked.apply(
@@ -188,12 +189,14 @@ def chunked(inputs: AttentionInput) -> Tensor:
     return out
 
 
-CHUNK_ELEMENTS = 3_000_000
-"""Logits at a time: 12 MB in fp32. Measured between 1 and 12 million on two CPU cores; the curve is flat around here."""
+CHUNK_ELEMENTS = 250_000
+"""Logits at a time and thread: 1 MB in fp32, half of a core's own cache."""
+CHUNK_QUERIES = 256
+"""Fewer at a time would have the matrix product pack the keys too often."""
 
 
 class _Chunked(torch.autograd.Function):
-    """See `chunked`."""
+    """See `chunked`. All tensors have images and heads in one dimension here: G = B·h."""
 
     @staticmethod
     def forward(
@@ -206,58 +209,47 @@ class _Chunked(torch.autograd.Function):
         grid: Grid,
         text_mask: Tensor | None,
     ) -> Tensor:
-        whole = AttentionInput(q.contiguous(), k.contiguous(), v.contiguous(), grid, relative_h, relative_w, text_mask)
-        out = torch.empty_like(whole.q)
-        log_sum = torch.empty(q.shape[:3], dtype=_accumulator(q), device=q.device)
-        for images in _batches(whole):
-            part = _Part(whole, images)
+        heads = _Heads(q, k, v, relative_h, relative_w, grid, text_mask)
+        out = torch.empty_like(heads.q)
+        for part in heads.parts():
             for chunk in part.chunks():
-                logits = part.logits(chunk)
-                most = logits.amax(dim=-1, keepdim=True)
-                weights = logits.sub_(most).exp_()
-                total = weights.sum(dim=-1, keepdim=True)
-                out[images, :, chunk.queries] = weights.to(v.dtype).matmul(part.v).div_(total)
-                log_sum[images, :, chunk.queries] = total.log_().add_(most).squeeze(-1)
-        ctx.save_for_backward(whole.q, whole.k, whole.v, relative_h, relative_w, text_mask, out, log_sum)
+                out[part.heads, chunk.queries] = part.weights(chunk) @ part.v
+        out = out.unflatten(0, q.shape[:2])
+        ctx.save_for_backward(q, k, v, relative_h, relative_w, text_mask, out)
         ctx.grid = grid
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, relative_h, relative_w, text_mask, out, log_sum = ctx.saved_tensors
-        whole = AttentionInput(q, k, v, ctx.grid, relative_h, relative_w, text_mask)
-        gradient = gradient.contiguous()
-        d_q, d_k, d_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        d_h = None if relative_h is None else torch.zeros_like(relative_h, dtype=_accumulator(q))
-        d_w = None if relative_w is None else torch.zeros_like(relative_w, dtype=_accumulator(q))
-        shares = (gradient * out).sum(dim=-1, keepdim=True, dtype=_accumulator(q))
-        for images in _batches(whole):
-            part = _Part(whole, images)
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, relative_h, relative_w, text_mask, out = ctx.saved_tensors
+        heads = _Heads(q, k, v, relative_h, relative_w, ctx.grid, text_mask)
+        shares = (d_out * out).sum(dim=-1, keepdim=True, dtype=_accumulator(q)).flatten(0, 1)
+        d_out = d_out.flatten(0, 1).contiguous()
+        d_q, d_k, d_v = torch.empty_like(heads.q), torch.zeros_like(heads.k), torch.zeros_like(heads.v)
+        d_tables = [torch.zeros_like(t, dtype=_accumulator(q)) for t in heads.tables or ()]
+        for part in heads.parts():
             d_terms = None if part.terms is None else tuple(torch.empty_like(t) for t in part.terms)
             for chunk in part.chunks():
-                weights = part.logits(chunk).sub_(log_sum[images, :, chunk.queries, None]).exp_()
-                d_out = gradient[images, :, chunk.queries]
-                d_v[images] += weights.to(v.dtype).transpose(-2, -1) @ d_out
-                d_logits = (d_out @ part.v.transpose(-2, -1)).to(weights.dtype)
-                d_logits = d_logits.sub_(shares[images, :, chunk.queries]).mul_(weights)
+                weights, d_here = part.weights(chunk), d_out[part.heads, chunk.queries]
+                d_v[part.heads] += weights.transpose(-2, -1) @ d_here
+                d_logits = (d_here @ part.v.transpose(-2, -1)).to(shares.dtype)
+                d_logits = d_logits.sub_(shares[part.heads, chunk.queries]).mul_(weights)
                 narrow = d_logits.to(q.dtype)
-                d_q[images, :, chunk.queries] = narrow @ part.k
-                d_k[images] += narrow.transpose(-2, -1) @ part.q[:, :, chunk.queries]
+                d_q[part.heads, chunk.queries] = narrow @ part.k
+                d_k[part.heads] += narrow.transpose(-2, -1) @ part.q[:, chunk.queries]
                 if d_terms is not None and chunk.rows is not None:
                     places = part.image_block(d_logits, chunk)
-                    d_terms[0][:, :, chunk.rows] = places.sum(dim=-1)
-                    d_terms[1][:, :, chunk.rows] = places.sum(dim=-2)
-            d_q[images] *= whole.scale
+                    d_terms[0][:, chunk.rows] = places.sum(dim=-1)
+                    d_terms[1][:, chunk.rows] = places.sum(dim=-2)
+            d_q[part.heads] *= heads.scale
             if d_terms is not None:
-                image_q = q[images, :, whole.text_queries :].unflatten(2, ctx.grid)
-                d_image = torch.einsum("bnhwk,hkd->bnhwd", d_terms[0], relative_h)
-                d_image += torch.einsum("bnhwk,wkd->bnhwd", d_terms[1], relative_w)
-                d_q[images, :, whole.text_queries :] += d_image.flatten(2, 3)
-                d_h += torch.einsum("bnhwk,bnhwd->hkd", d_terms[0], image_q)
-                d_w += torch.einsum("bnhwk,bnhwd->wkd", d_terms[1], image_q)
-        if d_h is not None and d_w is not None:
-            d_h, d_w = d_h.to(relative_h.dtype), d_w.to(relative_w.dtype)
+                d_image, *d_both = part.terms_backward(d_terms)
+                d_q[part.heads, heads.text_queries :] += d_image
+                for total, new in zip(d_tables, d_both, strict=True):
+                    total += new
+        d_q, d_k, d_v = (d.unflatten(0, q.shape[:2]) for d in (d_q, d_k, d_v))
+        d_h, d_w = (d.to(q.dtype) for d in d_tables) if d_tables else (None, None)
         return d_q, d_k, d_v, d_h, d_w, None, None
 
 
@@ -269,55 +261,109 @@ class _Chunk:
     rows: slice | None
 
 
-class _Part:
-    """Some images of a batch, with what their chunks share."""
+class _Heads:
+    """An attention's images and heads in one dimension, to be cut into parts."""
 
-    def __init__(self, whole: AttentionInput, images: slice) -> None:
-        mask = None if whole.text_mask is None else whole.text_mask[images]
-        self.inputs = AttentionInput(
-            whole.q[images], whole.k[images], whole.v[images], whole.grid, whole.relative_h, whole.relative_w, mask
-        )
-        self.q, self.k, self.v = self.inputs.q * whole.scale, self.inputs.k, self.inputs.v
-        self.terms = None if whole.relative_h is None else relative_position_terms(self.inputs)
+    def __init__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        relative_h: Tensor | None,
+        relative_w: Tensor | None,
+        grid: Grid,
+        text_mask: Tensor | None,
+    ) -> None:
+        self.scale = q.shape[-1] ** -0.5
+        self.q, self.k, self.v = (q * self.scale).flatten(0, 1).contiguous(), k.flatten(0, 1), v.flatten(0, 1)
+        self.grid, self.tables = grid, None if relative_h is None or relative_w is None else (relative_h, relative_w)
+        self.words = k.shape[2] - grid[0] * grid[1]
+        self.text_queries = q.shape[2] - grid[0] * grid[1]
+        self.hidden = None if text_mask is None else ~text_mask.repeat_interleave(q.shape[1], dim=0)[:, None]
+        width = grid[1]
+        self.rows = min(grid[0], -(-CHUNK_QUERIES // width))
+        self.elements = CHUNK_ELEMENTS * torch.get_num_threads()
+        self._room = self.q.new_empty(0, dtype=_accumulator(self.q))
+
+    def parts(self) -> Iterator[_Part]:
+        """As many heads at a time as the cache takes with one chunk of rows."""
+        step = max(1, self.elements // (self.rows * self.grid[1] * self.k.shape[1]))
+        for start in range(0, len(self.q), step):
+            yield _Part(self, slice(start, min(start + step, len(self.q))))
+
+    def room(self, heads: int, queries: int) -> Tensor:
+        """Space for a chunk's logits; the same at every call, so that it stays in the cache."""
+        size = (heads, queries, self.k.shape[1])
+        if self._room.numel() < math.prod(size):
+            self._room = self.q.new_empty(math.prod(size), dtype=_accumulator(self.q))
+        return self._room[: math.prod(size)].view(size)
+
+
+class _Part:
+    """Some heads, and what their chunks share."""
+
+    def __init__(self, whole: _Heads, heads: slice) -> None:
+        self.whole, self.heads = whole, heads
+        self.q, self.k, self.v = whole.q[heads], whole.k[heads], whole.v[heads]
+        self.hidden = None if whole.hidden is None else whole.hidden[heads]
+        self.terms: tuple[Tensor, Tensor] | None = None
+        if whole.tables is not None:
+            # From the scaled queries; the bias is of the unscaled ones.
+            image_q = self.q[:, whole.text_queries :].unflatten(1, whole.grid) / whole.scale
+            table_h, table_w = whole.tables
+            self.terms = (
+                torch.einsum("ghwd,hkd->ghwk", image_q, table_h),
+                torch.einsum("ghwd,wkd->ghwk", image_q, table_w),
+            )
 
     def chunks(self) -> Iterator[_Chunk]:
         """All queries, a few rows of the grid at a time."""
-        height, width = self.inputs.grid
-        text = self.inputs.text_queries
+        (height, width), text = self.whole.grid, self.whole.text_queries
         if text:
             yield _Chunk(slice(0, text), None)
-        step = max(1, CHUNK_ELEMENTS // (self.q.shape[0] * self.q.shape[1] * self.k.shape[2] * width))
-        for start in range(0, height, step):
-            stop = min(start + step, height)
+        for start in range(0, height, self.whole.rows):
+            stop = min(start + self.whole.rows, height)
             yield _Chunk(slice(text + start * width, text + stop * width), slice(start, stop))
 
-    def logits(self, chunk: _Chunk) -> Tensor:
-        """Logits of a chunk's queries, b×h×queries×(L+N), in fp32 at least."""
-        logits = (self.q[:, :, chunk.queries] @ self.k.transpose(-2, -1)).to(_accumulator(self.q))
-        if self.terms is not None and chunk.rows is not None:
-            places = self.image_block(logits, chunk)
-            places += self.terms[0][:, :, chunk.rows, :, :, None]
-            places += self.terms[1][:, :, chunk.rows, :, None, :]
-        if self.inputs.text_mask is not None:
-            words = logits[..., : self.inputs.text_length]
-            words.masked_fill_(~self.inputs.text_mask[:, None, None], float("-inf"))
-        return logits
+    def weights(self, chunk: _Chunk) -> Tensor:
+        """Attention of a chunk's queries, g×queries×(L+N), valid until the next call.
+
+        The softmax is taken in fp32 at least.
+        """
+        q, k = self.q[:, chunk.queries], self.k.transpose(-2, -1)
+        logits = self.whole.room(len(q), q.shape[1])
+        if self.terms is None or chunk.rows is None:
+            logits.zero_()
+        else:
+            logits[..., : self.whole.words] = 0
+            places, rows = self.image_block(logits, chunk), chunk.rows
+            torch.add(self.terms[0][:, rows, :, :, None], self.terms[1][:, rows, :, None, :], out=places)
+        # The product is added onto the bias: one pass over the chunk less.
+        logits = logits.baddbmm_(q, k) if logits.dtype == q.dtype else logits.add_(q @ k)
+        if self.hidden is not None:
+            logits[..., : self.whole.words].masked_fill_(self.hidden, float("-inf"))
+        return torch.softmax(logits, dim=-1, out=logits).to(self.q.dtype)
 
     def image_block(self, matrix: Tensor, chunk: _Chunk) -> Tensor:
-        """The image's columns of a chunk's rows, b×h×rows×W×H×W, a view."""
+        """The image's columns of a chunk's rows, g×rows×W×H×W, a view."""
         assert chunk.rows is not None
-        height, width = self.inputs.grid
-        images = matrix[..., self.inputs.text_length :]
-        return images.unflatten(2, (chunk.rows.stop - chunk.rows.start, width)).unflatten(4, (height, width))
+        height, width = self.whole.grid
+        images = matrix[..., self.whole.words :]
+        places: Tensor = images.unflatten(1, (chunk.rows.stop - chunk.rows.start, width))
+        return places.unflatten(3, (height, width))
 
-
-def _batches(whole: AttentionInput) -> Iterator[slice]:
-    """As many images at a time as leave a chunk at least a quarter of the grid's rows."""
-    batch, heads = whole.q.shape[:2]
-    rows = -(-whole.grid[0] // 4)
-    step = max(1, CHUNK_ELEMENTS // (heads * rows * whole.grid[1] * whole.k.shape[2]))
-    for start in range(0, batch, step):
-        yield slice(start, min(start + step, batch))
+    def terms_backward(self, d_terms: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of the image queries g×N×d and of both tables, from those of the terms."""
+        assert self.whole.tables is not None
+        d_h, d_w = (d.to(self.q.dtype) for d in d_terms)
+        table_h, table_w = self.whole.tables
+        image_q = self.q[:, self.whole.text_queries :].unflatten(1, self.whole.grid) / self.whole.scale
+        d_q = torch.einsum("ghwk,hkd->ghwd", d_h, table_h) + torch.einsum("ghwk,wkd->ghwd", d_w, table_w)
+        return (
+            d_q.flatten(1, 2),
+            torch.einsum("ghwk,ghwd->hkd", d_h, image_q),
+            torch.einsum("ghwk,ghwd->wkd", d_w, image_q),
+        )
 
 
 def _accumulator(x: Tensor) -> torch.dtype:
@@ -330,7 +376,7 @@ def flex(inputs: AttentionInput) -> Tensor:
     from torch.nn.attention.flex_attention import flex_attention
 
     if not torch.is_grad_enabled():  # it asks each tensor, not the mode
-        tensors = {name: value.detach() for name, value in vars(inputs).items() if isinstance(value, Tensor)}
+        tensors: Any = {name: value.detach() for name, value in vars(inputs).items() if isinstance(value, Tensor)}
         inputs = replace(inputs, **tensors)
     terms = None if inputs.relative_h is None else tuple(t.flatten(2, 3) for t in relative_position_terms(inputs))
     words, text_queries, mask, width = inputs.text_length, inputs.text_queries, inputs.text_mask, inputs.grid[1]
@@ -346,8 +392,8 @@ def flex(inputs: AttentionInput) -> Tensor:
             logit = torch.where(hidden, -float("inf"), logit)
         return logit
 
-    run = _compiled_flex() if inputs.q.device.type == "cuda" else flex_attention
-    out: Tensor = run(inputs.q, inputs.k, inputs.v, score_mod=score, scale=inputs.scale)  # type: ignore[assignment]
+    run: Callable[..., Any] = _compiled_flex() if inputs.q.device.type == "cuda" else flex_attention
+    out: Tensor = run(inputs.q, inputs.k, inputs.v, score_mod=score, scale=inputs.scale)
     return out
 
 

@@ -51,9 +51,7 @@ class FusedImageEncoder(nn.Module):
         implementation: of the attention, in place of what the policy chooses.
     """
 
-    def __init__(
-        self, vit: ImageEncoderViT, fusion: Fusion, windowed: bool, implementation: str | None = None
-    ) -> None:
+    def __init__(self, vit: ImageEncoderViT, fusion: Fusion, windowed: bool, implementation: str | None = None) -> None:
         super().__init__()
         self.vit = vit
         self.fusion = fusion
@@ -139,9 +137,7 @@ class FusedImageEncoder(nn.Module):
         text_in = None if text is None else block.norm1(text)
         if observer is not None:
             observer(BlockRecord(layer, block.attn, image_in, text_in, text_mask, window))
-        image_out, text_out = attend(
-            block.attn, image_in, text_in, text_mask, window, keep_text, self.implementation
-        )
+        image_out, text_out = attend(block.attn, image_in, text_in, text_mask, window, keep_text, self.implementation)
         image = image + image_out
         image = image + block.mlp(block.norm2(image))
         if text is None or text_out is None:

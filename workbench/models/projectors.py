@@ -35,7 +35,7 @@ def bottleneck(text_width: int, width: int, config: ProjectorConfig) -> nn.Modul
     if config.rank > min(text_width, width):
         raise ConfigError(
             "fusion.projector.rank",
-            f"{config.rank} is more than the narrower side of {text_width} to {width}; at most {min(text_width, width)}",
+            f"{config.rank} is no bottleneck from {text_width} to {width}; at most {min(text_width, width)}",
         )
     return nn.Sequential(nn.Linear(text_width, config.rank, bias=False), nn.Linear(config.rank, width))
 

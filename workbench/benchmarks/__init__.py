@@ -1,0 +1,38 @@
+"""Speed and memory, as ratios of contestants that alternate in one run; `workbench bench NAME` prints them.
+
+A figure is a speed-up: how many times as fast ours is as what it is measured against. Its name is fixed, so that runs
+can be compared; each benchmark's module says what its figures are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from workbench.benchmarks.race import Report
+from workbench.registry import Registry
+
+Benchmark = Callable[[torch.device, Report], dict[str, float]]
+benchmarks: Registry[Benchmark] = Registry("benchmark", "bench")
+
+
+@benchmarks.register("attention")
+def _attention(device: torch.device, report: Report) -> dict[str, float]:
+    from workbench.benchmarks.attention import run
+
+    return run(device, report)
+
+
+@benchmarks.register("encoder")
+def _encoder(device: torch.device, report: Report) -> dict[str, float]:
+    from workbench.benchmarks.encoder import run
+
+    return run(device, report)
+
+
+@benchmarks.register("reuse")
+def _reuse(device: torch.device, report: Report) -> dict[str, float]:
+    from workbench.benchmarks.reuse import run
+
+    return run(device, report)

@@ -327,7 +327,7 @@ def bench(
     else:
         raise WorkbenchError(f"--write-policy belongs to the benchmark attention, not to {name}")
     if as_json:
-        print(json.dumps({figure: round(number, 4) for figure, number in found.items()}))
+        print(json.dumps({figure: float(f"{number:.4g}") for figure, number in found.items()}))
     else:
         _print_rows(("figure", "number"), [(figure, f"{number:.2f}") for figure, number in found.items()])
 

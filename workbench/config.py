@@ -232,6 +232,8 @@ class TrainingConfig(Section):
     ema: EmaConfig = EmaConfig()
     loss: LossConfig = LossConfig()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    cache_features: bool = False
+    """Compute what a frozen image encoder makes of each image before text comes in once, and keep it (in fp16)."""
     deterministic: bool = True
     explosion_factor: Annotated[float, Field(gt=1)] = 100.0
     """A loss over this many times the first one ends the run as diverged."""

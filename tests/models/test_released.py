@@ -21,7 +21,7 @@ WIDTH, DEPTH, HEADS, LENGTH = 48, 3, 4, 5
 
 
 def base() -> State:
-    """The golden weights without any variant's own, and an encoder whose blocks differ in the length of their tables."""
+    """The golden weights without any variant's own; the blocks differ in the length of their tables."""
     state = load_file(GOLDEN / "default_sam.weights.safetensors")
     state["visual_encoder.blocks.2.attn.rel_pos_h"] = torch.randn(9, 12)
     state["visual_encoder.blocks.2.attn.rel_pos_w"] = torch.randn(21, 12)

@@ -17,9 +17,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from workbench.config import DataConfig
+from workbench.data.features import FeatureStore
 from workbench.data.language import swap_left_right
 from workbench.data.refer import ReferData, decode_mask, read_image
 from workbench.data.transforms import Placement, place, place_mask, resize_image
+from workbench.errors import DataError
 
 CACHE_BYTES = 2 * 1024**3
 
@@ -56,6 +58,8 @@ class ReferringDataset(Dataset[dict[str, Any]]):
         self._config = config
         self._folder = data.image_folder
         sizes = {e.image_id: e.height * e.width * 3 for e in self.expressions}
+        self.features: FeatureStore | None = None
+        """Where set, examples hold features of the frozen encoder in place of pixels."""
         self._cache: dict[int, NDArray[np.uint8]] | None = {} if cache and sum(sizes.values()) <= CACHE_BYTES else None
 
     def __len__(self) -> int:
@@ -83,6 +87,19 @@ class ReferringDataset(Dataset[dict[str, Any]]):
         square = resize_image(self.image(expression), self.placement(expression), self.side)
         return torch.from_numpy(square).permute(2, 0, 1)
 
+    def placed(self, expression: Expression, flipped: bool) -> tuple[Tensor, Tensor]:
+        """The square 3×side×side uint8, mirrored if asked, and where its content lies (top, left, height, width)."""
+        place, square = self.placement(expression), self.square(expression)
+        left = self.side - place.left - place.width if flipped else place.left
+        return square.flip(-1) if flipped else square, torch.tensor([place.top, left, place.height, place.width])
+
+    def file_size(self, file_name: str) -> int:
+        """Bytes of an image file; DataError when it is not there."""
+        try:
+            return (self._folder / file_name).stat().st_size
+        except OSError as error:
+            raise DataError(f"{self._folder / file_name}: {error.strerror}") from None
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         """One training example, augmented by a seed.
 
@@ -91,14 +108,16 @@ class ReferringDataset(Dataset[dict[str, Any]]):
         """
         index, seed = key
         expression = self.expressions[index]
-        placement = self.placement(expression)
-        pixels, mask = self.square(expression), place_mask(self.mask(expression), placement, self.side)
-        sentence, left = expression.sentence, placement.left
-        if np.random.default_rng(seed).random() < self._config.horizontal_flip:
-            pixels, mask, sentence = pixels.flip(-1), mask.flip(-1), swap_left_right(sentence)
-            left = self.side - placement.left - placement.width
-        content = torch.tensor([placement.top, left, placement.height, placement.width])
-        return {"pixels": pixels, "mask": mask, "sentence": sentence, "content": content}
+        flipped = bool(np.random.default_rng(seed).random() < self._config.horizontal_flip)
+        mask = place_mask(self.mask(expression), self.placement(expression), self.side)
+        example = {
+            "mask": mask.flip(-1) if flipped else mask,
+            "sentence": swap_left_right(expression.sentence) if flipped else expression.sentence,
+        }
+        if self.features is not None:
+            return {**example, "features": self.features.read(expression.image_id, flipped)}
+        pixels, content = self.placed(expression, flipped)
+        return {**example, "pixels": pixels, "content": content}
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -178,6 +197,8 @@ def training_loader(
     close_in_workers: int | None = None,
 ) -> DataLoader[dict[str, Any]]:
     """Batches from step `start` on: pixels B×3×S×S uint8, mask B×S×S, content B×4, and the list of sentences.
+
+    Where the data set has features, they stand in place of pixels and content.
 
     Args:
         close_in_workers: a file descriptor that the workers must not inherit.

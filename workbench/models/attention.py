@@ -176,7 +176,7 @@ def _extra_dimensions(inputs: AttentionInput) -> tuple[list[Tensor], list[Tensor
 
 
 @implementations.register("chunked")
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def chunked(inputs: AttentionInput) -> Tensor:
     """A few heads and grid rows of queries at a time, so that a chunk's logits stay in the processor's cache.
 
@@ -214,7 +214,7 @@ class _Chunked(torch.autograd.Function):
         for part in heads.parts():
             for chunk in part.chunks():
                 out[part.heads, chunk.queries] = part.weights(chunk) @ part.v
-        out = out.unflatten(0, q.shape[:2])
+        out = out.view(q.shape)
         ctx.save_for_backward(q, k, v, relative_h, relative_w, text_mask, out)
         ctx.grid = grid
         return out
@@ -296,7 +296,8 @@ class _Heads:
         size = (heads, queries, self.k.shape[1])
         if self._room.numel() < math.prod(size):
             self._room = self.q.new_empty(math.prod(size), dtype=_accumulator(self.q))
-        return self._room[: math.prod(size)].view(size)
+        room: Tensor = self._room[: math.prod(size)]
+        return room.view(size)
 
 
 class _Part:
@@ -350,7 +351,8 @@ class _Part:
         height, width = self.whole.grid
         images = matrix[..., self.whole.words :]
         places: Tensor = images.unflatten(1, (chunk.rows.stop - chunk.rows.start, width))
-        return places.unflatten(3, (height, width))
+        block: Tensor = places.unflatten(3, (height, width))
+        return block
 
     def terms_backward(self, d_terms: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of the image queries g×N×d and of both tables, from those of the terms."""
@@ -392,7 +394,7 @@ def flex(inputs: AttentionInput) -> Tensor:
             logit = torch.where(hidden, -float("inf"), logit)
         return logit
 
-    run: Callable[..., Any] = _compiled_flex() if inputs.q.device.type == "cuda" else flex_attention
+    run: Any = _compiled_flex() if inputs.q.device.type == "cuda" else flex_attention
     out: Tensor = run(inputs.q, inputs.k, inputs.v, score_mod=score, scale=inputs.scale)
     return out
 

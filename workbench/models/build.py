@@ -54,10 +54,20 @@ def check_config(config: RunConfig) -> ReferringSam:
             f"{config.backbone.image_size} is not a multiple of the patch size, {shape.patch_size}",
         )
     _check_frozen_fusion(config)
+    if config.training.cache_features and not config.training.freeze.image_encoder:
+        raise ConfigError(
+            "training.cache_features",
+            "true needs an image encoder that does not learn: set training.freeze.image_encoder to true",
+        )
     with torch.device("meta"):
         sam = build_sam(shape, config.backbone.decoder_depth)
         text_encoder = build_from_shape(config.text_encoder, config.machine.checkpoint_root)
         model = _assemble(config, sam, text_encoder)
+    if config.training.cache_features and model.image_encoder.first_fused == 0:
+        raise ConfigError(
+            "training.cache_features",
+            "true has nothing to keep, for the first block is fused; set it to false, or fuse later layers",
+        )
     return model
 
 

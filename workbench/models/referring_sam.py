@@ -57,15 +57,44 @@ class ReferringSam(nn.Module):
         """The fusion variant."""
         return self.image_encoder.fusion
 
-    def forward(self, image: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    @property
+    def caches_embedding(self) -> bool:
+        """Whether `before_text` reaches through the neck: no block is fused, and the neck is frozen."""
+        return not self.fusion.layers and not any(p.requires_grad for p in self.image_encoder.vit.neck.parameters())
+
+    def forward(
+        self, image: Tensor | None, input_ids: Tensor, attention_mask: Tensor, features: Tensor | None = None
+    ) -> Tensor:
         """Mask logits at a quarter of the patch size, B×h×w.
 
         Args:
-            image: normalised pixels, B×3×H×W.
+            image: normalised pixels, B×3×H×W; None where `features` are given.
             input_ids, attention_mask: B×L.
+            features: what `before_text` made of the image.
         """
         text, text_mask = self.encode_text(input_ids, attention_mask)
-        return self.decode(self.encode_image(image, text, text_mask), text, text_mask)[:, 0]
+        if features is None:
+            assert image is not None
+            embedding = self.encode_image(image, text, text_mask)
+        else:
+            embedding = self.after_text(features, text, text_mask)
+        return self.decode(embedding, text, text_mask)[:, 0]
+
+    def before_text(self, image: Tensor) -> Tensor:
+        """What text cannot change of images B×3×H×W: tokens before the first fused block, B×h×w×C.
+
+        With no fused block and a frozen neck it is the image embedding, B×C×h×w.
+        """
+        if self.caches_embedding:
+            whole: Tensor = self.image_encoder(image)
+            return whole
+        return self.image_encoder.before_text(image)
+
+    def after_text(self, features: Tensor, text_features: Tensor, text_mask: Tensor | None = None) -> Tensor:
+        """Image embedding B×C×h×w from `before_text`'s features, one row an expression."""
+        if self.caches_embedding:
+            return features
+        return self.image_encoder.with_text(features, text_features, text_mask)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor | None]:
         """Text features B×L×C, and the mask that the other parts are to use (None where padding is visible)."""

@@ -21,7 +21,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from workbench.config import RunConfig
+from workbench.config import LossConfig, RunConfig
 from workbench.data.datasets import open_dataset
 from workbench.data.loading import ReferringDataset, steps_per_epoch, training_loader
 from workbench.data.refer import ReferData
@@ -30,9 +30,10 @@ from workbench.models import checkpoints
 from workbench.models.backbones import normalise
 from workbench.models.build import build_model, check_digests, weights_digests
 from workbench.models.referring_sam import ReferringSam, upsample
-from workbench.models.text_encoder import load_tokenizer
+from workbench.models.text_encoder import Tokenizer, load_tokenizer
 from workbench.store import RunBusy, RunFolder, RunLog
 from workbench.training.evaluate import evaluate
+from workbench.training.features import cached_features
 from workbench.training.losses import mask_loss
 from workbench.training.metrics import summarise
 from workbench.training.provenance import provenance
@@ -157,6 +158,7 @@ class Trainer:
         self.model.to(self.accelerator.device)
         self.ema = averaged(self.model, training.ema)
         self.optimizer = build_optimizer(self.model, config)
+        self._shown = 0.0
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, rate_factor(training.schedule, self.steps))
         self.step = 0
         self.first_loss: float | None = None
@@ -170,6 +172,8 @@ class Trainer:
         self.accelerator.init_trackers("")
         self._event("resume" if self.step else "start", step=self.step, steps=self.steps)
         if self.step < self.steps:
+            if self.config.training.cache_features:
+                self._use_cached_features()
             self._train()
         metrics = self._evaluate()
         self.accelerator.end_training()
@@ -240,6 +244,18 @@ class Trainer:
             if stopping and not last:
                 raise InterruptedRun(f"stopped at step {self.step} of {self.steps}; it resumes from there")
 
+    def _use_cached_features(self) -> None:
+        def progress(done: int, rows: int) -> None:
+            if self._stop():
+                raise InterruptedRun(f"stopped with features of {done} of {rows} images; it resumes there")
+            if done == rows or time.monotonic() - self._shown > 10:
+                self._event("features", done=done, rows=rows)
+                self._shown = time.monotonic()
+
+        device = self.accelerator.device
+        self.dataset.features = cached_features(self.model, self.dataset, self.config, device, progress)
+        self.accelerator.wait_for_everyone()
+
     def _batches(self) -> Iterator[dict[str, Any]]:
         loader = training_loader(
             self.dataset,
@@ -268,14 +284,8 @@ class Trainer:
         return [bool(count) for count in self.accelerator.reduce(counts, "sum")]
 
     def _loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
-        device = self.accelerator.device
-        ids, attention_mask = (t.to(device) for t in self.tokenizer(batch["sentence"]))
-        image = normalise(batch["pixels"].to(device, non_blocking=True), batch["content"])
-        mask = batch["mask"].to(device, non_blocking=True)
         with self.accelerator.autocast():
-            logits = model(image, ids, attention_mask)
-        loss = self.config.training.loss
-        return mask_loss(upsample(logits.float(), (mask.shape[1], mask.shape[2])), mask, loss.bce, loss.dice)
+            return batch_loss(model, self.tokenizer, batch, self.config.training.loss, self.accelerator.device)
 
     def _watch(self, loss: Tensor) -> None:
         """Remember the first bad step on the device, so that a GPU is not made to wait at every step."""
@@ -387,6 +397,22 @@ class Trainer:
     def _gpu_hours(self) -> float:
         gpus = self.accelerator.num_processes if self.accelerator.device.type == "cuda" else 0
         return round(gpus * self.seconds / 3600, 4)
+
+
+def batch_loss(
+    model: nn.Module, tokenizer: Tokenizer, batch: dict[str, Any], config: LossConfig, device: torch.device
+) -> Tensor:
+    """The loss of one of the loader's batches, from pixels or from cached features."""
+    ids, attention_mask = (t.to(device) for t in tokenizer(batch["sentence"]))
+    image = features = None
+    if "features" in batch:
+        features = batch["features"].to(device, non_blocking=True).float()
+    else:
+        image = normalise(batch["pixels"].to(device, non_blocking=True), batch["content"])
+    mask = batch["mask"].to(device, non_blocking=True)
+    logits = model(image, ids, attention_mask, features)
+    with torch.autocast(device.type, enabled=False):
+        return mask_loss(upsample(logits.float(), (mask.shape[1], mask.shape[2])), mask, config.bce, config.dice)
 
 
 def _step_seed(seed: int, step: int, process: int) -> int:

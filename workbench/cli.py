@@ -302,6 +302,49 @@ def pretrain(
 
 
 @app.command()
+def import_released(
+    file: Annotated[Path, typer.Argument(help="A checkpoint of the released DIT code.", show_default=False)],
+    variant: Annotated[str, typer.Option(help="Our name of its variant; see `workbench variants`.")],
+    out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("checkpoints"),
+) -> None:
+    """Turn a released checkpoint into ours, and write a configuration that evaluates it."""
+    from workbench.models.importing import import_checkpoint
+
+    imported = import_checkpoint(file, variant, out)
+    print(imported.summary())
+    for key in imported.unused:
+        print(f"unused: {key}")
+    for written in imported.files:
+        print(f"wrote {written}")
+
+
+@app.command("variants")
+def list_variants(
+    backbone: Annotated[str, typer.Option(help="vit_mini, vit_b, vit_l or vit_h.")] = "vit_b",
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page of the documentation instead.")] = False,
+) -> None:
+    """List the fusion variants with their rules, sources and costs, counted from the built models."""
+    from workbench.models.catalog import as_markdown, catalog
+
+    rows = catalog(backbone)
+    if as_json:
+        print(json.dumps([row.as_dict() for row in rows], indent=1))
+    elif markdown:
+        print(as_markdown(backbone, rows), end="")
+    else:
+        header = ("setting", "new parameters", "trainable", "GFLOPs", "rule", "released as")
+        _print_rows(
+            header,
+            [
+                (r.name, f"{r.fusion_parameters:,}", f"{r.trainable_parameters / 1e6:.1f} M", f"{r.gflops:.1f}", r.rule,
+                 r.source)
+                for r in rows
+            ],
+        )  # fmt: skip
+
+
+@app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="attention, encoder or reuse.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print one flat JSON object and nothing else.")] = False,

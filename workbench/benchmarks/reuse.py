@@ -92,7 +92,7 @@ def _training(model: ReferringSam, config: RunConfig, device: torch.device, repo
     model.eval()  # without dropout the two losses can be compared
 
     def loss(kind: str) -> Tensor:
-        return batch_loss(model, tokenizer, batches[kind], config.training.loss, device)
+        return batch_loss(model, tokenizer, batches[kind], config, device)
 
     with torch.inference_mode():
         losses = {kind: loss(kind).item() for kind in batches}

@@ -55,11 +55,36 @@ def place_mask(mask: NDArray[np.uint8], placement: Placement, side: int) -> Tens
     return square
 
 
-def restore_logits(logits: Tensor, placement: Placement, side: int, height: int, width: int) -> Tensor:
-    """Low-resolution logits h×w of the whole square, at the image's original height×width, bilinear throughout."""
-    if logits.shape != (side, side):
-        logits = F.interpolate(logits[None, None], size=(side, side), mode="bilinear")[0, 0]
-    content = logits[
+def restore_logits(
+    logits: Tensor, placement: Placement, side: int, height: int, width: int, align_corners: bool = False
+) -> Tensor:
+    """Low-resolution logits h×w of the whole square, at the image's original height×width, bilinear throughout.
+
+    Args:
+        align_corners: of the enlargement to the square.
+    """
+    return _original(_square(logits, side, align_corners), placement, height, width)
+
+
+def dilated_mask(
+    logits: Tensor, placement: Placement, side: int, height: int, width: int, cut: float, align_corners: bool = False
+) -> Tensor:
+    """The released code's way to a mask height×width: cut in the square, enlarged as a picture, and cut again at > 0.
+
+    A pixel counts as soon as the enlarged mask touches it, so masks grow by up to a pixel of the square all around.
+    """
+    binary = (_square(logits, side, align_corners) > cut).float()
+    return _original(binary, placement, height, width) > 0
+
+
+def _square(logits: Tensor, side: int, align_corners: bool) -> Tensor:
+    if logits.shape == (side, side):
+        return logits
+    return F.interpolate(logits[None, None], size=(side, side), mode="bilinear", align_corners=align_corners)[0, 0]
+
+
+def _original(square: Tensor, placement: Placement, height: int, width: int) -> Tensor:
+    content = square[
         placement.top : placement.top + placement.height, placement.left : placement.left + placement.width
     ]
     if content.shape != (height, width):

@@ -121,11 +121,11 @@ def load_grid(file: Path, machine: Mapping[str, Any] | None = None) -> Grid:
         grid = GridFile.model_validate(read_yaml(file))
     except ValidationError as error:
         raise GridError(f"{file}: {_mistake(error)}") from None
-    base = _with_preset(file, grid.base)
+    base = _with_presets(file, "base", grid.base)
     settings: dict[str, RunConfig] = {}
     owner: dict[str, str] = {}
     for name, overrides in _expanded(file, grid):
-        values = _merged(base, overrides, {"machine": dict(machine or {})})
+        values = _merged(base, _with_presets(file, f"settings.{name}", overrides), {"machine": dict(machine or {})})
         config = _checked(file, name, _resolved(file, name, values))
         if name in settings:
             raise GridError(f"{file}: two settings are named {name!r}")
@@ -207,17 +207,18 @@ def read_yaml(file: Path) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def _with_preset(file: Path, base: dict[str, Any]) -> dict[str, Any]:
-    name = base.get("preset")
-    own = {key: value for key, value in base.items() if key != "preset"}
-    if name is None:
-        return own
-    places = [file.parent / "presets" / f"{name}.yaml", file.parent / str(name), Path(str(name))]
-    preset = next((place for place in places if place.is_file()), None)
-    if preset is None:
-        known = sorted(p.stem for p in (file.parent / "presets").glob("*.yaml"))
-        raise GridError(f"{file}: base.preset: {unknown_name('preset', name, known)}")
-    return _merged(read_yaml(preset), own)
+def _with_presets(file: Path, where: str, own: dict[str, Any]) -> dict[str, Any]:
+    """A mapping's own keys over those of the presets it names, a later preset's over an earlier one's."""
+    names = own.get("preset", [])
+    layers = []
+    for name in names if isinstance(names, list) else [names]:
+        places = [file.parent / "presets" / f"{name}.yaml", file.parent / str(name), Path(str(name))]
+        preset = next((place for place in places if place.is_file()), None)
+        if preset is None:
+            known = sorted(p.stem for p in (file.parent / "presets").glob("*.yaml"))
+            raise GridError(f"{file}: {where}.preset: {unknown_name('preset', name, known)}")
+        layers.append(read_yaml(preset))
+    return _merged(*layers, {key: value for key, value in own.items() if key != "preset"})
 
 
 def _expanded(file: Path, grid: GridFile) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from workbench.config import RunConfig, digest_of
 from workbench.errors import CheckpointError, ConfigError
@@ -35,7 +35,15 @@ def build_model(config: RunConfig) -> ReferringSam:
     check_config(config)
     sam = checkpoints.load_backbone(config.backbone, config.machine.checkpoint_root)
     text_encoder = load_text_encoder(config.text_encoder, config.machine.checkpoint_root)
-    return _assemble(config, sam, text_encoder)
+    model = _assemble(config, sam, text_encoder)
+    if config.start_from.file is not None:
+        model.load_state_dict(_start(model, config), strict=False)
+    return model
+
+
+def _start(model: ReferringSam, config: RunConfig) -> dict[str, Tensor]:
+    name = f"{config.backbone.name} with variant {config.fusion.variant}"
+    return checkpoints.read_start(model, config.start_from, config.machine.checkpoint_root, name)
 
 
 def check_config(config: RunConfig) -> ReferringSam:
@@ -54,6 +62,8 @@ def check_config(config: RunConfig) -> ReferringSam:
             f"{config.backbone.image_size} is not a multiple of the patch size, {shape.patch_size}",
         )
     _check_frozen_fusion(config)
+    if config.training.steps == 0 and config.start_from.file is None:
+        raise ConfigError("training.steps", "0 trains nothing, so start_from.file must name the weights to evaluate")
     if config.training.cache_features and not config.training.freeze.image_encoder:
         raise ConfigError(
             "training.cache_features",
@@ -88,6 +98,8 @@ def check_weights(config: RunConfig) -> None:
     """What `build_model` would complain of in the weights files; CheckpointError names file and keys."""
     checkpoints.check_backbone(config.backbone, config.machine.checkpoint_root)
     check_text_encoder(config.text_encoder, config.machine.checkpoint_root)
+    if config.start_from.file is not None:
+        _start(check_config(config), config)
 
 
 def weights_digests(config: RunConfig) -> dict[str, str | None]:
@@ -95,10 +107,9 @@ def weights_digests(config: RunConfig) -> dict[str, str | None]:
     root = config.machine.checkpoint_root
     backbone = checkpoints.locate(config.backbone, root)
     text = weights_file(locate(config.text_encoder, root)) if config.text_encoder.pretrained else None
-    return {
-        "checkpoint_sha256": None if backbone is None else digest_of(backbone),
-        "text_encoder_sha256": None if text is None else digest_of(text),
-    }
+    start = checkpoints.locate_start(config.start_from, root)
+    files = {"checkpoint_sha256": backbone, "text_encoder_sha256": text, "start_from_sha256": start}
+    return {name: None if file is None else digest_of(file) for name, file in files.items()}
 
 
 def check_digests(config: RunConfig, stored: Mapping[str, Any], run: str) -> None:

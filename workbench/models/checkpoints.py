@@ -6,17 +6,18 @@ Nothing is unpickled beyond plain tensors, and every missing or unexpected key i
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from workbench.config import ASSETS, BUILTIN, BackboneConfig, digest_of
+from workbench.config import ASSETS, BUILTIN, BackboneConfig, StartConfig, digest_of
 from workbench.errors import CheckpointError, MissingCheckpoint
 from workbench.models import released
 from workbench.models.backbones import SAM_DECODER_DEPTH, backbones, build_sam
@@ -34,12 +35,16 @@ def locate(config: BackboneConfig, root: Path) -> Path | None:
         return None
     if config.checkpoint == BUILTIN:
         return ASSETS / f"{config.name}.safetensors"
-    path = Path(config.checkpoint).expanduser()
+    return _find(config.checkpoint, root, f"missing checkpoint of {config.name}")
+
+
+def _find(name: str, root: Path, missing: str) -> Path:
+    path = Path(name).expanduser()
     for candidate in (root / path, path):
         if candidate.is_file():
             return candidate
     places = str(path) if path.is_absolute() else f"{root / path} or {path}"
-    raise MissingCheckpoint(f"missing checkpoint of {config.name}: no file {places}")
+    raise MissingCheckpoint(f"{missing}: no file {places}")
 
 
 def read_state_dict(file: Path) -> dict[str, Tensor]:
@@ -53,7 +58,9 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+            state = state["state_dict"]  # as training scripts save it, beside optimiser and epoch
     except pickle.UnpicklingError as error:
         lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line] or ["it holds no plain tensors"]
         raise CheckpointError(f"{file}: refused, only tensors are loaded: {lines[0]}") from None
@@ -74,14 +81,14 @@ def load_backbone(config: BackboneConfig, root: Path) -> Sam:
     sam = build_sam(backbones[config.name], config.decoder_depth)
     file = locate(config, root)
     if file is not None:
-        _check_pin(config, file)
+        _check_pin(file, config.checkpoint_sha256)
         load_sam(sam, read_state_dict(file), str(file), config.name)
     return sam
 
 
-def _check_pin(config: BackboneConfig, file: Path) -> None:
-    if config.checkpoint_sha256 and (found := digest_of(file)) != config.checkpoint_sha256:
-        raise CheckpointError(f"{file}: its SHA-256 is {found}, the configuration pins {config.checkpoint_sha256}")
+def _check_pin(file: Path, pinned: str | None) -> None:
+    if pinned and (found := digest_of(file)) != pinned:
+        raise CheckpointError(f"{file}: its SHA-256 is {found}, the configuration pins {pinned}")
 
 
 def load_sam(sam: Sam, state: StateDict, source: str, name: str) -> None:
@@ -126,7 +133,7 @@ def check_backbone(config: BackboneConfig, root: Path) -> None:
         return
     with torch.device("meta"):
         sam = build_sam(backbones[config.name], config.decoder_depth)
-    _check_pin(config, file)
+    _check_pin(file, config.checkpoint_sha256)
     state = read_state_dict(file)
     check_keys(sam.state_dict(), state, str(file), f"SAM {config.name}", optional=_extra_decoder_layers)
 
@@ -146,6 +153,54 @@ def _listed(what: str, keys: Iterable[str], most: int = 3) -> str:
 
 def _size(tensor: Tensor) -> str:
     return "×".join(map(str, tensor.shape)) or "a number"
+
+
+def locate_start(config: StartConfig, root: Path) -> Path | None:
+    """The file of a whole model's weights; None where none is named, CheckpointError when it is not there."""
+    return None if config.file is None else _find(config.file, root, "start_from.file: missing weights")
+
+
+def read_start(model: ReferringSam, config: StartConfig, root: Path, name: str) -> dict[str, Tensor]:
+    """Weights of a whole model, checked against it; its text encoder's may be missing as a whole.
+
+    Args:
+        name: of the model, for messages.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, not the pinned one, or of another model.
+    """
+    file = locate_start(config, root)
+    assert file is not None
+    _check_pin(file, config.sha256)
+    state = read_state_dict(file)
+    without_text = not any(key.startswith("text_encoder.") for key in state)
+    check_keys(model.state_dict(), state, str(file), name, lambda key: without_text and key.startswith("text_encoder."))
+    return state
+
+
+def write_model(file: Path, model: ReferringSam, sizes: released.ReleasedSizes) -> None:
+    """A whole model as safetensors that say its sizes themselves; `load_model` reads it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.part")
+    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    save_file(state, temporary, metadata={"sizes": sizes.as_json()})
+    temporary.replace(file)
+
+
+def load_model(file: Path) -> ReferringSam:
+    """A model that `write_model` wrote, in evaluation mode; CheckpointError for anything else."""
+    state = read_state_dict(file)
+    with safe_open(file, "pt") as opened:
+        written = (opened.metadata() or {}).get("sizes")
+    if written is None:
+        raise CheckpointError(f"{file}: does not say its sizes; only what import-released wrote does")
+    sizes = released.ReleasedSizes.from_json(written)
+    prefix = "text_encoder.bert."
+    text = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    model = assemble_released(sizes, text_encoder_of(text, sizes.text_heads, str(file)) if text else None)
+    check_keys(model.state_dict(), state, str(file), f"variant {sizes.fusion.variant}")
+    model.load_state_dict(state)
+    return model.eval()
 
 
 def load_released(
@@ -171,7 +226,7 @@ def load_released(
         ConfigError: an unknown variant.
     """
     parts = released.take_apart(state_dict, variant)
-    sizes = released.sizes_of(parts.model, variant, decoder_heads, fusion_heads)
+    sizes = released.sizes_of(parts.model, variant, decoder_heads, fusion_heads, text_heads)
     text = None if not parts.text_encoder else text_encoder_of(parts.text_encoder, text_heads)
     model = assemble_released(sizes, text)
     wanted = {k: v for k, v in model.state_dict().items() if not k.startswith("text_encoder.")}

@@ -167,6 +167,6 @@ class ReferringSam(nn.Module):
                 parameter.requires_grad_(False)
 
 
-def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Logits N×h×w at another size, bilinear, as SAM enlarges them."""
-    return F.interpolate(logits[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+def upsample(logits: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+    """Logits N×h×w at another size, bilinear: as SAM enlarges them, or (`align_corners`) as the released DIT code."""
+    return F.interpolate(logits[:, None], size=size, mode="bilinear", align_corners=align_corners)[:, 0]

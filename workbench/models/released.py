@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -130,16 +132,38 @@ class ReleasedSizes:
     fusion: FusionConfig
     tables: tuple[tuple[int, int], ...]
     """Rows of each block's two rel-pos tables."""
+    text_heads: int
+
+    def as_json(self) -> str:
+        """All of it as text."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields |= {"backbone": dataclasses.asdict(self.backbone), "fusion": self.fusion.model_dump(mode="json")}
+        return json.dumps(fields)
+
+    @classmethod
+    def from_json(cls, text: str) -> ReleasedSizes:
+        """What `as_json` wrote."""
+        fields = json.loads(text)
+        backbone = fields["backbone"]
+        backbone["global_layers"] = tuple(backbone["global_layers"])
+        fields |= {
+            "backbone": BackboneShape(**backbone),
+            "fusion": FusionConfig.model_validate(fields["fusion"]),
+            "tables": tuple((h, w) for h, w in fields["tables"]),
+        }
+        return cls(**fields)
 
 
-def sizes_of(model: StateDict, variant: str, decoder_heads: int, fusion_heads: int) -> ReleasedSizes:
+def sizes_of(
+    model: StateDict, variant: str, decoder_heads: int = HEADS, fusion_heads: int = HEADS, text_heads: int = TEXT_HEADS
+) -> ReleasedSizes:
     """Sizes of a released model from `Parts.model`.
 
     Raises:
         CheckpointError: a key that shows a size is missing, or the tensors contradict one another.
     """
     try:
-        return _sizes_of(model, variant, decoder_heads, fusion_heads)
+        return _sizes_of(model, variant, decoder_heads, fusion_heads, text_heads)
     except KeyError as error:
         raise CheckpointError(f"not a released checkpoint: no key {_released_name(str(error.args[0]))}") from None
 
@@ -148,7 +172,7 @@ def _released_name(key: str) -> str:
     return key.replace("image_encoder.vit.", "visual_encoder.")
 
 
-def _sizes_of(model: StateDict, variant: str, decoder_heads: int, fusion_heads: int) -> ReleasedSizes:
+def _sizes_of(model: StateDict, variant: str, decoder_heads: int, fusion_heads: int, text_heads: int) -> ReleasedSizes:
     vit = "image_encoder.vit."
     patch = model[f"{vit}patch_embed.proj.weight"]
     width, depth = patch.shape[0], _count(model, f"{vit}blocks.")
@@ -193,6 +217,7 @@ def _sizes_of(model: StateDict, variant: str, decoder_heads: int, fusion_heads: 
             cross_attention=_cross_attention(model, fusion_heads),
         ),
         rows,
+        text_heads,
     )
 
 

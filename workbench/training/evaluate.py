@@ -14,7 +14,7 @@ from torch import Tensor
 from workbench.config import RunConfig
 from workbench.data.language import expression_kind
 from workbench.data.loading import EvaluationBatch, Expression, ReferringDataset, evaluation_batches
-from workbench.data.transforms import restore_logits
+from workbench.data.transforms import dilated_mask, restore_logits
 from workbench.models.backbones import normalise
 from workbench.models.referring_sam import ReferringSam
 from workbench.models.text_encoder import Tokenizer
@@ -65,13 +65,17 @@ def predict(
     # The sigmoid is monotonous, so the threshold is applied to the logits.
     cut = float(torch.tensor(config.evaluation.threshold, dtype=torch.float64).logit())
     return (
-        (_restored(dataset, e, mask) > cut).cpu().numpy().astype(np.uint8)
+        _mask(dataset, e, mask, cut, config).cpu().numpy().astype(np.uint8)
         for e, mask in zip(batch.expressions, logits, strict=True)
     )
 
 
-def _restored(dataset: ReferringDataset, expression: Expression, logits: Tensor) -> Tensor:
-    return restore_logits(logits, dataset.placement(expression), dataset.side, expression.height, expression.width)
+def _mask(dataset: ReferringDataset, expression: Expression, logits: Tensor, cut: float, config: RunConfig) -> Tensor:
+    where = (dataset.placement(expression), dataset.side, expression.height, expression.width)
+    align_corners = config.backbone.mask_upsampling == "align_corners"
+    if config.evaluation.masks == "dilated":
+        return dilated_mask(logits, *where, cut, align_corners)
+    return restore_logits(logits, *where, align_corners) > cut
 
 
 def _row(

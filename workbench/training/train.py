@@ -21,7 +21,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from workbench.config import LossConfig, RunConfig
+from workbench.config import RunConfig
 from workbench.data.datasets import open_dataset
 from workbench.data.loading import ReferringDataset, steps_per_epoch, training_loader
 from workbench.data.refer import ReferData
@@ -29,6 +29,7 @@ from workbench.errors import CheckpointError, ConfigError, DataError, DivergedEr
 from workbench.models import checkpoints
 from workbench.models.backbones import normalise
 from workbench.models.build import build_model, check_digests, weights_digests
+from workbench.models.fusion import variants
 from workbench.models.referring_sam import ReferringSam, upsample
 from workbench.models.text_encoder import Tokenizer, load_tokenizer
 from workbench.store import RunBusy, RunFolder, RunLog
@@ -149,9 +150,7 @@ class Trainer:
         check_digests(config, folder.record().get("provenance", {}), folder.name)
         self.data: ReferData = open_dataset(config)
         self.dataset = self._split(config.data.train_split)
-        self.steps = training.steps or math.ceil(
-            (training.epochs or 0) * steps_per_epoch(self.dataset, config.data, training.batch_size)
-        )
+        self.steps = training_steps(config, self.dataset)
         torch.manual_seed(seed)
         self.model: ReferringSam = build_model(config)
         self.tokenizer = load_tokenizer(config.text_encoder, machine.checkpoint_root)
@@ -175,6 +174,8 @@ class Trainer:
             if self.config.training.cache_features:
                 self._use_cached_features()
             self._train()
+        elif self.folder.latest_checkpoint() is None:  # nothing to train
+            self._save()
         metrics = self._evaluate()
         self.accelerator.end_training()
         if self._log is not None:
@@ -285,7 +286,7 @@ class Trainer:
 
     def _loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         with self.accelerator.autocast():
-            return batch_loss(model, self.tokenizer, batch, self.config.training.loss, self.accelerator.device)
+            return batch_loss(model, self.tokenizer, batch, self.config, self.accelerator.device)
 
     def _watch(self, loss: Tensor) -> None:
         """Remember the first bad step on the device, so that a GPU is not made to wait at every step."""
@@ -399,8 +400,18 @@ class Trainer:
         return round(gpus * self.seconds / 3600, 4)
 
 
+def training_steps(config: RunConfig, dataset: ReferringDataset) -> int:
+    """How many steps a run trains."""
+    training = config.training
+    if training.steps is not None:
+        return training.steps
+    epochs = variants[config.fusion.variant].released_epochs if training.epochs == "released" else training.epochs
+    assert epochs is not None
+    return math.ceil(epochs * steps_per_epoch(dataset, config.data, training.batch_size))
+
+
 def batch_loss(
-    model: nn.Module, tokenizer: Tokenizer, batch: dict[str, Any], config: LossConfig, device: torch.device
+    model: nn.Module, tokenizer: Tokenizer, batch: dict[str, Any], config: RunConfig, device: torch.device
 ) -> Tensor:
     """The loss of one of the loader's batches, from pixels or from cached features."""
     ids, attention_mask = (t.to(device) for t in tokenizer(batch["sentence"]))
@@ -412,7 +423,9 @@ def batch_loss(
     mask = batch["mask"].to(device, non_blocking=True)
     logits = model(image, ids, attention_mask, features)
     with torch.autocast(device.type, enabled=False):
-        return mask_loss(upsample(logits.float(), (mask.shape[1], mask.shape[2])), mask, config.bce, config.dice)
+        align_corners = config.backbone.mask_upsampling == "align_corners"
+        square = upsample(logits.float(), (mask.shape[1], mask.shape[2]), align_corners)
+        return mask_loss(square, mask, config.training.loss.bce, config.training.loss.dice)
 
 
 def _step_seed(seed: int, step: int, process: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
@@ -96,7 +97,12 @@ class Fusion(nn.Module, ABC):
 
 
 variants: Registry[type[Fusion]] = Registry("fusion variant", "fusion.variant")
-OPTIONAL = ("projector", "cross_attention", "dropout")
+OPTIONAL = {
+    "projector": ("projector.type", "projector.rank"),
+    "cross_attention": ("cross_attention.width", "cross_attention.heads", "cross_attention.mlp_width"),
+    "dropout": ("dropout",),
+}
+"""Fields that a variant must read to be given; a protocol may set the others for all variants alike."""
 
 
 def resolve_layers(
@@ -128,8 +134,9 @@ def build_fusion(config: FusionConfig, depth: int, sizes: Sizes) -> Fusion:
     """
     kind = variants[config.variant]
     fusion = kind(config, resolve_layers(config.layers, depth), sizes)
-    standard = FusionConfig()
-    for name in OPTIONAL:
-        if fusion.layers and name not in kind.reads and getattr(config, name) != getattr(standard, name):
-            raise ConfigError(f"fusion.{name}", f"means nothing to the variant {config.variant}; leave it out")
+    unread = [key for name, keys in OPTIONAL.items() if name not in kind.reads for key in keys]
+    for key in unread if fusion.layers else ():
+        field = attrgetter(key)
+        if field(config) != field(FusionConfig()):
+            raise ConfigError(f"fusion.{key}", f"means nothing to the variant {config.variant}; leave it out")
     return fusion

@@ -1,0 +1,143 @@
+"""All fusion variants side by side: rule, source, and what each costs on a backbone, counted from the built model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from workbench.config import RunConfig
+from workbench.models.backbones import backbones
+from workbench.models.build import check_config
+from workbench.models.fusion import variants
+from workbench.models.referring_sam import ReferringSam
+
+WORDS = 20
+BERT_BASE_WIDTH = 768
+
+
+@dataclass(frozen=True)
+class VariantRow:
+    """One variant on one backbone.
+
+    Attributes:
+        setting: what to write in a grid, dotted keys and values.
+        rule, source: see `Fusion`.
+        fusion_parameters: what the variant adds to the image encoder.
+        trainable_parameters: of the whole model with its text encoder, nothing frozen (SAM's parts that no expression
+            reaches are not counted).
+        gflops: of a forward pass of image encoder and mask decoder for one image and one expression of 20 tokens; a
+            multiplication and an addition are two. The text encoder's are left out.
+    """
+
+    setting: dict[str, Any]
+    rule: str
+    source: str
+    fusion_parameters: int
+    trainable_parameters: int
+    gflops: float
+
+    @property
+    def name(self) -> str:
+        """The variant, and what is set beside it."""
+        name, *rest = (
+            f"{value}" if key == "fusion.variant" else f"{key}: {value}" for key, value in self.setting.items()
+        )
+        return ", ".join([name, *rest])
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"name": self.name, **asdict(self)}
+
+
+def catalog(backbone: str) -> list[VariantRow]:
+    """Every registered variant, and the released settings of them, on a backbone; nothing is loaded.
+
+    Raises:
+        ConfigError: an unknown backbone.
+    """
+    settings: list[dict[str, Any]] = []
+    for name in variants:
+        settings.append({"fusion.variant": name})
+        settings += _RELEASED_SETTINGS.get(name, [])
+    return [_row(backbone, setting) for setting in settings]
+
+
+_RELEASED_SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "default": [{"fusion.variant": "default", "backbone.decoder_depth": depth} for depth in (4, 6)],
+    "l_dit_cross_attention": [{"fusion.variant": "l_dit_cross_attention", "fusion.cross_attention.keys": "text"}],
+}
+
+
+def _row(backbone: str, setting: dict[str, Any]) -> VariantRow:
+    shape = backbones[backbone]
+    mini = backbone == "vit_mini"
+    values: dict[str, Any] = {
+        "backbone": {"name": backbone, "checkpoint": None, "image_size": _side(backbone)},
+        "fusion": {},
+        "text_encoder": {"name": "bert_mini" if mini else "bert-base-uncased", "max_tokens": WORDS},
+        "training": {"steps": 1},
+    }
+    for key, value in setting.items():
+        section, *inner, last = key.split(".")
+        place = values[section]
+        for part in inner:
+            place = place.setdefault(part, {})
+        place[last] = value
+    if not mini and shape.width != BERT_BASE_WIDTH and setting["fusion.variant"] != "default":
+        values["fusion"]["text_projection"] = True
+    model = check_config(RunConfig.parse(values))
+    kind = variants[setting["fusion.variant"]]
+    return VariantRow(
+        setting,
+        kind.rule,
+        kind.source,
+        sum(p.numel() for p in model.fusion.parameters()),
+        sum(p.numel() for p in model.parameters() if p.requires_grad),
+        _flops(model, values["backbone"]["image_size"]) / 1e9,
+    )
+
+
+def _side(backbone: str) -> int:
+    return 64 if backbone == "vit_mini" else 512
+
+
+def _flops(model: ReferringSam, side: int) -> int:
+    """Counted on the meta device, so no number is computed; the plain matrix products are what is counted."""
+    model.eval()
+    model.image_encoder.implementation = "eager"
+    image = torch.empty(1, 3, side, side, device="meta")
+    text = torch.empty(1, WORDS, model.text_proj.in_features, device="meta")
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model.decode(model.encode_image(image, text), text)
+    return int(counter.get_total_flops())
+
+
+_PAGE = """\
+# Fusion variants
+
+Written by `workbench variants --backbone {backbone} --markdown`. Parameters and GFLOPs are counted from the built model:
+{backbone} ({depth} layers of width {width}) at {side} px, {words} text tokens, every block global. Fusion parameters are what a
+variant adds to the image encoder; trainable ones are those of the whole model with its text encoder when nothing is frozen;
+GFLOPs are of a forward pass of image encoder and mask decoder, one image and one expression. In the rules y are the text
+features, t the text tokens in the image encoder, and P a projector. A list of layers, a projector type and an initialisation
+can be set for each: see `FusionConfig` in [`workbench/config.py`](../workbench/config.py).
+
+| setting | rule | released as | fusion parameters | trainable | GFLOPs |
+"""
+
+
+def as_markdown(backbone: str, rows: list[VariantRow]) -> str:
+    """The page of the documentation."""
+    shape, side = backbones[backbone], _side(backbone)
+    head = _PAGE.format(backbone=backbone, depth=shape.depth, width=shape.width, side=side, words=WORDS)
+    lines = [head + "|---|---|---|---:|---:|---:|"]
+    lines += [
+        f"| `{row.name}` | {row.rule} | {row.source} | {row.fusion_parameters:,} | "
+        f"{row.trainable_parameters / 1e6:.1f} M | {row.gflops:.1f} |"
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"

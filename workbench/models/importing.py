@@ -1,0 +1,107 @@
+"""A checkpoint of the released DIT code to a file of ours, and to a configuration that evaluates it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from workbench.config import RunConfig, digest_of
+from workbench.models import checkpoints, released
+from workbench.models.backbones import backbones
+
+CONFIGURATION = """\
+# Written by: workbench import-released {source} --variant {variant}
+# Evaluates those weights on RefCOCO as the released code does: workbench train {file}
+# To tune them further, give training.steps or training.epochs.
+"""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What came out of an import.
+
+    Attributes:
+        files: the weights, and the configuration where the sizes are those of a registered backbone.
+        unused: released keys that no output depends on.
+    """
+
+    sizes: released.ReleasedSizes
+    backbone: str | None
+    files: list[Path]
+    unused: list[str]
+
+    def summary(self) -> str:
+        """One line."""
+        shape = self.sizes.backbone
+        sort = self.backbone or "no registered backbone, so there is no configuration"
+        return (
+            f"{self.sizes.fusion.variant}: {shape.depth} layers of width {shape.width} with {shape.heads} heads "
+            f"({sort}), decoder depth {self.sizes.decoder_depth}, text width {self.sizes.text_width}"
+        )
+
+
+def import_checkpoint(file: Path, variant: str, out: Path) -> Imported:
+    """Read a released checkpoint and write `<name>.safetensors`, and `<name>.yaml` for a registered backbone.
+
+    Raises:
+        CheckpointError: the file is damaged, or a key is missing, left over or of the wrong size; nothing is written.
+        ConfigError: an unknown variant.
+    """
+    state = checkpoints.read_state_dict(file)
+    model = checkpoints.load_released(state, variant)
+    parts = released.take_apart(state, variant)
+    sizes = released.sizes_of(parts.model, variant)
+    weights = out / f"{file.stem}.safetensors"
+    checkpoints.write_model(weights, model, sizes)
+    files = [weights]
+    name = _registered(sizes)
+    if name is not None:
+        values = _configuration(name, sizes, weights, has_text=bool(parts.text_encoder))
+        RunConfig.parse(values)
+        files.append(out / f"{file.stem}.yaml")
+        head = CONFIGURATION.format(source=file.name, variant=variant, file=files[-1])
+        files[-1].write_text(head + OmegaConf.to_yaml(OmegaConf.create(values)))
+    return Imported(sizes, name, files, parts.unused)
+
+
+def _registered(sizes: released.ReleasedSizes) -> str | None:
+    """The backbone whose sizes these are, rel-pos tables included."""
+    for name, shape in backbones.items():
+        window, whole = 2 * shape.window_size - 1, 2 * (shape.image_size // shape.patch_size) - 1
+        tables = tuple((whole,) * 2 if i in shape.global_layers else (window,) * 2 for i in range(shape.depth))
+        if asdict(shape) == asdict(sizes.backbone) and tables == sizes.tables:
+            return name
+    return None
+
+
+def _configuration(name: str, sizes: released.ReleasedSizes, weights: Path, has_text: bool) -> dict[str, Any]:
+    fusion: dict[str, Any] = {"variant": sizes.fusion.variant}
+    if sizes.fusion.text_projection:
+        fusion["text_projection"] = True
+    if "cross_attention" in sizes.fusion.variant:
+        fusion["cross_attention"] = sizes.fusion.cross_attention.model_dump()
+    return {
+        "backbone": {
+            "name": name,
+            "checkpoint": None,
+            "image_size": 512,
+            "attention": "global",
+            "decoder_depth": sizes.decoder_depth,
+            "mask_upsampling": "align_corners",
+        },
+        "fusion": fusion,
+        "text_encoder": {
+            "name": "bert-base-uncased",
+            "layer": released.TEXT_LAYER,
+            "max_tokens": sizes.max_tokens,
+            "mask_padding": False,
+            "pretrained": not has_text,
+        },
+        "start_from": {"file": weights.name, "sha256": digest_of(weights)},
+        "data": {"dataset": "refcoco", "split_by": "unc", "padding": "centred"},
+        "training": {"steps": 0},
+        "evaluation": {"splits": ["val", "testA", "testB"], "threshold": 0.35, "masks": "dilated"},
+    }

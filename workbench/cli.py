@@ -306,11 +306,12 @@ def import_released(
     file: Annotated[Path, typer.Argument(help="A checkpoint of the released DIT code.", show_default=False)],
     variant: Annotated[str, typer.Option(help="Our name of its variant; see `workbench variants`.")],
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("checkpoints"),
+    decoder_heads: Annotated[int, typer.Option(min=1, help="Of the mask decoder; no tensor shows it.")] = 8,
 ) -> None:
     """Turn a released checkpoint into ours, and write a configuration that evaluates it."""
     from workbench.models.importing import import_checkpoint
 
-    imported = import_checkpoint(file, variant, out)
+    imported = import_checkpoint(file, variant, out, decoder_heads)
     print(imported.summary())
     for key in imported.unused:
         print(f"unused: {key}")

@@ -283,6 +283,8 @@ class MachineConfig(Section):
     data_root: Path = Path("data")
     checkpoint_root: Path = Path("checkpoints")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: bool = False
+    """Compile the image encoder with torch.compile for training; the first steps then take minutes."""
     threads: int | None = Field(None, ge=1)
     loader_workers: int = Field(0, ge=0)
     cache_images: bool = True

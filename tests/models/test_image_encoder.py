@@ -150,3 +150,27 @@ def test_a_size_that_is_no_multiple_of_a_patch_is_an_error() -> None:
     model = encoder(random_vit(SMALL), "default", windowed=False)
     with pytest.raises(ConfigError, match="100×96 is not a multiple of the patch size, 8"):
         model(torch.randn(1, 3, 100, 96))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_encoder_computes_the_same() -> None:
+    shape = dataclasses.replace(SMALL, depth=1, image_size=32, window_size=3)
+    model = encoder(random_vit(shape), "l_dit", False)
+    image, text = torch.randn(2, 3, 32, 32), torch.randn(2, 5, 24)
+    mask = torch.arange(5)[None] < torch.tensor([[3], [5]])
+
+    def run() -> list[torch.Tensor]:
+        model.zero_grad()
+        out = model(image, text, mask)
+        out.square().mean().backward()
+        return [out.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+    names = list(model.state_dict())
+    plain = run()
+    model.compile(dynamic=False)
+    compiled = run()
+    assert list(model.state_dict()) == names
+    assert len(compiled) == len(plain)
+    for one, other in zip(compiled, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

@@ -86,7 +86,14 @@ def _chosen(inputs: AttentionInput) -> str:
         return "sdpa"
     q = inputs.q
     gradient = torch.is_grad_enabled() and (q.requires_grad or inputs.k.requires_grad or inputs.v.requires_grad)
-    return choose(q.device.type, str(q.dtype).removeprefix("torch."), gradient, inputs.k.shape[2])
+    name: str = _constant_choice(q.device.type, str(q.dtype).removeprefix("torch."), gradient, inputs.k.shape[2])
+    return name
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constant_choice(device: str, dtype: str, gradient: bool, tokens: int) -> str:
+    """`choose`, whose reading of a file torch.compile should not try to trace."""
+    return choose(device, dtype, gradient, tokens)
 
 
 def relative_position_terms(inputs: AttentionInput) -> tuple[Tensor, Tensor]:

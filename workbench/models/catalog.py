@@ -63,7 +63,7 @@ def catalog(backbone: str) -> list[VariantRow]:
     for name in variants:
         settings.append({"fusion.variant": name})
         settings += _RELEASED_SETTINGS.get(name, [])
-    return [_row(backbone, setting) for setting in settings]
+    return [count(backbone, setting) for setting in settings]
 
 
 _RELEASED_SETTINGS: dict[str, list[dict[str, Any]]] = {
@@ -72,7 +72,8 @@ _RELEASED_SETTINGS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def _row(backbone: str, setting: dict[str, Any]) -> VariantRow:
+def count(backbone: str, setting: dict[str, Any]) -> VariantRow:
+    """One row: a setting's dotted keys on a backbone; where the widths differ, with a text projection."""
     shape = backbones[backbone]
     mini = backbone == "vit_mini"
     values: dict[str, Any] = {
@@ -119,12 +120,16 @@ def _flops(model: ReferringSam, side: int) -> int:
 _PAGE = """\
 # Fusion variants
 
-Written by `workbench variants --backbone {backbone} --markdown`. Parameters and GFLOPs are counted from the built model:
-{backbone} ({depth} layers of width {width}) at {side} px, {words} text tokens, every block global. Fusion parameters are what a
-variant adds to the image encoder; trainable ones are those of the whole model with its text encoder when nothing is frozen;
-GFLOPs are of a forward pass of image encoder and mask decoder, one image and one expression. In the rules y are the text
-features, t the text tokens in the image encoder, and P a projector. A list of layers, a projector type and an initialisation
-can be set for each: see `FusionConfig` in [`workbench/config.py`](../workbench/config.py).
+Written by `workbench variants --backbone {backbone} --markdown`. Parameters and GFLOPs are counted from the built
+model: {backbone} ({depth} layers of width {width}) at {side} px, {words} text tokens, every block global.
+
+- Fusion parameters: what a variant adds to the image encoder.
+- Trainable: all weights of the model that learn when nothing is frozen, the text encoder's included.
+- GFLOPs: a forward pass of image encoder and mask decoder, one image and one expression.
+
+In the rules y are the text features, t the text tokens in the image encoder, and P a projector. Layers, projector
+type and initialisation can be set for each variant: see `FusionConfig` in
+[`workbench/config.py`](../workbench/config.py).
 
 | setting | rule | released as | fusion parameters | trainable | GFLOPs |
 """

@@ -43,17 +43,20 @@ class Imported:
         )
 
 
-def import_checkpoint(file: Path, variant: str, out: Path) -> Imported:
+def import_checkpoint(file: Path, variant: str, out: Path, decoder_heads: int = released.HEADS) -> Imported:
     """Read a released checkpoint and write `<name>.safetensors`, and `<name>.yaml` for a registered backbone.
+
+    Args:
+        decoder_heads: of the mask decoder, which no tensor shows.
 
     Raises:
         CheckpointError: the file is damaged, or a key is missing, left over or of the wrong size; nothing is written.
         ConfigError: an unknown variant.
     """
     state = checkpoints.read_state_dict(file)
-    model = checkpoints.load_released(state, variant)
+    model = checkpoints.load_released(state, variant, decoder_heads)
     parts = released.take_apart(state, variant)
-    sizes = released.sizes_of(parts.model, variant)
+    sizes = released.sizes_of(parts.model, variant, decoder_heads)
     weights = out / f"{file.stem}.safetensors"
     checkpoints.write_model(weights, model, sizes)
     files = [weights]

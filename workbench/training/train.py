@@ -9,6 +9,7 @@ import contextlib
 import logging
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -156,6 +157,8 @@ class Trainer:
         self.tokenizer = load_tokenizer(config.text_encoder, machine.checkpoint_root)
         self.model.to(self.accelerator.device)
         self.ema = averaged(self.model, training.ema)
+        if machine.compile:
+            _compile(self.model, self.accelerator.device)
         self.optimizer = build_optimizer(self.model, config)
         self._shown = 0.0
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, rate_factor(training.schedule, self.steps))
@@ -398,6 +401,15 @@ class Trainer:
     def _gpu_hours(self) -> float:
         gpus = self.accelerator.num_processes if self.accelerator.device.type == "cuda" else 0
         return round(gpus * self.seconds / 3600, 4)
+
+
+def _compile(model: ReferringSam, device: torch.device) -> None:
+    """In place, so that the weights keep their names; evaluation, whose shapes vary, runs as it is."""
+    if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        raise ConfigError(
+            "machine.compile", "true needs a C++ compiler on the CPU, and none of g++ and clang++ is found"
+        )
+    model.image_encoder.compile(dynamic=False)
 
 
 def training_steps(config: RunConfig, dataset: ReferringDataset) -> int:

@@ -14,7 +14,7 @@ from workbench.data.datasets import open_dataset
 from workbench.data.language import swap_left_right
 from workbench.data.loading import ReferringDataset, StepSampler, evaluation_batches, steps_per_epoch, training_loader
 from workbench.data.refer import read_refer
-from workbench.data.transforms import Placement, place, place_mask, resize_image, restore_logits
+from workbench.data.transforms import Placement, dilated_mask, place, place_mask, resize_image, restore_logits
 from workbench.errors import ConfigError, DataError
 
 
@@ -127,3 +127,27 @@ def test_unknown_data_sets_and_splits_list_the_known(make_config: Callable[..., 
         open_dataset(make_config(data__dataset="refcocoo", data__recipe=None))
     with pytest.raises(DataError, match="no split 'tesst'; it has train"):
         open_dataset(make_config(evaluation__splits=["tesst"]))
+
+
+@pytest.mark.parametrize(("radius", "score"), [(12, 0.843), (25, 0.939), (50, 0.972), (100, 0.985)])
+def test_the_released_way_to_a_mask_grows_it(radius: int, score: float) -> None:
+    y, x = torch.meshgrid(torch.arange(480), torch.arange(640), indexing="ij")
+    disc = (x - 320) ** 2 + (y - 240) ** 2 <= radius**2
+    placement = place(480, 640, 512, "bottom_right")
+    seen = torch.nn.functional.interpolate(disc.float()[None, None], size=(384, 512), mode="bilinear")[0, 0]
+    square = torch.zeros(512, 512)
+    square[:384] = (seen > 0.5).float()
+
+    def against_itself(found: torch.Tensor) -> float:
+        return ((found & disc).sum() / (found | disc).sum()).item()
+
+    assert against_itself(dilated_mask(square * 2 - 1, placement, 512, 480, 640, 0.0)) == pytest.approx(score, abs=3e-3)
+    assert against_itself(restore_logits(square - 0.5, placement, 512, 480, 640) > 0) >= 0.98
+
+
+def test_aligned_corners_are_those_of_the_released_upsampling() -> None:
+    logits = torch.randn(16, 16)
+    expected = torch.nn.UpsamplingBilinear2d(scale_factor=4)(logits[None, None])[0, 0]
+    whole = Placement(0, 0, 64, 64)
+    torch.testing.assert_close(restore_logits(logits, whole, 64, 64, 64, align_corners=True), expected)
+    assert not torch.equal(restore_logits(logits, whole, 64, 64, 64), expected)

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
+from workbench.config import RunConfig
 from workbench.launch.grid import GridError, check_grid, load_grid
+from workbench.models.fusion import variants
 
 SETTINGS = "settings: {default: {}, l_dit: {fusion.variant: l_dit}}\n"
 Write = Callable[..., Path]
@@ -161,3 +163,51 @@ def test_plan_prints_runs_as_json(workbench: Any, tmp_path: Path) -> None:
     assert all(run["run"].startswith(f"refshapes-vit_mini-{run['setting']}-") for run in runs)
     assert all(run["state"] == "new" for run in runs)
     assert not (tmp_path / "none").exists()
+
+
+PRESETS = ROOT / "ablations" / "presets"
+
+
+def test_the_two_protocols_name_the_same_fields_and_differ_in_each() -> None:
+    from workbench.launch.grid import read_yaml
+
+    corrected, released = (read_yaml(PRESETS / f"{name}.yaml") for name in ("corrected", "as_released"))
+    budget = {"training.steps", "training.epochs"}
+    assert set(corrected) == set(released) - budget
+    assert all(corrected[key] != released[key] for key in corrected)
+    plain = RunConfig.parse({"training": {"steps": 1}}).model_dump(mode="json")
+    for key, value in corrected.items():
+        section: Any = plain
+        for part in key.split("."):
+            section = section[part]
+        assert section == value, f"{key}: the corrected protocol is what holds by default"
+
+
+@pytest.mark.parametrize("variant", list(variants))
+@pytest.mark.parametrize("base", ["refshapes-mini", "refcoco-vitb"])
+def test_both_protocols_fit_every_variant(variant: str, base: str, tmp_path: Path) -> None:
+    file = tmp_path / "grid.yaml"
+    names = {name: str(PRESETS / f"{name}.yaml") for name in (base, "corrected", "as_released")}
+    file.write_text(
+        f"title: t\nbase: {{preset: {names[base]}, fusion.variant: {variant}}}\n"
+        f"settings: {{corrected: {{preset: {names['corrected']}}}, as_released: {{preset: {names['as_released']}}}}}\n"
+    )
+    grid = load_grid(file)
+    check_grid(grid, weights=False)
+    released = grid.settings["as_released"]
+    assert (released.training.epochs, released.training.steps) == ("released", None)
+    assert released.text_encoder.layer == 1
+    assert grid.settings["corrected"].fusion.projector.init == "zero"
+
+
+def test_of_several_presets_a_later_one_stands_over_an_earlier_and_own_keys_over_all(tmp_path: Path) -> None:
+    for name, text in (("one", "training: {steps: 1, batch_size: 7}\n"), ("two", "training.steps: 2\n")):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    file = tmp_path / "grid.yaml"
+    file.write_text("title: t\nbase: {preset: [one.yaml, two.yaml]}\nsettings: {a: {}, b: {training.steps: 3}}\n")
+    settings = load_grid(file).settings
+    assert (settings["a"].training.steps, settings["a"].training.batch_size) == (2, 7)
+    assert settings["b"].training.steps == 3
+    file.write_text("title: t\nbase: {preset: one.yaml}\nsettings: {a: {preset: three}}\n")
+    with pytest.raises(GridError, match=r"settings\.a\.preset: unknown preset 'three'"):
+        load_grid(file)

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from workbench.benchmarks import attention as bench
+from workbench.benchmarks.encoder import hugging_face_encoder, l_dit
+from workbench.benchmarks.formulation import released_encoder
+from workbench.benchmarks.race import in_fresh_process, race
+from workbench.errors import WorkbenchError
+from workbench.models import attention_policy
+from workbench.models.attention import attention
+
+Command = Callable[..., Any]
+CPU = torch.device("cpu")
+
+
+@pytest.mark.slow
+def test_bench_prints_one_flat_object_and_writes_a_policy(
+    workbench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "SHAPES", {"4096": bench.Shape(batch=1, side=16, words=0, rounds=1)})
+    done = workbench("bench", "attention", "--json", "--write-policy", tmp_path / "table.json")
+    assert done.code == 0, done.err
+    figures = json.loads(done.out)
+    assert {"forward_4096", "train_4096", "train_4096_memory", "train_4096_chunked"} <= set(figures)
+    assert all(isinstance(number, float | int) and number > 0 for number in figures.values())
+    policy = attention_policy.load_policy(tmp_path / "table.json")
+    assert policy.rules[0].gradient is False
+    assert policy.rules[1].gradient is True
+    assert policy.rules[2:] == attention_policy.load_policy(attention_policy.SHIPPED).rules
+
+
+def test_rules_change_between_measured_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = {str(side): bench.Shape(1, side, 0, 1) for side in (8, 16, 32)}
+    monkeypatch.setattr(bench, "SHAPES", shapes)
+    times = {"8": {"eager": 1.0, "sdpa": 2.0}, "16": {"eager": 2.0, "sdpa": 1.0}, "32": {"eager": 3.0, "sdpa": 1.0}}
+    measured = {
+        (name, gradient): {"released": 0.1, **seconds} for name, seconds in times.items() for gradient in (False, True)
+    }
+    rules = bench.policy_of(measured, CPU).rules[:4]
+    assert [(r.gradient, r.max_tokens, r.implementation) for r in rules] == [
+        (False, 128, "eager"), (False, None, "sdpa"), (True, 128, "eager"), (True, None, "sdpa"),
+    ]  # fmt: skip
+
+
+def test_unknown_benchmarks_and_misplaced_options_are_one_line(workbench: Command, tmp_path: Path) -> None:
+    unknown = workbench("bench", "attentoin")
+    assert unknown.code == 2
+    assert "unknown benchmark 'attentoin' (did you mean 'attention'?); known: attention, encoder, reuse" in unknown.err
+    misplaced = workbench("bench", "encoder", "--write-policy", tmp_path / "x.json")
+    assert misplaced.code == 2
+    assert "--write-policy belongs to the benchmark attention" in misplaced.err
+
+
+def test_contestants_take_turns_and_the_first_turn_does_not_count() -> None:
+    turns: list[str] = []
+    seconds = race({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, 3, CPU)
+    assert "".join(turns) == "abababab"
+    assert seconds.keys() == {"a", "b"}
+
+
+def test_a_measuring_process_that_dies_is_one_clear_error() -> None:
+    with pytest.raises(WorkbenchError, match="a measuring process ended early"):
+        in_fresh_process(_die)
+
+
+def _die() -> None:
+    import os
+
+    os._exit(3)
+
+
+@pytest.mark.parametrize("words", [0, 6])
+def test_the_released_formulation_is_the_same_function(words: int) -> None:
+    inputs = bench._inputs(bench.Shape(2, 6, words, 1), False, CPU)
+    expected = attention(inputs, "eager")
+    torch.testing.assert_close(bench.released_attention(inputs), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_what_the_encoder_is_raced_against_is_the_same_function() -> None:
+    ours = l_dit(CPU, windowed=False)
+    image, text = torch.randn(1, 3, 128, 128), torch.randn(1, 20, 768)
+    with torch.inference_mode():
+        torch.testing.assert_close(released_encoder(ours, image, text), ours(image, text), rtol=1e-4, atol=1e-4)
+    theirs = hugging_face_encoder(ours)
+    ours.windowed = True
+    image = torch.randn(1, 3, 1024, 1024)
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs(image), ours(image), rtol=1e-3, atol=1e-3)

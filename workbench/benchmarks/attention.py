@@ -58,17 +58,16 @@ def run(device: torch.device, report: Report) -> dict[str, float]:
 def measure(device: torch.device, report: Report) -> dict[tuple[str, bool], dict[str, float]]:
     """Median seconds of each implementation, by (shape's name, with gradients)."""
     measured = {}
-    for name in SHAPES:
+    for name, shape in SHAPES.items():
         for gradient in (False, True):
-            one = functools.partial(_race, name, gradient, device)
+            one = functools.partial(_race, shape, gradient, device)
             # Buffers of this size come from the kernel or from the heap, as earlier ones have left it.
             measured[name, gradient] = in_fresh_process(one) if device.type == "cpu" else one()
             report(in_words(f"{'train' if gradient else 'forward'} {name}", measured[name, gradient]))
     return measured
 
 
-def _race(name: str, gradient: bool, device: torch.device) -> dict[str, float]:
-    shape = SHAPES[name]
+def _race(shape: Shape, gradient: bool, device: torch.device) -> dict[str, float]:
     contestants = {one: contestant(one, shape, gradient, device) for one in _entered(device)}
     return race(contestants, shape.rounds, device)
 

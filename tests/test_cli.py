@@ -44,7 +44,48 @@ def test_help_loads_no_heavy_library() -> None:
     ("setting", "parts"),
     [
         ("{fusion.variannt: l_dit}", ["fusion.variannt", "unknown key", "known: variant"]),
-        ("{fusion.variant: m_dit}", ["fusion.variant", "'m_dit'", "known: default, e_dit, l_dit"]),
+        ("{fusion.variant: m_dit}", ["fusion.variant", "'m_dit'", "known: default, e_dit, e_dit_reprojected"]),
+        ("{fusion.variant: l_dit, fusion.layers: {last: 5}}", ["fusion.layers.last", "5 is more than the encoder's 4"]),
+        (
+            "{fusion.variant: l_dit, fusion.projector.type: liner}",
+            ["fusion.projector.type", "unknown projector type 'liner'", "'linear'"],
+        ),
+        (
+            "{fusion.variant: l_dit, fusion.projector.init: zeros}",
+            ["fusion.projector.init", "'zeros' is not valid", "'zero'", "'normal'"],
+        ),
+        (
+            "{fusion.variant: l_dit, fusion.projector: {type: bottleneck, rank: 65}}",
+            ["fusion.projector.rank", "65", "64 to 64", "at most 64"],
+        ),
+        (
+            "{fusion.variant: l_dit, fusion.projector.rank: 8}",
+            ["fusion.projector", "'rank' belongs to the type bottleneck alone"],
+        ),
+        (
+            "{fusion.variant: l_dit, fusion.projector: {type: gated, init: zero}}",
+            ["fusion.projector", "a gate of zero", "can never learn"],
+        ),
+        (
+            "{fusion.variant: l_dit, fusion.projector: {type: identity, init: normal}}",
+            ["fusion.projector", "no weights to initialise"],
+        ),
+        (
+            "{fusion.variant: l_dit, fusion.projector.type: identity, backbone: {name: vit_b, checkpoint: null}}",
+            ["identity needs equal widths", "64", "768"],
+        ),
+        (
+            "{fusion.variant: l_dit_tokens, backbone: {name: vit_b, checkpoint: null}}",
+            ["fusion.variant", "fusion.text_projection: true"],
+        ),
+        ("{fusion.variant: l_dit_tokens, fusion.dropout: 0.2}", ["fusion.dropout", "means nothing to", "l_dit_tokens"]),
+        ("{fusion: {variant: l_dit_cross_attention, cross_attention.heads: 7}}", ["512", "not a multiple", "7 heads"]),
+        (
+            "{fusion.variant: l_dit, fusion.projector.type: gated, training.freeze.fusion: true}",
+            ["training.freeze.fusion", "gate is closed"],
+        ),
+        ("{training.cache_features: true}", ["training.cache_features", "set training.freeze.image_encoder to true"]),
+        ("{start_from.file: /none/ours.safetensors}", ["start_from.file", "missing weights", "/none/ours.safetensors"]),
         ("{fusion.variant: l_dit, fusion.layers: [0, 7]}", ["fusion.layers", "no layer 7", "0 to 3"]),
         ("{fusion.variant: l_dit, training.freeze.fusion: true}", ["training.freeze.fusion", "init is zero"]),
         ("{backbone.checkpoint: /none/sam_vit_b.pth}", ["missing checkpoint", "/none/sam_vit_b.pth"]),

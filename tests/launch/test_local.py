@@ -115,7 +115,7 @@ def test_ctrl_c_saves_and_submitting_again_goes_on(grid_file: Write, tmp_path: P
 
 
 def test_a_killed_launcher_loses_and_doubles_nothing(grid_file: Write, tmp_path: Path) -> None:
-    grid = grid_file("settings: {a: {training.steps: 800}}\n")
+    grid = grid_file("settings: {a: {training.steps: 400}}\n")
     results = tmp_path / "results"
     process = subprocess.Popen(command(grid, results), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
     (run,) = folders(grid, results)
@@ -125,7 +125,7 @@ def test_a_killed_launcher_loses_and_doubles_nothing(grid_file: Write, tmp_path:
     assert run.state() == "running", "the job outlives its launcher"
     again = subprocess.run(command(grid, results), capture_output=True, text=True, check=False)
     assert "1 runs (1 running)" in again.stdout
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while run.state() == "running" and time.monotonic() < deadline:
         time.sleep(0.1)
     assert run.state() == "completed"

@@ -45,6 +45,8 @@ def test_help_loads_no_heavy_library() -> None:
     [
         ("{fusion.variannt: l_dit}", ["fusion.variannt", "unknown key", "known: variant"]),
         ("{fusion.variant: m_dit}", ["fusion.variant", "'m_dit'", "known: default, e_dit, e_dit_reprojected"]),
+        ("{fusion.variant: l_dit, fusion.layers: {frist: 2}}", ["fusion.layers", "one of all, {first: k}", "a list"]),
+        ("{fusion.variant: l_dit, fusion.layers: 3}", ["fusion.layers", "one of all, {first: k}", "a list"]),
         ("{fusion.variant: l_dit, fusion.layers: {last: 5}}", ["fusion.layers.last", "5 is more than the encoder's 4"]),
         (
             "{fusion.variant: l_dit, fusion.projector.type: liner}",
@@ -85,7 +87,7 @@ def test_help_loads_no_heavy_library() -> None:
             ["training.freeze.fusion", "gate is closed"],
         ),
         ("{training.cache_features: true}", ["training.cache_features", "set training.freeze.image_encoder to true"]),
-        ("{start_from.file: /none/ours.safetensors}", ["start_from.file", "missing weights", "/none/ours.safetensors"]),
+        ("{start_from.file: /none/ours.safetensors}", ["start_from", "'file' and 'sha256' come together"]),
         ("{fusion.variant: l_dit, fusion.layers: [0, 7]}", ["fusion.layers", "no layer 7", "0 to 3"]),
         ("{fusion.variant: l_dit, training.freeze.fusion: true}", ["training.freeze.fusion", "init is zero"]),
         ("{backbone.checkpoint: /none/sam_vit_b.pth}", ["missing checkpoint", "/none/sam_vit_b.pth"]),

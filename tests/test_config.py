@@ -15,6 +15,14 @@ OTHER: dict[str, Any] = {
     "backbone.attention": "windowed",
     "fusion.layers": {"first": 2},
     "fusion.projector.init": "default",
+    "fusion.projector.rank": 8,
+    "fusion.cross_attention.keys": "text",
+    "fusion.cross_attention.width": 64,
+    "fusion.cross_attention.heads": 4,
+    "backbone.mask_upsampling": "align_corners",
+    "evaluation.masks": "dilated",
+    "start_from.file": "ours.safetensors",
+    "start_from.sha256": "0" * 64,
     "text_encoder.name": "other-bert",
     "text_encoder.layer": 1,
     "data.dataset": "refcoco",
@@ -62,6 +70,10 @@ def changed(config: RunConfig, key: str) -> RunConfig:
         document["data"]["recipe"] = None
     if key == "backbone.name":
         document["backbone"]["checkpoint"] = None
+    if key == "fusion.projector.rank":
+        document["fusion"]["projector"]["type"] = "bottleneck"
+    if key.startswith("start_from."):
+        document["start_from"] = {"file": "ours.safetensors", "sha256": "1" * 64, last: other}
     return RunConfig.model_validate(document)
 
 

@@ -166,7 +166,7 @@ def status(grid: GridFile, results: Results = RESULTS, as_json: Json = False) ->
             s.setting,
             s.seed,
             s.state,
-            f"{s.step or 0}/{s.steps or '?'}",
+            f"{s.step or 0}/{'?' if s.steps is None else s.steps}",
             f"{s.rate:.0f} expr/s" if s.rate else "–",
             _duration(s.seconds_left),
             s.error or "",
@@ -307,11 +307,13 @@ def import_released(
     variant: Annotated[str, typer.Option(help="Our name of its variant; see `workbench variants`.")],
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("checkpoints"),
     decoder_heads: Annotated[int, typer.Option(min=1, help="Of the mask decoder; no tensor shows it.")] = 8,
+    fusion_heads: Annotated[int, typer.Option(min=1, help="Of the cross-attention variants.")] = 8,
+    text_heads: Annotated[int, typer.Option(min=1, help="Of BERT.")] = 12,
 ) -> None:
     """Turn a released checkpoint into ours, and write a configuration that evaluates it."""
     from workbench.models.importing import import_checkpoint
 
-    imported = import_checkpoint(file, variant, out, decoder_heads)
+    imported = import_checkpoint(file, variant, out, decoder_heads, fusion_heads, text_heads)
     print(imported.summary())
     for key in imported.unused:
         print(f"unused: {key}")

@@ -68,7 +68,7 @@ class ProjectorConfig(Section):
             return values
         kind, init = values.get("type", "linear"), values.get("init")
         if kind == "bottleneck":
-            values = {**values, "rank": values.get("rank") or 32}
+            values = {**values, "rank": 32 if values.get("rank") is None else values["rank"]}
         elif values.get("rank") is not None:
             raise ValueError(f"'rank' belongs to the type bottleneck alone, not to {kind}")
         if kind in ("gated", "identity") and init is None:
@@ -109,6 +109,14 @@ class FusionConfig(Section):
     cross_attention: CrossAttentionConfig = CrossAttentionConfig()
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _a_known_form(cls, layers: Any) -> Any:
+        known = layers == "all" or isinstance(layers, list | tuple)
+        if not known and not (isinstance(layers, dict) and set(layers) <= {"first", "last", "every"}):
+            raise ValueError("one of all, {first: k}, {last: k}, {every: k} and a list of layers from 0")
+        return layers
+
     @field_validator("layers")
     @classmethod
     def _one_rule(cls, layers: Any) -> Any:
@@ -147,7 +155,13 @@ class StartConfig(Section):
     file: str | None = None
     """As `import-released` or a run's checkpoint holds them: a path, or a name under `machine.checkpoint_root`."""
     sha256: str | None = None
-    """Pins the file's content."""
+    """Of the file; required with it, for checkpoints of many runs share one name."""
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> StartConfig:
+        if (self.file is None) != (self.sha256 is None):
+            raise ValueError("'file' and 'sha256' come together; sha256sum FILE prints the latter")
+        return self
 
 
 class RefshapesRecipe(Section):

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.models.test_released import bert_weights, weights_of
-from workbench.config import RunConfig
+from workbench.config import RunConfig, digest_of
 from workbench.errors import CheckpointError
 from workbench.launch.grid import load_preset
 from workbench.models import checkpoints
@@ -117,8 +117,19 @@ def test_weights_of_another_variant_are_one_clear_line(
         assert message.removeprefix("variant: ") in wrong.err
         assert len(wrong.err.strip().splitlines()) == 1
         assert not (tmp_path / "ours").exists()
+    assert (
+        "7 decoder heads do not divide the width 16"
+        in workbench(
+            "import-released", file, "--variant", "l_dit", "--out", tmp_path / "ours", "--decoder-heads", 7
+        ).err
+    )
     assert workbench("import-released", file, "--variant", "l_dit", "--out", tmp_path / "ours").code == 0
-    config = make_config(start_from__file=str(tmp_path / "ours" / "r.safetensors"), fusion__variant="e_dit")
+    again = workbench("import-released", file, "--variant", "l_dit", "--out", tmp_path / "ours")
+    assert again.code == 2
+    assert "r.safetensors is there already" in again.err
+    ours = tmp_path / "ours" / "r.safetensors"
+    start = {"file": str(ours), "sha256": digest_of(ours)}
+    config = make_config(start_from=start, fusion__variant="e_dit")
     from workbench.models.build import check_weights
 
     with pytest.raises(

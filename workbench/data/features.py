@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ class FeatureStore:
 
     def read(self, image_id: int, flipped: bool) -> Tensor:
         """Features of one image, fp16."""
-        return torch.from_numpy(self._map("features")[self.row(image_id, flipped)].copy())
+        return torch.from_numpy(self._map("features", "r")[self.row(image_id, flipped)].copy())
 
     def create(self, shape: tuple[int, ...], document: Mapping[str, Any]) -> None:
         """Make the empty files; nothing happens where they are already there.
@@ -84,6 +84,9 @@ class FeatureStore:
             place = Path(name) / "store"
             place.mkdir()
             open_memmap(place / "features.npy", "w+", np.float16, (len(self), *shape)).flush()
+            with (place / "features.npy").open("r+b") as file:
+                # A hole in a mapped file that the disk has no room to fill ends the process without a word.
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
             open_memmap(place / "done.npy", "w+", np.uint8, (-(-len(self) // CHUNK),)).flush()
             (place / "features.json").write_text(json.dumps(dict(document), indent=1) + "\n")
             try:
@@ -94,10 +97,10 @@ class FeatureStore:
 
     def missing(self) -> Iterator[range]:
         """Rows of each chunk that nobody has finished, asked anew before each; processes begin at different places."""
-        chunks = len(self._map("done"))
+        chunks = len(self._map("done", "r"))
         start = os.getpid() % chunks
         for number in [*range(start, chunks), *range(start)]:
-            if not self._map("done")[number]:
+            if not self._map("done", "r")[number]:
                 yield range(number * CHUNK, min((number + 1) * CHUNK, len(self)))
 
     def write(self, rows: range, features: Tensor) -> None:
@@ -108,7 +111,7 @@ class FeatureStore:
                 f"{self.folder}: features of images {self.image_of(rows.start)[0]} and following do not fit fp16; "
                 "set training.cache_features to false"
             )
-        stored, done = self._map("features"), self._map("done")
+        stored, done = self._map("features", "r+"), self._map("done", "r+")
         stored[rows.start : rows.stop] = half.cpu().numpy()
         stored.flush()  # type: ignore[attr-defined]
         done[rows.start // CHUNK] = 1
@@ -116,13 +119,14 @@ class FeatureStore:
 
     def finished(self) -> int:
         """Rows that are there."""
-        return min(len(self), CHUNK * int(self._map("done").sum()))
+        return min(len(self), CHUNK * int(self._map("done", "r").sum()))
 
-    def _map(self, name: str) -> NDArray[Any]:
-        if name not in self._open:
+    def _map(self, name: str, mode: Literal["r", "r+"]) -> NDArray[Any]:
+        key = f"{name} {mode}"
+        if key not in self._open:
             file = self.folder / f"{name}.npy"
             try:
-                self._open[name] = open_memmap(file, "r+")
+                self._open[key] = open_memmap(file, mode)
             except (OSError, ValueError) as error:
                 raise DataError(f"{file}: not readable ({error}); remove the folder to compute it anew") from None
-        return self._open[name]
+        return self._open[key]

@@ -152,7 +152,7 @@ def augmented(inputs: AttentionInput) -> Tensor:
     q, k, v = torch.cat([inputs.q * inputs.scale, *extra_q], -1), torch.cat([inputs.k, *extra_k], -1), inputs.v
     # The fused kernels want equal widths of q, k and v, in multiples of 8.
     aligned = -(-q.shape[-1] // 8) * 8
-    q, k, v = (F.pad(x, (0, aligned - x.shape[-1])) for x in (q, k, v))
+    q, k, v = (x if x.shape[-1] == aligned else F.pad(x, (0, aligned - x.shape[-1])) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., : inputs.v.shape[-1]]
 
 

@@ -66,6 +66,11 @@ def load_policy(file: Path) -> Policy:
         raise ConfigError(VARIABLE, f"{file}: not a table of attention rules: {where}: {first['msg']}") from None
 
 
+def policy_file() -> Path:
+    """The table in force: the machine's own where `WORKBENCH_ATTENTION_POLICY` names one, else the shipped one."""
+    return Path(os.environ.get(VARIABLE) or SHIPPED)
+
+
 @functools.cache
 def choose(device: str, dtype: str, gradient: bool, tokens: int) -> str:
     """Name of the implementation to run, logged once for each kind of attention.
@@ -78,7 +83,7 @@ def choose(device: str, dtype: str, gradient: bool, tokens: int) -> str:
     Raises:
         ConfigError: the table is unreadable, or has no rule for this.
     """
-    file = Path(os.environ.get(VARIABLE) or SHIPPED)
+    file = policy_file()
     for rule in load_policy(file).rules:
         if rule.fits(device, dtype, gradient, tokens):
             kind = "with" if gradient else "without"

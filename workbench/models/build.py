@@ -86,7 +86,8 @@ def _check_frozen_fusion(config: RunConfig) -> None:
     kind, projector = variants[config.fusion.variant], config.fusion.projector
     init = kind.released_init if projector.init == "released" else projector.init
     closed = "init is zero" if init == "zero" else "gate is closed" if projector.type == "gated" else None
-    if config.training.freeze.fusion and closed and "projector" in kind.reads:
+    fresh = config.start_from.file is None
+    if config.training.freeze.fusion and fresh and closed and "projector" in kind.reads:
         raise ConfigError(
             "training.freeze.fusion",
             f"true freezes a projector whose {closed}, so text could never reach the image encoder; "

@@ -127,8 +127,8 @@ model: {backbone} ({depth} layers of width {width}) at {side} px, {words} text t
 - Trainable: all weights of the model that learn when nothing is frozen, the text encoder's included.
 - GFLOPs: a forward pass of image encoder and mask decoder, one image and one expression.
 
-In the rules y are the text features, t the text tokens in the image encoder, and P a projector. Layers, projector
-type and initialisation can be set for each variant: see `FusionConfig` in
+In the rules y are the text features, t the text tokens in the image encoder, and P a projector. The layers can be
+chosen for each variant, projector type and initialisation for each that has a projector: see `FusionConfig` in
 [`workbench/config.py`](../workbench/config.py).
 
 | setting | rule | released as | fusion parameters | trainable | GFLOPs |

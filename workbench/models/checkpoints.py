@@ -227,6 +227,9 @@ def load_released(
     """
     parts = released.take_apart(state_dict, variant)
     sizes = released.sizes_of(parts.model, variant, decoder_heads, fusion_heads, text_heads)
+    # SAM halves the width in its cross-attention, and asserts that the heads divide it.
+    if (width := sizes.backbone.decoder_width // 2) % decoder_heads:
+        raise CheckpointError(f"{decoder_heads} decoder heads do not divide the width {width}")
     text = None if not parts.text_encoder else text_encoder_of(parts.text_encoder, text_heads)
     model = assemble_released(sizes, text)
     wanted = {k: v for k, v in model.state_dict().items() if not k.startswith("text_encoder.")}

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from workbench.config import RunConfig, digest_of
+from workbench.errors import CheckpointError
 from workbench.models import checkpoints, released
 from workbench.models.backbones import backbones
 
@@ -43,30 +44,42 @@ class Imported:
         )
 
 
-def import_checkpoint(file: Path, variant: str, out: Path, decoder_heads: int = released.HEADS) -> Imported:
+def import_checkpoint(
+    file: Path,
+    variant: str,
+    out: Path,
+    decoder_heads: int = released.HEADS,
+    fusion_heads: int = released.HEADS,
+    text_heads: int = released.TEXT_HEADS,
+) -> Imported:
     """Read a released checkpoint and write `<name>.safetensors`, and `<name>.yaml` for a registered backbone.
 
     Args:
-        decoder_heads: of the mask decoder, which no tensor shows.
+        decoder_heads, fusion_heads, text_heads: see `checkpoints.load_released`.
 
     Raises:
-        CheckpointError: the file is damaged, or a key is missing, left over or of the wrong size; nothing is written.
+        CheckpointError: the file is damaged, a key is missing, left over or of the wrong size, or what would be written
+            is there already; nothing is written.
         ConfigError: an unknown variant.
     """
+    weights, written = out / f"{file.stem}.safetensors", out / f"{file.stem}.yaml"
+    for place in (weights, written):
+        if place.exists():
+            raise CheckpointError(f"{place} is there already; remove it, or name another folder")
     state = checkpoints.read_state_dict(file)
-    model = checkpoints.load_released(state, variant, decoder_heads)
+    heads = (decoder_heads, fusion_heads, text_heads)
+    model = checkpoints.load_released(state, variant, *heads)
     parts = released.take_apart(state, variant)
-    sizes = released.sizes_of(parts.model, variant, decoder_heads)
-    weights = out / f"{file.stem}.safetensors"
+    sizes = released.sizes_of(parts.model, variant, *heads)
     checkpoints.write_model(weights, model, sizes)
     files = [weights]
     name = _registered(sizes)
     if name is not None:
         values = _configuration(name, sizes, weights, has_text=bool(parts.text_encoder))
         RunConfig.parse(values)
-        files.append(out / f"{file.stem}.yaml")
-        head = CONFIGURATION.format(source=file.name, variant=variant, file=files[-1])
-        files[-1].write_text(head + OmegaConf.to_yaml(OmegaConf.create(values)))
+        files.append(written)
+        head = CONFIGURATION.format(source=file.name, variant=variant, file=written)
+        written.write_text(head + OmegaConf.to_yaml(OmegaConf.create(values)))
     return Imported(sizes, name, files, parts.unused)
 
 
@@ -107,4 +120,5 @@ def _configuration(name: str, sizes: released.ReleasedSizes, weights: Path, has_
         "data": {"dataset": "refcoco", "split_by": "unc", "padding": "centred"},
         "training": {"steps": 0},
         "evaluation": {"splits": ["val", "testA", "testB"], "threshold": 0.35, "masks": "dilated"},
+        "machine": {"checkpoint_root": str(weights.parent)},
     }

@@ -86,8 +86,7 @@ class ReferringSam(nn.Module):
         With no fused block and a frozen neck it is the image embedding, B×C×h×w.
         """
         if self.caches_embedding:
-            whole: Tensor = self.image_encoder(image)
-            return whole
+            return self.image_encoder.forward(image)
         return self.image_encoder.before_text(image)
 
     def after_text(self, features: Tensor, text_features: Tensor, text_mask: Tensor | None = None) -> Tensor:
@@ -124,8 +123,7 @@ class ReferringSam(nn.Module):
             text_features, text_mask: one row an expression.
         """
         if not self.fusion.layers:
-            whole: Tensor = self.image_encoder(image)
-            return whole[image_of]
+            return self.image_encoder.forward(image)[image_of]  # not the compiled one: the number of images varies
         tokens = self.image_encoder.before_text(image)[image_of]
         return self.image_encoder.with_text(tokens, text_features, text_mask)
 

@@ -60,7 +60,13 @@ def take_apart(state: StateDict, variant: str) -> Parts:
         elif key == "query_embeddings" or key.startswith("self_attention."):
             parts.unused.append(released)
         else:
-            parts.model[_renamed(key, _RENAMED[variant])] = value
+            try:
+                name = _renamed(key, _RENAMED[variant])
+            except ValueError:
+                raise CheckpointError(f"not a released checkpoint of {variant}: key {released}") from None
+            if name in parts.model:
+                raise CheckpointError(f"{key} stands twice, with and without module. in front")
+            parts.model[name] = value
     return parts
 
 
@@ -166,6 +172,8 @@ def sizes_of(
         return _sizes_of(model, variant, decoder_heads, fusion_heads, text_heads)
     except KeyError as error:
         raise CheckpointError(f"not a released checkpoint: no key {_released_name(str(error.args[0]))}") from None
+    except (ValueError, IndexError) as error:  # a number that is none in a key, or a tensor of another rank
+        raise CheckpointError(f"not a released checkpoint: {str(error).splitlines()[0]}") from None
 
 
 def _released_name(key: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,7 @@ def text_encoder_of(tensors: Mapping[str, Tensor], heads: int, source: str = "re
     """
     from transformers import BertConfig, BertModel
 
-    numbers = [int(key.split(".")[2]) for key in tensors if key.startswith("encoder.layer.")]
+    layers = {match[1] for key in tensors if (match := re.match(r"encoder\.layer\.(\d+)\.", key))}
     try:
         words, positions, types = (
             tensors[f"embeddings.{name}_embeddings.weight"] for name in ("word", "position", "token_type")
@@ -206,7 +207,7 @@ def text_encoder_of(tensors: Mapping[str, Tensor], heads: int, source: str = "re
     if width % heads:
         raise CheckpointError(f"{source}: the text encoder's width, {width}, is not a multiple of {heads} heads")
     shape = BertConfig(
-        vocab_size=len(words), hidden_size=width, num_hidden_layers=max(numbers) + 1, num_attention_heads=heads,
+        vocab_size=len(words), hidden_size=width, num_hidden_layers=len(layers), num_attention_heads=heads,
         intermediate_size=inner, max_position_embeddings=len(positions), type_vocab_size=len(types),
     )  # fmt: skip
     bert = BertModel(shape, add_pooling_layer=False)

@@ -15,8 +15,8 @@ from workbench.data.loading import ReferringDataset
 from workbench.models.backbones import normalise
 from workbench.models.referring_sam import ReferringSam
 
-Progress = Callable[[int, int], None]
-"""Called with (rows that are there, all rows); it may raise to stop."""
+Progress = Callable[[int, int], bool]
+"""Called with (rows that are there, all rows); True stops, and the store stays as it is."""
 
 
 def cached_features(
@@ -24,7 +24,7 @@ def cached_features(
     dataset: ReferringDataset,
     config: RunConfig,
     device: torch.device,
-    progress: Progress = lambda done, rows: None,
+    progress: Progress = lambda done, rows: False,
 ) -> FeatureStore:
     """The store of a training split's features, filled where it was not.
 
@@ -53,7 +53,8 @@ def cached_features(
     store.create(tuple(compute(range(1)).shape[1:]), document)
     for rows in store.missing():
         store.write(rows, compute(rows))
-        progress(store.finished(), len(store))
+        if progress(store.finished(), len(store)):
+            break
     model.train(was_training)
     return store
 

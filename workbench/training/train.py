@@ -22,12 +22,13 @@ from accelerate.utils import broadcast_object_list, gather_object
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from workbench.config import RunConfig
+from workbench.config import RunConfig, digest_of
 from workbench.data.datasets import open_dataset
 from workbench.data.loading import ReferringDataset, steps_per_epoch, training_loader
 from workbench.data.refer import ReferData
 from workbench.errors import CheckpointError, ConfigError, DataError, DivergedError, InterruptedRun
 from workbench.models import checkpoints
+from workbench.models.attention_policy import policy_file
 from workbench.models.backbones import normalise
 from workbench.models.build import build_model, check_digests, weights_digests
 from workbench.models.fusion import variants
@@ -157,7 +158,7 @@ class Trainer:
         self.tokenizer = load_tokenizer(config.text_encoder, machine.checkpoint_root)
         self.model.to(self.accelerator.device)
         self.ema = averaged(self.model, training.ema)
-        if machine.compile:
+        if machine.compile and not training.cache_features:  # cached features leave little to compile
             _compile(self.model, self.accelerator.device)
         self.optimizer = build_optimizer(self.model, config)
         self._shown = 0.0
@@ -196,6 +197,7 @@ class Trainer:
             return
         before = self.folder.record()
         now = provenance(str(self.accelerator.device), source) | weights_digests(self.config)
+        now["attention_policy_sha256"] = digest_of(policy_file())
         self.folder.update(
             identity=self.config.identity_document(),
             machine=self.config.machine.model_dump(mode="json") | {"threads": torch.get_num_threads()},
@@ -249,16 +251,20 @@ class Trainer:
                 raise InterruptedRun(f"stopped at step {self.step} of {self.steps}; it resumes from there")
 
     def _use_cached_features(self) -> None:
-        def progress(done: int, rows: int) -> None:
-            if self._stop():
-                raise InterruptedRun(f"stopped with features of {done} of {rows} images; it resumes there")
+        stopping = False
+
+        def progress(done: int, rows: int) -> bool:
+            nonlocal stopping
+            stopping = self._stop()
             if done == rows or time.monotonic() - self._shown > 10:
                 self._event("features", done=done, rows=rows)
                 self._shown = time.monotonic()
+            return stopping
 
         device = self.accelerator.device
         self.dataset.features = cached_features(self.model, self.dataset, self.config, device, progress)
-        self.accelerator.wait_for_everyone()
+        if self._agree(stopping)[0]:  # and nobody trains before all are here
+            raise InterruptedRun("stopped while features were computed; it goes on there")
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         loader = training_loader(

@@ -22,8 +22,9 @@ class TokensEDIT(Fusion):
     def __init__(self, config: FusionConfig, layers: tuple[int, ...], sizes: Sizes) -> None:
         super().__init__(config, layers, sizes)
         self.projector = build_projector(config.projector, self.text_width, self.width, self.released_init)
-        self.table = nn.Parameter(torch.empty(len(layers) - 1, sizes.max_tokens, self.width))
+        self.table: nn.Parameter | None = None
         if len(layers) > 1:
+            self.table = nn.Parameter(torch.empty(len(layers) - 1, sizes.max_tokens, self.width))
             nn.init.xavier_uniform_(self.table)
 
     def tokens(self, block: BlockInput) -> Tensor:
@@ -31,5 +32,6 @@ class TokensEDIT(Fusion):
         if block.previous is None:
             first: Tensor = self.dropout(self.projector(block.text))
             return first
+        assert self.table is not None
         number = self.layers.index(block.layer) - 1
         return block.previous + self.table[number, : block.previous.shape[1]]

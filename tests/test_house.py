@@ -22,7 +22,7 @@ def test_every_command_of_the_readme_exists() -> None:
     from workbench.cli import app
 
     known = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-    used = set(re.findall(r"^(?:\.venv/bin/)?workbench (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    used = set(re.findall(r"^(?:\.venv/bin/)?workbench ([\w-]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert used
     assert used <= known
     for grid in re.findall(r"(ablations/[\w/-]+\.yaml)", (ROOT / "README.md").read_text()):

@@ -198,7 +198,7 @@ def chunked(inputs: AttentionInput) -> Tensor:
 
 CHUNK_ELEMENTS = 250_000
 """Logits at a time and thread: 1 MB in fp32, half of a core's own cache."""
-CHUNK_QUERIES = 256
+CHUNK_QUERIES = 512
 """Fewer at a time would have the matrix product pack the keys too often."""
 
 
@@ -217,7 +217,7 @@ class _Chunked(torch.autograd.Function):
         text_mask: Tensor | None,
     ) -> Tensor:
         heads = _Heads(q, k, v, relative_h, relative_w, grid, text_mask)
-        out = torch.empty_like(heads.q)
+        out = torch.empty_like(heads.q, memory_format=torch.contiguous_format)
         for part in heads.parts():
             for chunk in part.chunks():
                 out[part.heads, chunk.queries] = part.weights(chunk) @ part.v
@@ -233,7 +233,8 @@ class _Chunked(torch.autograd.Function):
         heads = _Heads(q, k, v, relative_h, relative_w, ctx.grid, text_mask)
         shares = (d_out * out).sum(dim=-1, keepdim=True, dtype=_accumulator(q)).flatten(0, 1)
         d_out = d_out.flatten(0, 1).contiguous()
-        d_q, d_k, d_v = torch.empty_like(heads.q), torch.zeros_like(heads.k), torch.zeros_like(heads.v)
+        new: Any = {"memory_format": torch.contiguous_format}
+        d_q, d_k, d_v = torch.empty_like(heads.q, **new), *(torch.zeros_like(x, **new) for x in (heads.k, heads.v))
         d_tables = [torch.zeros_like(t, dtype=_accumulator(q)) for t in heads.tables or ()]
         for part in heads.parts():
             d_terms = None if part.terms is None else tuple(torch.empty_like(t) for t in part.terms)
@@ -250,6 +251,7 @@ class _Chunked(torch.autograd.Function):
                     d_terms[0][:, chunk.rows] = places.sum(dim=-1)
                     d_terms[1][:, chunk.rows] = places.sum(dim=-2)
             d_q[part.heads] *= heads.scale
+            d_k[part.heads] *= heads.scale
             if d_terms is not None:
                 d_image, *d_both = part.terms_backward(d_terms)
                 d_q[part.heads, heads.text_queries :] += d_image
@@ -282,7 +284,7 @@ class _Heads:
         text_mask: Tensor | None,
     ) -> None:
         self.scale = q.shape[-1] ** -0.5
-        self.q, self.k, self.v = (q * self.scale).flatten(0, 1).contiguous(), k.flatten(0, 1), v.flatten(0, 1)
+        self.q, self.k, self.v = (x.flatten(0, 1) for x in (q, k, v))
         self.grid, self.tables = grid, None if relative_h is None or relative_w is None else (relative_h, relative_w)
         self.words = k.shape[2] - grid[0] * grid[1]
         self.text_queries = q.shape[2] - grid[0] * grid[1]
@@ -316,8 +318,7 @@ class _Part:
         self.hidden = None if whole.hidden is None else whole.hidden[heads]
         self.terms: tuple[Tensor, Tensor] | None = None
         if whole.tables is not None:
-            # From the scaled queries; the bias is of the unscaled ones.
-            image_q = self.q[:, whole.text_queries :].unflatten(1, whole.grid) / whole.scale
+            image_q = self.q[:, whole.text_queries :].unflatten(1, whole.grid)
             table_h, table_w = whole.tables
             self.terms = (
                 torch.einsum("ghwd,hkd->ghwk", image_q, table_h),
@@ -347,7 +348,10 @@ class _Part:
             places, rows = self.image_block(logits, chunk), chunk.rows
             torch.add(self.terms[0][:, rows, :, :, None], self.terms[1][:, rows, :, None, :], out=places)
         # The product is added onto the bias: one pass over the chunk less.
-        logits = logits.baddbmm_(q, k) if logits.dtype == q.dtype else logits.add_(q @ k)
+        if logits.dtype == q.dtype:
+            logits.baddbmm_(q, k, alpha=self.whole.scale)
+        else:
+            logits.add_(q @ k, alpha=self.whole.scale)
         if self.hidden is not None:
             logits[..., : self.whole.words].masked_fill_(self.hidden, float("-inf"))
         return torch.softmax(logits, dim=-1, out=logits).to(self.q.dtype)
@@ -366,7 +370,7 @@ class _Part:
         assert self.whole.tables is not None
         d_h, d_w = (d.to(self.q.dtype) for d in d_terms)
         table_h, table_w = self.whole.tables
-        image_q = self.q[:, self.whole.text_queries :].unflatten(1, self.whole.grid) / self.whole.scale
+        image_q = self.q[:, self.whole.text_queries :].unflatten(1, self.whole.grid)
         d_q = torch.einsum("ghwk,hkd->ghwd", d_h, table_h) + torch.einsum("ghwk,wkd->ghwd", d_w, table_w)
         return (
             d_q.flatten(1, 2),

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from workbench.errors import ConfigError
-from workbench.models import attention as module
-from workbench.models import attention_policy
+from workbench.models import attention_policy, chunked_attention
 from workbench.models.attention import FORWARD_ONLY_ON_CPU, AttentionInput, attention, implementations
 
 CASES = [
@@ -48,7 +47,8 @@ def test_every_implementation_equals_the_eager_reference(
     name: str, grid: tuple[int, int], text: int, masked: bool, batch: int, all_queries: bool, dtype: torch.dtype,
     forward: float, backward: float, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 400)  # so that rows and batch are cut here too
+    monkeypatch.setattr(chunked_attention, "CHUNK_ELEMENTS", 400)
+    monkeypatch.setattr(chunked_attention, "CHUNK_QUERIES", 5)  # so that rows and batch are cut here too
     outputs, gradients = [], []
     for implementation in ("eager", name):
         inputs = example(grid, text, masked, dtype, all_queries, batch)

@@ -72,7 +72,9 @@ def changed(config: RunConfig, key: str) -> RunConfig:
         document["backbone"]["checkpoint"] = None
     if key == "fusion.projector.rank":
         document["fusion"]["projector"]["type"] = "bottleneck"
-    if key.startswith("start_from."):
+    if key in ("start_from.run", "start_from.seed"):
+        document["start_from"] = {"run": "refshapes-vit_mini-l_dit-000000000000", last: other}
+    elif key.startswith("start_from."):
         document["start_from"] = {"file": "ours.safetensors", "sha256": "1" * 64, last: other}
     return RunConfig.model_validate(document)
 

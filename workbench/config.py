@@ -156,12 +156,30 @@ class StartConfig(Section):
     """As `import-released` or a run's checkpoint holds them: a path, or a name under `machine.checkpoint_root`."""
     sha256: str | None = None
     """Of the file; required with it, for checkpoints of many runs share one name."""
+    run: str | None = None
+    """In the place of a file: a setting id, whose completed run is begun from. A grid file names it as
+    `{grid: FILE, setting: NAME}`, and the run is then trained before."""
+    seed: Annotated[int, Field(ge=0)] | Literal["same"] = "same"
+    """Of that run; `same`: the seed that this one has."""
 
     @model_validator(mode="after")
-    def _both_or_none(self) -> StartConfig:
+    def _file_or_run(self) -> StartConfig:
         if (self.file is None) != (self.sha256 is None):
             raise ValueError("'file' and 'sha256' come together; sha256sum FILE prints the latter")
+        if self.file is not None and self.run is not None:
+            raise ValueError("either a file or a run, not both")
+        if self.run is None and self.seed != "same":
+            raise ValueError("'seed' belongs to a run to begin from")
         return self
+
+    @property
+    def given(self) -> bool:
+        """Whether there are weights to begin from."""
+        return self.file is not None or self.run is not None
+
+    def run_for(self, seed: int) -> str | None:
+        """The id of the run to begin from, for a training with this seed; None where none is named."""
+        return self.run and f"{self.run}/seed{seed if self.seed == 'same' else self.seed}"
 
 
 class RefshapesRecipe(Section):
@@ -358,6 +376,8 @@ class RunConfig(Section):
             document["backbone"]["checkpoint"] = PurePath(checkpoint).name
         if (start := self.start_from.file) is not None:
             document["start_from"]["file"] = PurePath(start).name
+        if self.start_from.run is None:  # came later than many runs, whose ids shall last
+            del document["start_from"]["run"], document["start_from"]["seed"]
         if self.fusion.variant == "default":
             # Nothing else of the section means anything there.
             document["fusion"] = {"variant": "default"}

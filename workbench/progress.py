@@ -90,9 +90,9 @@ class SubmissionProgress(_Progress):
         if time.monotonic() - self._read < 1.0 and running + waiting:
             return
         self._read = time.monotonic()
-        from workbench.launch.status import statuses
+        from workbench.launch.status import refreshed
 
-        found = statuses(self._planned)
+        found = refreshed(self._planned)
         lines = []
         for s in found:
             rate = f", {s.rate:.0f} expressions/s" if s.rate and s.state == "running" else ""

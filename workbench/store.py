@@ -19,14 +19,19 @@ from workbench.errors import WorkbenchError
 if TYPE_CHECKING:
     import pandas as pd
 
-State = Literal["new", "running", "completed", "failed", "diverged", "interrupted", "killed"]
-FAILED: tuple[State, ...] = ("failed", "diverged")
+State = Literal[
+    "new", "queued", "running", "completed", "failed", "diverged", "interrupted", "killed", "cancelled", "damaged"
+]
+"""`queued` is the scheduler's word, `killed` and `damaged` are found out; the others stand in `run.json`."""
+FAILED: tuple[State, ...] = ("failed", "diverged", "cancelled", "damaged")
+"""What is not tried again unless it is asked for."""
 
+MEND = "to go on from its checkpoint: workbench retry GRID --class damaged"
 CLAIM_SECONDS = 1.0
 RUNS = "runs"
 SUBMISSIONS = "submissions"
 TENSORBOARD = "tensorboard"
-_RECORD = "run.json"
+RECORD = "run.json"
 _LOG = "log.jsonl"
 _EXPRESSIONS = "expressions.parquet"
 _CHECKPOINT = "checkpoint"
@@ -34,6 +39,10 @@ _CHECKPOINT = "checkpoint"
 
 class StoreError(WorkbenchError):
     """A run folder is damaged, or holds another run than its name says."""
+
+
+class DamagedRecord(StoreError):
+    """A `run.json` cannot be read."""
 
 
 class RunBusy(WorkbenchError):
@@ -72,13 +81,17 @@ class RunFolder:
     def of(cls, results: Path, config: RunConfig, seed: int) -> RunFolder:
         """The folder of a run; StoreError when what is stored there was made from another configuration."""
         folder = cls(results, run_id(config, seed))
-        stored = folder.record().get("identity")
+        folder.check(config)
+        return folder
+
+    def check(self, config: RunConfig) -> None:
+        """StoreError when what is stored here was made from another configuration."""
+        stored = self.record().get("identity")
         lines = difference(stored, config.identity_document()) if stored is not None else []
         if lines:
             raise StoreError(
-                f"{folder.path}: stored under this id is another configuration (stored -> asked): {lines[0]}"
+                f"{self.path}: stored under this id is another configuration (stored -> asked): {lines[0]}"
             )
-        return folder
 
     @property
     def log_file(self) -> Path:
@@ -97,26 +110,36 @@ class RunFolder:
 
     def record(self) -> dict[str, Any]:
         """The content of `run.json`, empty for a new run; StoreError when it cannot be read."""
-        file = self.path / _RECORD
+        file = self.path / RECORD
         try:
             record = json.loads(file.read_bytes())
         except FileNotFoundError:
             return {}
         except ValueError as error:
-            raise StoreError(f"{file}: damaged ({error}); remove {self.path} to run it again") from None
+            raise DamagedRecord(f"{file}: damaged ({error}); {MEND}") from None
         if not isinstance(record, dict):
-            raise StoreError(f"{file}: damaged (no object); remove {self.path} to run it again")
+            raise DamagedRecord(f"{file}: damaged (no object); {MEND}")
         return record
+
+    def set_aside_damage(self) -> None:
+        """Rename an unreadable `run.json`, so that the run can go on from its checkpoint."""
+        try:
+            self.record()
+        except DamagedRecord:
+            (self.path / RECORD).replace(self.path / f"{RECORD}.damaged")
 
     def update(self, **fields: Any) -> None:
         """Set fields of `run.json`."""
         self.path.mkdir(parents=True, exist_ok=True)
         text = json.dumps({**self.record(), **fields}, indent=1, allow_nan=False)
-        write_atomically(self.path / _RECORD, text.encode())
+        write_atomically(self.path / RECORD, text.encode())
 
     def state(self) -> State:
         """The run's state; one that says it is running but that nobody trains was `killed`."""
-        state: State = self.record().get("state", "new")
+        try:
+            state: State = self.record().get("state", "new")
+        except DamagedRecord:
+            return "damaged"
         if state == "running" and not self.claimed():
             # It may have ended between the two looks.
             state = self.record().get("state", "new")
@@ -133,6 +156,13 @@ class RunFolder:
         except BlockingIOError:
             return True
         return False
+
+    def touched(self) -> float:
+        """When the run last wrote to its log, in seconds of the epoch; 0 for a new run."""
+        try:
+            return self.log_file.stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[RunLog]:
@@ -158,14 +188,18 @@ class RunFolder:
             finally:
                 fcntl.flock(stream, fcntl.LOCK_UN)
 
-    def events(self) -> list[dict[str, Any]]:
-        """The log, oldest first, without lines that a crash cut short or steps that a resumed run did again."""
+    def events(self, all_lines: bool = False) -> list[dict[str, Any]]:
+        """The log, oldest first, without lines that a crash cut short or steps that a resumed run did again.
+
+        Args:
+            all_lines: also the steps that were lost and done again.
+        """
         found: list[dict[str, Any]] = []
         with contextlib.suppress(FileNotFoundError):
             for line in self.log_file.read_bytes().splitlines():
                 with contextlib.suppress(ValueError):
                     event = json.loads(line)
-                    if event["event"] == "resume":
+                    if event["event"] == "resume" and not all_lines:
                         found = [e for e in found if e["event"] != "step" or e["step"] <= event["step"]]
                     found.append(event)
         return found
@@ -203,7 +237,11 @@ class RunFolder:
         partial = self.checkpoints / f".partial-{step:08d}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        yield partial
+        try:
+            yield partial
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)  # a full disk then has room for the last words
+            raise
         for file in partial.iterdir():
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
@@ -268,5 +306,5 @@ def expressions_frame(folders: Iterable[RunFolder]) -> pd.DataFrame:
 
 def all_runs(results: Path) -> list[RunFolder]:
     """Every run under a results folder, by name."""
-    records = sorted((results / RUNS).glob(f"*/seed*/{_RECORD}"))
+    records = sorted((results / RUNS).glob(f"*/seed*/{RECORD}"))
     return [RunFolder(results, "/".join(record.parts[-3:-1])) for record in records]

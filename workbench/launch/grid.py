@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from yaml import YAMLError
 
-from workbench.config import RunConfig, run_id
+from workbench.config import RunConfig
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.registry import unknown_name
 
@@ -75,11 +76,16 @@ class Run:
     setting: str
     config: RunConfig
     seed: int
+    id: str
+    """`<setting id>/seed<N>`."""
 
-    @property
-    def id(self) -> str:
-        """`<setting id>/seed<N>`."""
-        return run_id(self.config, self.seed)
+
+@dataclass(frozen=True)
+class Need:
+    """A setting of another grid, whose trained weights a setting begins from."""
+
+    grid: Grid
+    setting: str
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,8 @@ class Grid:
     seeds: tuple[int, ...]
     baseline: str | None
     report: ReportConfig
+    needs: Mapping[str, Need] = field(default_factory=dict)
+    """What a setting begins from, by its name."""
 
     @property
     def name(self) -> str:
@@ -100,7 +108,30 @@ class Grid:
 
     def runs(self) -> list[Run]:
         """All runs, seed by seed."""
-        return [Run(name, config, seed) for seed in self.seeds for name, config in self.settings.items()]
+        ids = {name: config.setting_id for name, config in self.settings.items()}
+        return [
+            Run(name, config, seed, f"{ids[name]}/seed{seed}")
+            for seed in self.seeds
+            for name, config in self.settings.items()
+        ]
+
+    def needed(self, runs: Iterable[Run]) -> list[Run]:
+        """The runs of other grids that these begin from, each once."""
+        found: dict[str, Run] = {}
+        for run in runs:
+            if (need := self.needs.get(run.setting)) is not None:
+                config = need.grid.settings[need.setting]
+                name = run.config.start_from.run_for(run.seed)
+                assert name is not None
+                found[name] = Run(need.setting, config, int(name.rpartition("/seed")[2]), name)
+        return list(found.values())
+
+    def narrowed(self, only: str | None, seeds: tuple[int, ...] | None) -> Grid:
+        """The settings whose names match a shell pattern, with other seeds; GridError when none matches."""
+        settings = {n: c for n, c in self.settings.items() if only is None or fnmatch.fnmatchcase(n, only)}
+        if not settings:
+            raise GridError(f"{self.file}: no setting matches {only!r}; there are {', '.join(self.settings)}")
+        return replace(self, settings=settings, seeds=self.seeds if seeds is None else seeds)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -108,7 +139,20 @@ class Grid:
         return self.report.splits or next(iter(self.settings.values())).evaluation.splits
 
 
-def load_grid(file: Path, machine: Mapping[str, Any] | None = None) -> Grid:
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """`0-4` or `0,2,5-7` as numbers; GridError says what is wrong."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        if found is None:
+            raise GridError(f"--seeds: {text!r} is none of the forms 3, 0-4 and 0,2,5-7")
+        seeds += range(int(found[1]), int(found[2] or found[1]) + 1)
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise GridError(f"--seeds: {text!r} names {'no seed' if not seeds else 'a seed twice'}")
+    return tuple(sorted(seeds))
+
+
+def load_grid(file: Path, machine: Mapping[str, Any] | None = None, _above: tuple[Path, ...] = ()) -> Grid:
     """Read and check a grid file; nothing is built or run.
 
     Args:
@@ -117,6 +161,8 @@ def load_grid(file: Path, machine: Mapping[str, Any] | None = None) -> Grid:
     Raises:
         GridError: names file, setting, key and value.
     """
+    if file.resolve() in _above:
+        raise GridError(f"{file}: begins from itself, by way of {', '.join(p.name for p in _above)}")
     try:
         grid = GridFile.model_validate(read_yaml(file))
     except ValidationError as error:
@@ -124,9 +170,13 @@ def load_grid(file: Path, machine: Mapping[str, Any] | None = None) -> Grid:
     base = _with_presets(file, "base", grid.base)
     settings: dict[str, RunConfig] = {}
     owner: dict[str, str] = {}
+    needs: dict[str, Need] = {}
     for name, overrides in _expanded(file, grid):
         values = _merged(base, _with_presets(file, f"settings.{name}", overrides), {"machine": dict(machine or {})})
-        config = _checked(file, name, _resolved(file, name, values))
+        resolved = _resolved(file, name, values)
+        if need := _need(file, name, resolved, machine, (*_above, file.resolve())):
+            needs[name] = need
+        config = _checked(file, name, resolved)
         if name in settings:
             raise GridError(f"{file}: two settings are named {name!r}")
         if config.setting_id in owner:
@@ -136,7 +186,25 @@ def load_grid(file: Path, machine: Mapping[str, Any] | None = None) -> Grid:
     if grid.baseline is not None and grid.baseline not in settings:
         raise GridError(f"{file}: baseline: {unknown_name('setting', grid.baseline, list(settings))}")
     _check_report(file, grid.report, settings)
-    return Grid(file, grid.title, settings, tuple(sorted(grid.seeds)), grid.baseline, grid.report)
+    return Grid(file, grid.title, settings, tuple(sorted(grid.seeds)), grid.baseline, grid.report, needs)
+
+
+def _need(
+    file: Path, name: str, values: dict[str, Any], machine: Mapping[str, Any] | None, above: tuple[Path, ...]
+) -> Need | None:
+    """What `start_from: {grid: FILE, setting: NAME}` means; the values then name the setting's id in its place."""
+    start = values.get("start_from")
+    if not isinstance(start, dict) or "grid" not in start:
+        return None
+    where = f"{_where(file, name)}: start_from"
+    other = file.parent / str(start["grid"])
+    grid = load_grid(other, machine, above)
+    setting = str(start.get("setting"))
+    if setting not in grid.settings:
+        raise GridError(f"{where}.setting: {unknown_name('setting', setting, list(grid.settings))} (of {other})")
+    rest = {key: value for key, value in start.items() if key not in ("grid", "setting")}
+    values["start_from"] = {**rest, "run": grid.settings[setting].setting_id}
+    return Need(grid, setting)
 
 
 def _check_report(file: Path, report: ReportConfig, settings: Mapping[str, RunConfig]) -> None:

@@ -1,13 +1,16 @@
-"""Where each run of a grid stands, from the run folders."""
+"""Where each run stands, how fast it goes, and what went wrong, grouped by cause."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from workbench.launch.ledger import Ledger
+from workbench.launch.standing import Look, Standing, look_at_history, standings
 from workbench.launch.submission import PlannedRun
-from workbench.store import State
+from workbench.store import DamagedRecord, RunFolder, State, all_runs
 
 
 @dataclass(frozen=True)
@@ -15,45 +18,100 @@ class RunStatus:
     """One run's progress; what is not known is None.
 
     Attributes:
+        cause: the failure class of what ended it.
         rate: expressions a second.
         seconds_left: of training, without the evaluation.
-        error: first line of what ended it.
+        error: first line of what ended it, or why it waits.
+        job: the scheduler's id of the job handed over last, while it is known there.
+        restarts: how often it was put back into the queue or taken up again.
     """
 
     run: str
     setting: str
     seed: int
     state: State
+    cause: str | None
     step: int | None
     steps: int | None
     loss: float | None
     rate: float | None
     seconds_left: float | None
     error: str | None
+    job: str | None
+    restarts: int
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Runs that ended for the same reason.
+
+    Attributes:
+        cause: a failure class.
+        message: its first line.
+        runs: as `setting seed N`.
+    """
+
+    cause: str
+    message: str
+    runs: tuple[str, ...]
+
+
 def statuses(planned: Sequence[PlannedRun]) -> list[RunStatus]:
-    """Read anew where each run stands."""
-    return [_status(p) for p in planned]
+    """Read anew how far each run is; where it stands is as it was planned."""
+    return [_status(p.run.setting, p.run.seed, p.folder, p.standing) for p in planned]
 
 
-def _status(planned: PlannedRun) -> RunStatus:
-    record = planned.folder.record()
-    state = planned.folder.state()
-    last = planned.folder.last_event("step") or {}
+def refreshed(planned: Sequence[PlannedRun]) -> list[RunStatus]:
+    """The same, with the states read anew from the folders alone: no scheduler is asked."""
+    return [_status(p.run.setting, p.run.seed, p.folder, Standing(p.folder.state())) for p in planned]
+
+
+def all_statuses(results: Path, look: Look = look_at_history) -> list[RunStatus]:
+    """Every run of a results folder, and what was handed over but has not begun."""
+    names = {folder.name for folder in all_runs(results)}
+    names |= {run for submission in Ledger(results).submissions() for run in submission.runs}
+    folders = [RunFolder(results, name) for name in sorted(names)]
+    found = []
+    for folder, standing in zip(folders, standings(folders, results, look), strict=True):
+        setting, _, seed = folder.name.rpartition("/seed")
+        found.append(_status(setting, int(seed), folder, standing))
+    return found
+
+
+def failures(found: Sequence[RunStatus]) -> list[Failure]:
+    """What went wrong, each cause once, the most frequent first."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for status in found:
+        if status.cause is not None and status.state not in ("completed", "running", "queued"):
+            groups.setdefault((status.cause, status.error or ""), []).append(f"{status.setting} seed {status.seed}")
+    ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+    return [Failure(cause, message, tuple(runs)) for (cause, message), runs in ordered]
+
+
+def _status(setting: str, seed: int, folder: RunFolder, standing: Standing) -> RunStatus:
+    try:
+        record = folder.record()
+    except DamagedRecord:
+        record = {}
+    state = standing.state
+    last = (folder.last_event("step") or {}) if record else {}
+    error = standing.message or (record.get("error") or {}).get("message")
     return RunStatus(
-        run=planned.run.id,
-        setting=planned.run.setting,
-        seed=planned.run.seed,
+        run=folder.name,
+        setting=setting,
+        seed=seed,
         state=state,
+        cause=standing.cause,
         step=record.get("steps") if state == "completed" else last.get("step"),
         steps=record.get("steps"),
         loss=last.get("loss"),
         rate=last.get("expressions_per_second"),
         seconds_left=last.get("seconds_left") if state == "running" else None,
-        error=(record.get("error") or {}).get("message"),
+        error=None if state in ("completed", "running") else error,
+        job=None if standing.task is None else standing.task.id,
+        restarts=sum(record.get("ended", {}).values()),
     )

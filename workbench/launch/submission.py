@@ -7,15 +7,19 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from workbench.config import BUILTIN, digest_of
+from workbench.config import BUILTIN, RunConfig, digest_of
 from workbench.errors import MissingCheckpoint
 from workbench.launch.grid import Grid, Run
 from workbench.launch.job import TrainingJob
-from workbench.store import FAILED, SUBMISSIONS, RunFolder, State
+from workbench.launch.ledger import Ledger, Submission
+from workbench.launch.profiles import Profile
+from workbench.launch.standing import Look, Standing, forgiving, look_at_queue, standings
+from workbench.store import FAILED, SUBMISSIONS, DamagedRecord, RunFolder, State
 
 
 @dataclass(frozen=True)
@@ -24,19 +28,46 @@ class PlannedRun:
 
     run: Run
     folder: RunFolder
-    state: State
+    standing: Standing
+
+    @property
+    def state(self) -> State:
+        """Its state."""
+        return self.standing.state
 
 
-def plan(grid: Grid, results: Path) -> list[PlannedRun]:
-    """Every run of a grid with its state; StoreError when a stored run contradicts its id.
+@dataclass(frozen=True)
+class HandedOver:
+    """A submission that the scheduler has taken, and its id there."""
+
+    submission: Submission
+    array_id: str
+
+
+def plan(grid: Grid, results: Path, look: Look | None = None) -> list[PlannedRun]:
+    """Every run of a grid and where it stands; see `plan_runs`."""
+    return plan_runs(grid.runs(), results, look)
+
+
+def plan_runs(runs: Sequence[Run], results: Path, look: Look | None = None) -> list[PlannedRun]:
+    """Where runs stand.
+
+    Args:
+        look: how the scheduler is asked, once, if any of them was handed over to one; None: the queue, if it answers.
 
     Raises:
+        StoreError: what is stored under a run's id is another configuration.
         CheckpointError: a run was begun with other weights than the file of that name holds now.
     """
-    folders = [(run, RunFolder.of(results, run.config, run.seed)) for run in grid.runs()]
-    for run, folder in folders:
-        _check_weights(run, folder)
-    return [PlannedRun(run, folder, folder.state()) for run, folder in folders]
+    folders = []
+    for run in runs:
+        folder = RunFolder(results, run.id)
+        with contextlib.suppress(DamagedRecord):  # its state says so
+            folder.check(run.config)
+            _check_weights(run, folder)
+        folders.append(folder)
+    found = standings(folders, results, look or forgiving(look_at_queue))
+    return [PlannedRun(*one) for one in zip(runs, folders, found, strict=True)]
 
 
 def _check_weights(run: Run, folder: RunFolder) -> None:
@@ -51,28 +82,78 @@ def _check_weights(run: Run, folder: RunFolder) -> None:
         check_digests(config, stored, folder.name)
 
 
-def to_train(planned: Sequence[PlannedRun], retry_failed: bool) -> list[PlannedRun]:
-    """What a submission hands over: finished runs are skipped, running ones left alone, failed ones need asking for."""
-    skipped: tuple[State, ...] = ("completed", "running")
-    return [p for p in planned if p.state not in skipped and (retry_failed or p.state not in FAILED)]
+def to_train(planned: Sequence[PlannedRun], retry: Collection[str] | bool = False) -> list[PlannedRun]:
+    """What a submission hands over: finished runs are skipped, queued and running ones left alone, failed ones need
+    asking for.
+
+    Args:
+        retry: the failure classes asked for, and then nothing else is taken; True stands for all beside the rest.
+    """
+    skipped: tuple[State, ...] = ("completed", "running", "queued")
+    open_runs = [p for p in planned if p.state not in skipped]
+    if isinstance(retry, bool):
+        return [p for p in open_runs if retry or p.state not in FAILED]
+    return [p for p in open_runs if p.standing.cause in retry]
 
 
 def jobs(runs: Sequence[PlannedRun], results: Path, threads: int) -> list[TrainingJob]:
     """One job a run, with absolute paths, and with `threads` where the configuration leaves them open."""
     from workbench.training.provenance import source
 
-    origin, made = source(), []
-    for planned in runs:
-        config = planned.run.config
-        machine = config.machine.model_copy(
-            update={
-                "data_root": config.machine.data_root.absolute(),
-                "checkpoint_root": config.machine.checkpoint_root.absolute(),
-                "threads": config.machine.threads or threads,
-            }
-        )
-        document = config.model_copy(update={"machine": machine}).model_dump(mode="json")
-        made.append(TrainingJob(document, planned.run.seed, str(results.absolute()), origin))
+    origin = source()
+    documents = {p.run.setting: job_document(p.run.config, threads) for p in runs}
+    return [TrainingJob(documents[p.run.setting], p.run.seed, str(results.absolute()), origin) for p in runs]
+
+
+def job_document(config: RunConfig, threads: int) -> dict[str, Any]:
+    """A configuration as a job gets it: plain values, absolute paths, and `threads` where it leaves them open."""
+    machine = config.machine.model_copy(
+        update={
+            "data_root": config.machine.data_root.absolute(),
+            "checkpoint_root": config.machine.checkpoint_root.absolute(),
+            "threads": config.machine.threads or threads,
+        }
+    )
+    return config.model_copy(update={"machine": machine}).model_dump(mode="json")
+
+
+def hand_over(
+    chosen: Sequence[PlannedRun],
+    results: Path,
+    profile: Profile,
+    grid: str,
+    held: int,
+    after: Sequence[str] = (),
+) -> list[HandedOver]:
+    """Submit runs to Slurm in arrays as large as the cluster and the profile let them be; the ledger must be locked.
+
+    Args:
+        held: the lock's descriptor, for sbatch to hold on to.
+        after: tasks that must be completed before.
+
+    Raises:
+        SchedulerError: Slurm refuses; what was handed over before stays so, and submitting again takes the rest.
+    """
+    from workbench.launch import scheduler
+    from workbench.launch.slurm import submit_array
+    from workbench.training.provenance import source
+
+    for planned in chosen:
+        planned.folder.set_aside_damage()
+    code, origin, made = snapshot(results), source(), []
+    size = min(profile.array_size, scheduler.max_array_size())
+    for first in range(0, len(chosen), size):
+        part = chosen[first : first + size]
+        configs = {p.run.id.partition("/")[0]: p.run.config for p in part}
+        manifest = {
+            "results": str(results.absolute()),
+            "code": code.name,
+            "source": origin,
+            "profile": profile.model_dump(mode="json"),
+            "settings": {name: job_document(config, profile.cpus_per_task) for name, config in configs.items()},
+        }
+        submission = Ledger(results).add(grid, [p.run.id for p in part], manifest)
+        made.append(HandedOver(submission, submit_array(submission, profile, code, [held], after)))
     return made
 
 

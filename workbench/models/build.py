@@ -62,8 +62,8 @@ def check_config(config: RunConfig) -> ReferringSam:
             f"{config.backbone.image_size} is not a multiple of the patch size, {shape.patch_size}",
         )
     _check_frozen_fusion(config)
-    if config.training.steps == 0 and config.start_from.file is None:
-        raise ConfigError("training.steps", "0 trains nothing, so start_from.file must name the weights to evaluate")
+    if config.training.steps == 0 and not config.start_from.given:
+        raise ConfigError("training.steps", "0 trains nothing, so start_from must name the weights to evaluate")
     if config.training.cache_features and not config.training.freeze.image_encoder:
         raise ConfigError(
             "training.cache_features",
@@ -86,7 +86,7 @@ def _check_frozen_fusion(config: RunConfig) -> None:
     kind, projector = variants[config.fusion.variant], config.fusion.projector
     init = kind.released_init if projector.init == "released" else projector.init
     closed = "init is zero" if init == "zero" else "gate is closed" if projector.type == "gated" else None
-    fresh = config.start_from.file is None
+    fresh = not config.start_from.given
     if config.training.freeze.fusion and fresh and closed and "projector" in kind.reads:
         raise ConfigError(
             "training.freeze.fusion",

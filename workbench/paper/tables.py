@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from typing import Any
 import pandas as pd
 
 from workbench.analysis.statistics import Estimate, estimate, paired_difference
+from workbench.config import run_id
 from workbench.launch.grid import Grid
-from workbench.store import RunFolder, StoreError, expressions_frame
+from workbench.store import DamagedRecord, RunFolder, StoreError, expressions_frame
 from workbench.training.metrics import METRICS
 from workbench.training.provenance import code_digest
 
@@ -111,7 +113,9 @@ def make_table(grid: Grid, results: Path) -> Table:
     for setting, config in grid.settings.items():
         done: list[RunFolder] = []
         for seed in grid.seeds:
-            folder = RunFolder.of(results, config, seed)
+            folder = RunFolder(results, run_id(config, seed))
+            with contextlib.suppress(DamagedRecord):  # then it counts as not completed
+                folder.check(config)
             (done if folder.state() == "completed" else missing).append(folder)
         if done:
             frames[setting] = expressions_frame(done)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from workbench.config import RunConfig
 from workbench.data.language import expression_kind
 from workbench.data.loading import EvaluationBatch, Expression, ReferringDataset, evaluation_batches
 from workbench.data.transforms import dilated_mask, restore_logits
+from workbench.errors import InterruptedRun
 from workbench.models.backbones import normalise
 from workbench.models.referring_sam import ReferringSam
 from workbench.models.text_encoder import Tokenizer
@@ -29,8 +30,12 @@ def evaluate(
     device: torch.device,
     rank: int = 0,
     world: int = 1,
+    stop: Callable[[], bool] = lambda: False,
 ) -> pd.DataFrame:
     """Score a split.
+
+    Args:
+        stop: asked after every batch; True ends it with InterruptedRun.
 
     Returns:
         One row an expression, by image and sentence: split, image_id, ref_id, ann_id, sent_id, sentence, category,
@@ -40,6 +45,8 @@ def evaluate(
     for batch in evaluation_batches(dataset, config.machine.evaluation_batch_size, rank, world):
         masks = predict(model, tokenizer, dataset, batch, config, device)
         rows += [_row(dataset, e, mask) for e, mask in zip(batch.expressions, masks, strict=True)]
+        if stop():
+            raise InterruptedRun(f"stopped in the evaluation of {batch.expressions[0].split}, which begins anew")
     frame = pd.DataFrame(rows)
     return frame.sort_values(["image_id", "sent_id"], ignore_index=True) if rows else frame
 

@@ -31,6 +31,21 @@ def load_trained(config: RunConfig, folder: RunFolder) -> ReferringSam:
     return model.eval()
 
 
+def load_weights_of(folder: RunFolder, model: ReferringSam) -> None:
+    """Put a trained run's weights into a model of the same shape, the average where it has one.
+
+    Raises:
+        CheckpointError: there are none, or they are another model's.
+    """
+    place = folder.latest_checkpoint()
+    if place is None:
+        raise CheckpointError(f"{folder.name} has no checkpoint any more")
+    file = next(file for file in (place / "ema.safetensors", place / "model.safetensors") if file.is_file())
+    state = checkpoints.read_state_dict(file)
+    checkpoints.check_keys(model.state_dict(), state, str(file), f"run {folder.name}")
+    model.load_state_dict(state)
+
+
 def tensors(model: nn.Module) -> dict[str, Tensor]:
     """A state dict as safetensors wants it."""
     return {key: value.detach().contiguous() for key, value in model.state_dict().items()}

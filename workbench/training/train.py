@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ from workbench.data.datasets import open_dataset
 from workbench.data.loading import ReferringDataset, steps_per_epoch, training_loader
 from workbench.data.refer import ReferData
 from workbench.errors import CheckpointError, ConfigError, DataError, DivergedError, InterruptedRun
+from workbench.failures import FailureClass, classify
 from workbench.models import checkpoints
 from workbench.models.attention_policy import policy_file
 from workbench.models.backbones import normalise
@@ -39,9 +40,9 @@ from workbench.training.evaluate import evaluate
 from workbench.training.features import cached_features
 from workbench.training.losses import mask_loss
 from workbench.training.metrics import summarise
-from workbench.training.provenance import provenance
+from workbench.training.provenance import code_digest, provenance
 from workbench.training.schedule import rate_factor
-from workbench.training.state import averaged, build_optimizer, tensors
+from workbench.training.state import averaged, build_optimizer, load_weights_of, tensors
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def train(
     config: RunConfig,
     seed: int,
     folder: RunFolder,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], str | bool | None] = lambda: None,
     report: Report = lambda event: None,
     source: dict[str, Any] | None = None,
 ) -> None:
@@ -61,8 +62,9 @@ def train(
 
     Args:
         folder: the run's own; claimed for as long as this takes.
-        stop: asked after every step (several processes: after every logged step) and before each split's evaluation;
-            True saves a checkpoint and ends with InterruptedRun.
+        stop: asked after every step and every batch of an evaluation (several processes: after every logged step and
+            before each split); what is true saves a checkpoint and ends with InterruptedRun, and a failure class, such
+            as "timeout", is recorded as the reason.
         source: commit and state of the tree that submitted the run; None means this one's.
 
     Raises:
@@ -72,20 +74,28 @@ def train(
         ConfigError, DataError, CheckpointError: before anything is trained.
     """
     accelerator = _accelerator(config, folder)
+    reason: FailureClass = "cancelled"
+
+    def asked() -> bool:
+        nonlocal reason
+        told = stop()
+        reason = cast(FailureClass, told) if isinstance(told, str) else reason
+        return bool(told)
+
     with contextlib.ExitStack() as held:
         log = _claimed(folder, accelerator, held)
         if folder.record().get("state") == "completed":
             return
         try:
-            Trainer(config, seed, folder, log, accelerator, stop, report).run(source)
+            Trainer(config, seed, folder, log, accelerator, asked, report).run(source)
         except DivergedError as error:
-            _ended(folder, log, "diverged", error)
+            _ended(folder, log, "diverged", error, "diverged")
             raise
         except InterruptedRun as error:
-            _ended(folder, log, "interrupted", error)
+            _ended(folder, log, "interrupted", error, reason)
             raise
         except BaseException as error:
-            _ended(folder, log, "failed", error)
+            _ended(folder, log, "failed", error, classify(error))
             raise
 
 
@@ -93,9 +103,11 @@ def _accelerator(config: RunConfig, folder: RunFolder) -> Accelerator:
     machine, precision = config.machine, config.training.precision
     if machine.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("machine.device", "cuda is asked for, but torch finds no GPU here; set it to auto or cpu")
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return Accelerator(
         mixed_precision="no" if precision == "fp32" else precision,
-        cpu=machine.device == "cpu",
+        # Several processes without a GPU are told apart by accelerate only where it is asked for the CPU.
+        cpu=machine.device == "cpu" or (several and not torch.cuda.is_available()),
         log_with=list(machine.trackers) or None,
         project_dir=folder.tracker_folder,
     )
@@ -116,12 +128,16 @@ def _claimed(folder: RunFolder, accelerator: Accelerator, held: contextlib.ExitS
     return log
 
 
-def _ended(folder: RunFolder, log: RunLog | None, state: str, error: BaseException) -> None:
+def _ended(folder: RunFolder, log: RunLog | None, state: str, error: BaseException, cause: FailureClass) -> None:
     if log is None:
         return
     message = (str(error).strip() or type(error).__name__).splitlines()[0]
-    log.write("end", state=state, error=message)
-    folder.update(state=state, error={"type": type(error).__name__, "message": message})
+    known = {"type": type(error).__name__, "message": message, "class": cause, "time": time.time()}
+    # The disk may be full: what ended the run must not be hidden by that.
+    with contextlib.suppress(OSError):
+        log.write("end", state=state, cause=cause, error=message)
+    with contextlib.suppress(OSError):
+        folder.update(state=state, error=known)
 
 
 class Trainer:
@@ -155,6 +171,7 @@ class Trainer:
         self.steps = training_steps(config, self.dataset)
         torch.manual_seed(seed)
         self.model: ReferringSam = build_model(config)
+        self._begin_from_run()
         self.tokenizer = load_tokenizer(config.text_encoder, machine.checkpoint_root)
         self.model.to(self.accelerator.device)
         self.ema = averaged(self.model, training.ema)
@@ -180,17 +197,32 @@ class Trainer:
             self._train()
         elif self.folder.latest_checkpoint() is None:  # nothing to train
             self._save()
+        began = time.monotonic()
         metrics = self._evaluate()
+        seconds = self.seconds + time.monotonic() - began
         self.accelerator.end_training()
         if self._log is not None:
+            for kept in self.folder.checkpoints.glob("*/*.parquet"):
+                kept.unlink()  # expressions.parquet holds them now
             self.folder.update(
                 state="completed",
                 metrics=metrics,
                 finished=time.time(),
                 training_seconds=round(self.seconds, 1),
-                gpu_hours=self._gpu_hours(),
+                seconds=round(seconds, 1),
+                gpu_hours=self._gpu_hours(seconds),
             )
         self._event("end", state="completed", step=self.step)
+
+    def _begin_from_run(self) -> None:
+        """The weights of the run that this one is a later stage of."""
+        name = self.config.start_from.run_for(self.seed)
+        if name is None:
+            return
+        product = RunFolder(self.folder.results, name)
+        if product.state() != "completed":
+            raise CheckpointError(f"start_from.run: {name} is not completed (state: {product.state()}); train it first")
+        load_weights_of(product, self.model)
 
     def _record_start(self, source: dict[str, Any] | None) -> None:
         if self._log is None:
@@ -335,29 +367,48 @@ class Trainer:
         logger.info("%s %s", event, " ".join(f"{key}={value}" for key, value in fields.items()))
 
     def _evaluate(self) -> dict[str, dict[str, float]]:
-        model: Any = self.model if self.ema is None else self.ema.module
         frames, metrics = [], {}
         for split in self.config.evaluation.splits:
             if self._agree(self._stop())[0]:
                 raise InterruptedRun(f"stopped before the evaluation of {split}; it resumes there")
-            began = time.monotonic()
-            share = evaluate(
-                model,
-                self.tokenizer,
-                self._split(split),
-                self.config,
-                self.accelerator.device,
-                self.accelerator.process_index,
-                self.accelerator.num_processes,
-            )
-            frame = pd.concat(gather_object([share])).sort_values(["image_id", "sent_id"], ignore_index=True)
+            frame = self._evaluated(split)
             frames.append(frame)
             metrics[split] = {"expressions": len(frame), **summarise(frame)}
-            rate = round(len(frame) / (time.monotonic() - began), 1)
-            self._event("evaluate", split=split, **metrics[split], expressions_per_second=rate)
         if self._log is not None:
             self.folder.write_expressions(pd.concat(frames, ignore_index=True))
         return metrics
+
+    def _evaluated(self, split: str) -> pd.DataFrame:
+        """A split's expressions; kept beside the checkpoint, so that a resumed run does not score a split twice."""
+        place = self.folder.latest_checkpoint()
+        kept = None if place is None else place / f"{split}-{code_digest()}.parquet"
+        # Two looks from two processes could differ on a network file system; the main one's counts.
+        if broadcast_object_list([kept is not None and kept.is_file()])[0]:
+            assert kept is not None
+            scored: pd.DataFrame = pd.read_parquet(kept)
+            return scored
+        model: Any = self.model if self.ema is None else self.ema.module
+        began = time.monotonic()
+        alone = self.accelerator.num_processes == 1
+        share = evaluate(
+            model,
+            self.tokenizer,
+            self._split(split),
+            self.config,
+            self.accelerator.device,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+            self._stop if alone else lambda: False,
+        )
+        frame: pd.DataFrame = pd.concat(gather_object([share]))
+        frame = frame.sort_values(["image_id", "sent_id"], ignore_index=True)
+        rate = round(len(frame) / (time.monotonic() - began), 1)
+        self._event("evaluate", split=split, expressions=len(frame), **summarise(frame), expressions_per_second=rate)
+        if self._log is not None and kept is not None:
+            partial = kept.with_suffix(".partial")
+            frame.to_parquet(partial, index=False)
+            partial.replace(kept)
+        return frame
 
     def _split(self, name: str) -> ReferringDataset:
         machine = self.config.machine
@@ -404,9 +455,10 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.first_loss, self.seconds = state["step"], state["first_loss"], state["seconds"]
 
-    def _gpu_hours(self) -> float:
+    def _gpu_hours(self, seconds: float) -> float:
+        """Of what led to the result: steps that were lost and done again count once."""
         gpus = self.accelerator.num_processes if self.accelerator.device.type == "cuda" else 0
-        return round(gpus * self.seconds / 3600, 4)
+        return round(gpus * seconds / 3600, 4)
 
 
 def _compile(model: ReferringSam, device: torch.device) -> None:

@@ -1,0 +1,34 @@
+"""The `workbench` command: parses, calls, prints. Heavy libraries load inside the commands that use them."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# isort: off - in the order that --help lists the commands
+from workbench.cli import cluster, outputs, runs, tools
+
+# isort: on
+from workbench.cli.options import app
+
+__all__ = ["app", "cluster", "main", "outputs", "runs", "tools"]
+
+
+def main() -> None:
+    """Entry point: what the user can mend is one line and exit code 2."""
+    from workbench.errors import WorkbenchError
+
+    try:
+        app()
+    except WorkbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

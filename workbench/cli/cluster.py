@@ -1,0 +1,178 @@
+"""Commands that look after what was submitted: status, logs, cancel, gc and doctor."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from workbench.cli.options import RESULTS, GridFile, Json, Results, app, duration_of, load_grid_file, print_rows, warn
+
+if TYPE_CHECKING:
+    from workbench.launch.status import RunStatus
+
+WATCH_SECONDS = 10.0
+
+
+@app.command()
+def status(
+    grid: Annotated[Path | None, typer.Argument(help="A grid; without one, every run.", show_default=False)] = None,
+    results: Results = RESULTS,
+    watch: Annotated[bool, typer.Option("--watch", help="Again every ten seconds until all have ended.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Where each run stands: state, step, speed, time left, and what went wrong, by cause."""
+    while True:
+        found = _statuses(grid, results)
+        if watch and sys.stdout.isatty():
+            print("\033[2J\033[H", end="")
+        if as_json:
+            print(json.dumps([s.as_dict() for s in found], indent=1), flush=True)
+        else:
+            _print_statuses(found)
+        if not watch or not any(s.state in ("queued", "running") for s in found):
+            return
+        time.sleep(WATCH_SECONDS)
+
+
+def _statuses(grid: Path | None, results: Path) -> list[RunStatus]:
+    from workbench.launch.standing import forgiving, look_at_history
+    from workbench.launch.status import all_statuses, statuses
+    from workbench.launch.submission import plan
+
+    look = forgiving(look_at_history, warn)
+    if grid is None:
+        return all_statuses(results, look)
+    return statuses(plan(load_grid_file(grid), results, look))
+
+
+def _print_statuses(found: list[RunStatus]) -> None:
+    from workbench.failures import WAY_OUT
+    from workbench.launch.status import failures
+
+    if not found:
+        print("no runs")
+        return
+    rows = [
+        (
+            s.setting,
+            s.seed,
+            s.state if s.cause in (None, s.state) or s.state in ("running", "queued") else f"{s.state}: {s.cause}",
+            f"{s.step or 0}/{'?' if s.steps is None else s.steps}",
+            f"{s.rate:.0f} expr/s" if s.rate else "–",
+            duration_of(s.seconds_left),
+            s.restarts or "",
+            s.job or "",
+            (s.error or "") if s.state == "queued" else "",
+        )
+        for s in found
+    ]
+    print_rows(("setting", "seed", "state", "step", "speed", "left", "restarts", "job", "waits for"), rows)
+    counts = {state: sum(s.state == state for s in found) for state in dict.fromkeys(s.state for s in found)}
+    left = [s.seconds_left for s in found if s.seconds_left is not None]
+    slowest = f"; the slowest running one needs {duration_of(max(left))} more" if left else ""
+    print(f"\n{len(found)} runs: {', '.join(f'{n} {state}' for state, n in counts.items())}{slowest}")
+    for failure in failures(found):
+        named = ", ".join(failure.runs[:3]) + (f" and {len(failure.runs) - 3} more" if len(failure.runs) > 3 else "")
+        print(f"{len(failure.runs)} × {failure.cause}: {failure.message} [{named}]")
+        print(f"    way out: {WAY_OUT[failure.cause]}")
+
+
+@app.command()
+def logs(
+    grid: GridFile,
+    setting: Annotated[str, typer.Argument(help="Which setting of it.", show_default=False)],
+    seed: Annotated[int | None, typer.Option(min=0, help="Without it, the grid's first.")] = None,
+    lines: Annotated[int, typer.Option(min=1, help="The last so many.")] = 40,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has ended.")] = False,
+    results: Results = RESULTS,
+) -> None:
+    """What a run logged, and what its last job printed where it did not end well."""
+    from workbench.errors import WorkbenchError
+    from workbench.launch.ledger import Ledger, latest
+    from workbench.registry import unknown_name
+    from workbench.store import RunFolder
+
+    loaded = load_grid_file(grid)
+    if setting not in loaded.settings:
+        raise WorkbenchError(f"{grid}: {unknown_name('setting', setting, list(loaded.settings))}")
+    folder = RunFolder.of(results, loaded.settings[setting], loaded.seeds[0] if seed is None else seed)
+    shown = 0
+    while True:
+        events = folder.events(all_lines=True)
+        for event in events[-lines:] if shown == 0 else events[shown:]:
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time"]))
+            rest = " ".join(f"{key}={value}" for key, value in event.items() if key not in ("event", "time"))
+            print(f"{when} {event['event']} {rest}", flush=True)
+        shown = len(events)
+        if not follow or folder.state() != "running":
+            break
+        time.sleep(1)
+    handed = latest(Ledger(results).submissions()).get(folder.name)
+    outputs = handed[0].output(handed[1]) if handed else []
+    for file in outputs:
+        print(f"--- {file}")
+        print("\n".join(file.read_text(errors="replace").splitlines()[-lines:]))
+    if not shown and not outputs:
+        raise WorkbenchError(f"{folder.name} has not begun (state: {folder.state()})")
+
+
+@app.command()
+def cancel(
+    grid: GridFile,
+    only: Annotated[str | None, typer.Option(help="Only the settings whose names match.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Only these, e.g. 0-4.")] = None,
+    results: Results = RESULTS,
+) -> None:
+    """Cancel a grid's queued and running jobs on the cluster; a running one saves first."""
+    from workbench.launch.grid import parse_seeds
+    from workbench.launch.housekeeping import cancel as cancel_runs
+    from workbench.launch.submission import plan
+
+    loaded = load_grid_file(grid).narrowed(only, None if seeds is None else parse_seeds(seeds))
+    cancelled = cancel_runs(plan(loaded, results), results)
+    for planned in cancelled:
+        print(f"cancelled {planned.run.setting} seed {planned.run.seed} (job {planned.standing.task.id})")  # type: ignore[union-attr]
+    if not cancelled:
+        print("nothing of it waits or runs on a cluster")
+
+
+@app.command()
+def gc(
+    results: Results = RESULTS,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Remove what no job needs any more: old submissions, old copies of the code, half-written files."""
+    from workbench.launch.housekeeping import collect_garbage
+
+    freed = collect_garbage(results, dry_run, print)
+    print(f"{'would free' if dry_run else 'freed'} {freed / 2**20:.1f} MB")
+
+
+@app.command()
+def doctor(
+    profile: Annotated[Path, typer.Option(envvar="WORKBENCH_PROFILE", help="E.g. slurm/dev.yaml.")],
+    grid: Annotated[Path | None, typer.Option(help="Also whether its weights and data are there.")] = None,
+    results: Results = RESULTS,
+    data_root: Annotated[Path | None, typer.Option(envvar="WORKBENCH_DATA")] = None,
+    checkpoint_root: Annotated[Path | None, typer.Option(envvar="WORKBENCH_CHECKPOINTS")] = None,
+) -> None:
+    """Check what a submission with this profile will need, and say how to mend what is missing."""
+    from workbench.errors import WorkbenchError
+    from workbench.launch.doctor import examine
+    from workbench.launch.profiles import load_profile
+
+    loaded = None if grid is None else load_grid_file(grid, data_root, checkpoint_root)
+    wrong = 0
+    for check in examine(load_profile(profile), results, loaded):
+        mark: Any = {True: "ok  ", False: "FAIL", None: "skip"}[check.passed]
+        print(f"{mark}  {check.name}: {check.found}", flush=True)
+        if check.passed is False:
+            wrong += 1
+            print(f"      to mend it: {check.remedy}")
+    if wrong:
+        raise WorkbenchError(f"{wrong} checks failed")

@@ -1,0 +1,174 @@
+"""Commands around the runs: data, weights, variants, benchmarks, notebooks."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from workbench.cli.options import Json, app, print_rows, progress_of
+
+data_app = typer.Typer(help="Make data sets.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+
+class PretrainedName(StrEnum):
+    """What `pretrain` can make."""
+
+    vit_mini = "vit_mini"
+    bert_mini = "bert_mini"
+
+
+@data_app.command("make")
+def data_make(
+    name: Annotated[str, typer.Argument(help="refshapes")],
+    root: Annotated[Path, typer.Option(envvar="WORKBENCH_DATA", help="Folder of data sets.")] = Path("data"),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    train_images: Annotated[int, typer.Option(min=1)] = 5000,
+    eval_images: Annotated[int, typer.Option(min=1, help="Images of each other split.")] = 150,
+    width: Annotated[int, typer.Option(min=48)] = 64,
+    height: Annotated[int, typer.Option(min=48)] = 64,
+) -> None:
+    """Write a procedural data set in RefCOCO's form; the same options write the same bytes."""
+    from workbench.config import RefshapesRecipe
+    from workbench.data import refshapes
+    from workbench.errors import DataError
+
+    if name != "refshapes":
+        raise DataError(f"{name!r} cannot be made; known: refshapes")
+    recipe = RefshapesRecipe(seed=seed, width=width, height=height, train_images=train_images, eval_images=eval_images)
+    with progress_of("refshapes", "images") as step:
+        folder = refshapes.ensure(root, recipe, step)
+    print(folder)
+
+
+@app.command()
+def pretrain(
+    name: Annotated[PretrainedName, typer.Argument(show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder to write the weights into.")] = Path("checkpoints"),
+    root: Annotated[Path, typer.Option(envvar="WORKBENCH_DATA", help="Folder of data sets.")] = Path("data"),
+    steps: Annotated[int | None, typer.Option(min=1, help="Other than the shipped recipe's.")] = None,
+) -> None:
+    """Remake the shipped weights: vit_mini from clicks and boxes, bert_mini from masked words."""
+    from dataclasses import replace
+
+    from workbench.training import pretrain as recipes
+
+    maker, recipe = {
+        PretrainedName.vit_mini: (recipes.pretrain_sam, recipes.VIT_MINI),
+        PretrainedName.bert_mini: (recipes.pretrain_bert, recipes.BERT_MINI),
+    }[name]
+    with progress_of(name.value, "steps") as step:
+        report = maker(out, root, replace(recipe, steps=steps or recipe.steps), step)
+    print(json.dumps(report, indent=1))
+
+
+@app.command()
+def import_released(
+    file: Annotated[Path, typer.Argument(help="A checkpoint of the released DIT code.", show_default=False)],
+    variant: Annotated[str, typer.Option(help="Our name of its variant; see `workbench variants`.")],
+    out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("checkpoints"),
+    decoder_heads: Annotated[int, typer.Option(min=1, help="Of the mask decoder; no tensor shows it.")] = 8,
+    fusion_heads: Annotated[int, typer.Option(min=1, help="Of the cross-attention variants.")] = 8,
+    text_heads: Annotated[int, typer.Option(min=1, help="Of BERT.")] = 12,
+) -> None:
+    """Turn a released checkpoint into ours, and write a configuration that evaluates it."""
+    from workbench.models.importing import import_checkpoint
+
+    imported = import_checkpoint(file, variant, out, decoder_heads, fusion_heads, text_heads)
+    print(imported.summary())
+    for key in imported.unused:
+        print(f"unused: {key}")
+    for written in imported.files:
+        print(f"wrote {written}")
+
+
+@app.command("variants")
+def list_variants(
+    backbone: Annotated[str, typer.Option(help="vit_mini, vit_b, vit_l or vit_h.")] = "vit_b",
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page of the documentation instead.")] = False,
+) -> None:
+    """List the fusion variants with their rules, sources and costs, counted from the built models."""
+    from workbench.models.catalog import as_markdown, catalog
+
+    rows = catalog(backbone)
+    if as_json:
+        print(json.dumps([row.as_dict() for row in rows], indent=1))
+    elif markdown:
+        print(as_markdown(backbone, rows), end="")
+    else:
+        header = ("setting", "new parameters", "trainable", "GFLOPs", "rule", "released as")
+        print_rows(
+            header,
+            [
+                (r.name, f"{r.fusion_parameters:,}", f"{r.trainable_parameters / 1e6:.1f} M", f"{r.gflops:.1f}", r.rule,
+                 r.source)
+                for r in rows
+            ],
+        )  # fmt: skip
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="attention, encoder or reuse.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one flat JSON object and nothing else.")] = False,
+    write_policy: Annotated[
+        Path | None, typer.Option(help="With `attention`: write the fastest choices as this machine's policy table.")
+    ] = None,
+) -> None:
+    """Race this code against what it replaces, turn by turn, and print speed-ups."""
+    import torch
+
+    from workbench.benchmarks import benchmarks
+    from workbench.errors import WorkbenchError
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def report(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    if write_policy is None:
+        found = benchmarks[name](device, report)
+    elif name == "attention":
+        found = _bench_and_write_policy(device, report, write_policy)
+    else:
+        raise WorkbenchError(f"--write-policy belongs to the benchmark attention, not to {name}")
+    if as_json:
+        print(json.dumps({figure: float(f"{number:.4g}") for figure, number in found.items()}))
+    else:
+        print_rows(("figure", "number"), [(figure, f"{number:.2f}") for figure, number in found.items()])
+
+
+def _bench_and_write_policy(device: Any, report: Any, file: Path) -> dict[str, float]:
+    from workbench.benchmarks.attention import figures, measure, policy_of
+    from workbench.models import attention_policy
+
+    measured = measure(device, report)
+    attention_policy.write_policy(file, policy_of(measured, device))
+    report(f"wrote {file}; to use it: export {attention_policy.VARIABLE}={file.absolute()}")
+    return figures(measured, device, report)
+
+
+@app.command()
+def lab(
+    port: Annotated[int, typer.Option(help="Port on loopback.")] = 8888,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+) -> None:
+    """Open JupyterLab on the notebooks, on loopback alone and behind a token."""
+    from workbench.errors import WorkbenchError
+
+    notebooks = Path("notebooks")
+    if not notebooks.is_dir():
+        raise WorkbenchError(f"no folder {notebooks.absolute()}; run this in the project's top folder")
+    command = [
+        sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}",
+        f"--ServerApp.open_browser={browser}", "--ServerApp.root_dir=.", "--LabApp.default_url=/lab/tree/notebooks",
+        *(["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
+    ]  # fmt: skip
+    os.execv(sys.executable, command)

@@ -1,0 +1,127 @@
+"""Profiles: what a run may use on a machine or a cluster, one YAML file each in `slurm/`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from workbench.errors import WorkbenchError
+from workbench.failures import CLASSES, FailureClass
+from workbench.launch.grid import read_yaml
+from workbench.registry import unknown_name
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class ProfileError(WorkbenchError):
+    """A profile is wrong; the message begins with its name."""
+
+
+class Profile(BaseModel):
+    """The keys of a profile."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    backend: Literal["slurm", "local"]
+    workers: Count = 1
+    """Trainings at once, of the backend `local`."""
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    exclude: str | None = None
+    time_minutes: Count = 60
+    """The time limit of one job; a run that needs longer is requeued and resumes."""
+    nodes: Count = 1
+    tasks_per_node: Count = 1
+    """Processes a node; with nodes × tasks over one, they share every batch (data-parallel)."""
+    gpus_per_node: int = Field(0, ge=0)
+    cpus_per_task: Count = 1
+    memory_gb: float | None = Field(None, gt=0)
+    """Of a node."""
+    array_size: Count = 1000
+    """Most runs in one job array; the cluster's own MaxArraySize stands over it."""
+    parallel: Count = 64
+    """Most runs of one array at once (Slurm's `%N`)."""
+    signal_seconds: int = Field(120, ge=10)
+    """So long before the time limit a run is told to save."""
+    python: str | None = None
+    """The interpreter on the compute nodes; null: the one that submits."""
+    setup: tuple[str, ...] = ()
+    """Shell lines before a run, such as `module load cuda`."""
+    environment: dict[str, str] = {}
+    retries: dict[FailureClass, Annotated[int, Field(ge=0)]] = {
+        "timeout": 100,
+        "preempted": 100,
+        "node_failure": 5,
+        "killed": 1,
+    }
+    """How often a run that ended so is put back into the queue by itself."""
+    sbatch: dict[str, str | int | bool] = {}
+    """Any other option of sbatch, such as `reservation`."""
+
+    @field_validator("sbatch", "environment", mode="before")
+    @classmethod
+    def _plain(cls, values: Any) -> Any:
+        return values or {}
+
+    @field_validator("environment")
+    @classmethod
+    def _names(cls, values: dict[str, str]) -> dict[str, str]:
+        for name in values:
+            if not re.fullmatch(r"[A-Za-z_]\w*", name):
+                raise ValueError(f"{name!r} is no name of an environment variable")
+        return values
+
+    @model_validator(mode="after")
+    def _fits_its_backend(self) -> Profile:
+        given = self.model_fields_set - {"name", "backend"}
+        if self.backend == "local" and given - {"workers"}:
+            raise ValueError(f"{sorted(given - {'workers'})[0]!r} means nothing to the backend local; it has: workers")
+        if self.backend == "slurm" and "workers" in given:
+            raise ValueError("'workers' belongs to the backend local; of slurm it is 'parallel'")
+        if self.signal_seconds >= 60 * self.time_minutes:
+            raise ValueError(
+                f"signal_seconds, {self.signal_seconds}, leaves nothing of the time limit of {self.time_minutes} min"
+            )
+        return self
+
+    @property
+    def processes(self) -> int:
+        """How many processes train one run."""
+        return self.nodes * self.tasks_per_node
+
+
+def load_profile(file: Path) -> Profile:
+    """Read and check a profile.
+
+    Raises:
+        ProfileError: names file, key, value and what would be right.
+    """
+    try:
+        values = read_yaml(file)
+    except WorkbenchError as error:
+        known = sorted(str(p) for p in Path("slurm").glob("*.yaml")) if not file.exists() else []
+        hint = f"; there are {', '.join(known)}" if known else ""
+        raise ProfileError(f"{error}{hint}") from None
+    try:
+        return Profile.model_validate({"name": file.stem, **values})
+    except ValidationError as error:
+        raise ProfileError(f"{file}: {_mistake(error)}") from None
+
+
+def _mistake(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    if first["type"] == "extra_forbidden":
+        return f"{key}: {unknown_name('key', key, list(Profile.model_fields))}"
+    if first["type"] == "missing":
+        return f"{key}: is required: slurm or local"
+    if first["loc"] and first["loc"][0] == "retries" and first["type"] == "literal_error":
+        return f"retries: {unknown_name('failure class', first['input'], list(CLASSES))}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}, not {first['input']!r}" if key else message

@@ -1,0 +1,160 @@
+"""Slurm's commands, each called as seldom as can be: one call tells where every job stands."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.errors import WorkbenchError
+from workbench.failures import LIVE_STATES
+
+CALL_SECONDS = 60.0
+MAX_NAMES = 500
+"""More job names than this are not spelled out in a call; the user's jobs are then read all."""
+
+
+class SchedulerError(WorkbenchError):
+    """Slurm is not there, or refuses."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a job array, as the scheduler sees it.
+
+    Attributes:
+        job: the name that the submission gave the array.
+        state: Slurm's word, such as PENDING.
+        reason: why it waits, or None.
+    """
+
+    job: str
+    array_id: str
+    index: int
+    state: str
+    reason: str | None
+
+    @property
+    def id(self) -> str:
+        """As scancel wants it."""
+        return f"{self.array_id}_{self.index}"
+
+    @property
+    def live(self) -> bool:
+        """Whether it runs or can still run."""
+        return self.state in LIVE_STATES
+
+
+def check_available() -> None:
+    """SchedulerError where no Slurm is on this machine."""
+    missing = [command for command in ("sbatch", "squeue", "scontrol", "scancel", "srun") if not shutil.which(command)]
+    if missing:
+        raise SchedulerError(
+            f"this profile needs Slurm, and {missing[0]} is not found here: log in to a cluster's submit host, "
+            "start slurm/dev-cluster up, or choose slurm/local.yaml"
+        )
+
+
+def queue(names: Sequence[str]) -> list[Task]:
+    """The tasks of the named jobs that the controller still knows (for minutes after their end), in one call."""
+    command = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i|%j|%T|%r"]
+    return _tasks(_call(*command, *_named("--name", names)))
+
+
+def history(names: Sequence[str], since: str) -> list[Task]:
+    """Where the named jobs stand or how they ended, in one call: from the accounting if there is any, or the queue.
+
+    Args:
+        since: the earliest submission, as `2026-01-31T12:00:00`.
+    """
+    if shutil.which("sacct"):
+        command = ["sacct", f"--user={getpass.getuser()}", "--allocations", "--noheader", "--parsable2", "--array",
+                   f"--starttime={since}", "--format=JobID,JobName,State,Reason"]  # fmt: skip
+        try:
+            return _tasks(_call(*command, *_named("--name", names)))
+        except SchedulerError:
+            pass  # no accounting behind the command, or it is down
+    return queue(names)
+
+
+def _named(option: str, names: Sequence[str]) -> list[str]:
+    return [f"{option}={','.join(names)}"] if len(names) <= MAX_NAMES else []
+
+
+def max_array_size() -> int:
+    """The cluster's MaxArraySize."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _call("scontrol", "show", "config"), re.M)
+    if found is None:
+        raise SchedulerError("scontrol show config names no MaxArraySize")
+    return int(found.group(1))
+
+
+def cancel(tasks: Sequence[Task]) -> None:
+    """End tasks, in one call a thousand."""
+    for first in range(0, len(tasks), 1000):
+        _call("scancel", *(task.id for task in tasks[first : first + 1000]))
+
+
+def requeue(task_id: str) -> None:
+    """Put a task back into the queue."""
+    _call("scontrol", "requeue", task_id)
+
+
+def state_of(task_id: str) -> str:
+    """A task's state as the controller knows it, with what is about to happen to it, such as COMPLETING."""
+    found = re.search(r"\bJobState=(\w+)", _call("scontrol", "--oneliner", "show", "job", task_id))
+    return found.group(1) if found else ""
+
+
+def submit(script: str, held: Sequence[int]) -> str:
+    """Hand over a batch script; returns what sbatch says.
+
+    Args:
+        held: descriptors that sbatch keeps open: a lock that it inherits outlives this process if that is killed.
+    """
+    return _call("sbatch", script, pass_fds=tuple(held))
+
+
+def _call(*command: str, **options: Any) -> str:
+    # The list of an array's waiting tasks is cut short otherwise.
+    environment = {**os.environ, "SLURM_BITSTR_LEN": "0", "SLURM_TIME_FORMAT": "standard"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=CALL_SECONDS, env=environment, **options
+        )
+    except FileNotFoundError:
+        raise SchedulerError(f"{command[0]} is not found: there is no Slurm on this machine") from None
+    except subprocess.TimeoutExpired:
+        raise SchedulerError(
+            f"{command[0]} did not answer within {CALL_SECONDS:.0f} seconds; try again later"
+        ) from None
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+        raise SchedulerError(f"{command[0]} says: {'; '.join(line.strip() for line in lines[:3])}")
+    return str(done.stdout)
+
+
+def _tasks(text: str) -> list[Task]:
+    from submitit.slurm.slurm import read_job_id
+
+    found = []
+    for line in text.splitlines():
+        job_id, name, state, *reason = line.split("|")
+        plain = re.fullmatch(r"(\d+)_(\d+)", job_id)
+        if plain:  # the common case, a thousand times
+            spans: list[tuple[str, ...]] = [(plain.group(1), plain.group(2))]
+        elif "_" in job_id:
+            spans = read_job_id(job_id)
+        else:
+            continue  # not one of an array, so not ours
+        for array_id, first, *last in spans:
+            for index in range(int(first), int([first, *last][-1]) + 1):
+                # "CANCELLED by 0"; a reason of None means none.
+                why = reason[0] if reason and reason[0] not in ("None", "") else None
+                found.append(Task(name, array_id, index, state.split()[0], why))
+    return found

@@ -1,0 +1,134 @@
+"""The Slurm backend: job arrays through submitit, each recorded before it is handed over."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import submitit
+from submitit.core.utils import DelayedSubmission
+
+from workbench.launch import scheduler
+from workbench.launch.job import ArrayTask
+from workbench.launch.ledger import Submission
+from workbench.launch.profiles import Profile
+
+PICKLE = "task.pkl"
+NEVER = 10**6
+"""Submitit's own count of timeouts, which takes every preemption of a short job for one; ours is the profile's."""
+
+
+class ArrayExecutor(submitit.SlurmExecutor):  # type: ignore[misc]
+    """submitit's executor, with one pickle for all tasks of an array, which each batch script lays out for itself.
+
+    Submitit writes the tasks' pickles after sbatch has returned: a launcher that is killed in between would leave an
+    array of jobs that wait for them in vain.
+
+    Args:
+        held: descriptors that sbatch keeps open.
+    """
+
+    def __init__(self, folder: Path, python: str | None, held: Sequence[int] = ()) -> None:
+        super().__init__(folder=folder, max_num_timeout=NEVER, python=python and shlex.quote(python))
+        self._held = held
+
+    def submit_tasks(self, task: ArrayTask, count: int) -> str:
+        """Hand over an array of `count` equal tasks in one sbatch; returns its job id."""
+        delayed = DelayedSubmission(task)
+        delayed.set_timeout(self.parameters["time"], self.max_num_timeout)
+        (self.folder / PICKLE).write_bytes(cloudpickle.dumps(delayed))
+        self.parameters["map_count"] = count
+        script = self.folder / "array.sh"
+        script.write_text(self._make_submission_file_text(self._submitit_command_str, ""))
+        return str(self._get_job_id_from_submission_command(scheduler.submit(str(script), self._held)))
+
+
+def submit_array(
+    submission: Submission,
+    profile: Profile,
+    code: Path,
+    held: Sequence[int] = (),
+    after: Sequence[str] = (),
+) -> str:
+    """Hand over a recorded submission as one job array; returns the scheduler's id of it.
+
+    Args:
+        code: put in front of the jobs' PYTHONPATH.
+        after: tasks, as `123_4`, that must be completed before any of these may start.
+
+    Raises:
+        SchedulerError: sbatch refuses.
+    """
+    executor = ArrayExecutor(submission.folder, profile.python, held)
+    executor.update_parameters(**_parameters(submission, profile, code, after))
+    task = ArrayTask(str(submission.folder), 60.0 * profile.time_minutes, float(profile.signal_seconds))
+    return executor.submit_tasks(task, len(submission.runs))
+
+
+def _parameters(submission: Submission, profile: Profile, code: Path, after: Sequence[str]) -> dict[str, Any]:
+    """A profile in submitit's words."""
+    python = shlex.quote(profile.python or sys.executable)
+    plain = {
+        name: getattr(profile, name)
+        for name in ("partition", "account", "qos", "constraint", "exclude", "nodes", "cpus_per_task")
+        if getattr(profile, name) is not None
+    }
+    extra: dict[str, Any] = {"requeue": True, **profile.sbatch}
+    if after:
+        extra["dependency"] = "afterok:" + ":".join(after)
+        extra["kill-on-invalid-dep"] = "yes"
+    if profile.memory_gb is not None:
+        extra["mem"] = f"{round(profile.memory_gb * 1024)}M"
+    return {
+        **plain,
+        **({"gpus_per_node": profile.gpus_per_node} if profile.gpus_per_node else {}),
+        "job_name": submission.job,
+        "time": profile.time_minutes,
+        "ntasks_per_node": profile.tasks_per_node,
+        "array_parallelism": profile.parallel,
+        "signal_delay_s": profile.signal_seconds,
+        "stderr_to_stdout": True,
+        "setup": _setup(submission, profile, code),
+        "teardown": _teardown(submission, python),
+        "additional_parameters": {name: value for name, value in extra.items() if value is not False},
+        # One process dead is a training dead: do not let the others wait for it until the time limit.
+        "srun_args": ["--kill-on-bad-exit=1"],
+    }
+
+
+def _setup(submission: Submission, profile: Profile, code: Path) -> list[str]:
+    folder = shlex.quote(str(submission.folder))
+    exports: Mapping[str, str] = {
+        "OMP_NUM_THREADS": str(profile.cpus_per_task),
+        **profile.environment,
+        # The code as it was submitted, and nothing from the folder that the job stands in.
+        "PYTHONPATH": str(code),
+        "PYTHONSAFEPATH": "1",
+    }
+    return [
+        "trap : TERM  # the shell outlives a scancel for the lines after srun",
+        *(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
+        *profile.setup,
+        "began=$(date +%s)",
+        f'task={folder}/"$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"',
+        f'cp {folder}/{PICKLE} "$task"_submitted.pkl',
+        'rm -f "$task"_*.save_tmp  # of an attempt that was killed while it wrote',
+    ]
+
+
+def _teardown(submission: Submission, python: str) -> list[str]:
+    folder = shlex.quote(str(submission.folder))
+    return [
+        "status=$?",
+        'rm -f "$task"_submitted.pkl "$task"_*_result.pkl',
+        "if [ $status -eq 0 ]; then",
+        '  rm -f "$task"_*_log.out',
+        "else",
+        f"  {python} -m workbench.launch.afterwards {folder} $status $began",
+        "fi",
+        "exit $status",
+    ]

@@ -1,0 +1,153 @@
+"""Where a run stands: its folder, what was handed over, and one look at the scheduler, put together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.failures import SLURM_STATES, WAITING_STATES
+from workbench.launch import scheduler
+from workbench.launch.ledger import Ledger, Submission, latest
+from workbench.launch.scheduler import Task
+from workbench.store import DamagedRecord, RunFolder, State
+
+Look = Callable[[Sequence[Submission]], list[Task] | None]
+FRESH_SECONDS = 120.0
+"""The accounting may hear of a job this much later than the queue."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where one run stands.
+
+    Attributes:
+        cause: a failure class, for a run that ended before it was completed.
+        message: the first line of what ended it, or why it waits.
+        task: the newest job handed over for it, if the scheduler still knows it.
+    """
+
+    state: State
+    cause: str | None = None
+    message: str | None = None
+    task: Task | None = None
+
+
+def look_at_queue(submissions: Sequence[Submission]) -> list[Task]:
+    """The controller's own view: what decides whether a run may be handed over."""
+    return scheduler.queue([s.job for s in submissions])
+
+
+def look_at_history(submissions: Sequence[Submission]) -> list[Task]:
+    """The accounting's view, which also remembers how jobs ended long ago."""
+    since = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(min(s.created for s in submissions) - 60))
+    return scheduler.history([s.job for s in submissions], since)
+
+
+def forgiving(look: Look, warn: Callable[[str], None] = lambda warning: None) -> Look:
+    """A look that sees nothing where the scheduler does not answer, and says so."""
+
+    def looked(submissions: Sequence[Submission]) -> list[Task] | None:
+        try:
+            scheduler.check_available()
+            return look(submissions)
+        except scheduler.SchedulerError as error:
+            warn(f"what was handed over to a cluster is judged by the run folders alone: {error}")
+            return None
+
+    return looked
+
+
+def standings(folders: Sequence[RunFolder], results: Path, look: Look) -> list[Standing]:
+    """Where runs stand, with at most one call to the scheduler, and none where nothing was handed over.
+
+    Where `look` cannot see (it returns None), a run that was handed over counts as queued, or running if it says so.
+    """
+    handed = latest(Ledger(results).submissions())
+    done = {f.name for f in folders if f.name in handed and _completed(f)}
+    asked = {handed[f.name][0].number: handed[f.name][0] for f in folders if f.name in handed and f.name not in done}
+    seen = look(list(asked.values())) if asked else []
+    tasks = {(task.job, task.index): task for task in seen or []}
+    cancelled = {number: submission.cancelled for number, submission in asked.items()}
+    found = []
+    for folder in folders:
+        submission, index = handed.get(folder.name, (None, 0))
+        if submission is None or folder.name in done:
+            found.append(_standing(folder, None))
+        elif seen is None:
+            found.append(_unseen(folder))
+        else:
+            task = tasks.get((submission.job, index))
+            found.append(_standing(folder, task, index in cancelled[submission.number], submission.created))
+    return found
+
+
+def _unseen(folder: RunFolder) -> Standing:
+    said = _standing(folder, None)
+    if said.state in ("new", "killed"):
+        state: State = "queued" if said.state == "new" else "running"
+        return Standing(state, message="handed over to a cluster that does not answer")
+    return said
+
+
+def _completed(folder: RunFolder) -> bool:
+    try:
+        return folder.record().get("state") == "completed"
+    except DamagedRecord:
+        return False
+
+
+def _standing(folder: RunFolder, task: Task | None, cancelled: bool = False, created: float = 0.0) -> Standing:
+    """
+    Args:
+        cancelled: whether the user cancelled the task.
+        created: when it was handed over; 0 if it never was.
+    """
+    try:
+        record = folder.record()
+    except DamagedRecord as damage:
+        return Standing("damaged", "damaged", str(damage), task)
+    state: State = record.get("state", "new")
+    error = record.get("error") or {}
+    cause, message = error.get("class"), error.get("message")
+    if state == "completed":
+        return Standing("completed")
+    if state != "new" and folder.claimed():
+        return Standing("running", task=task)
+    if task is not None and task.live:
+        if task.state in WAITING_STATES:
+            return Standing("queued", cause, task.reason, task)
+        if task.state != "COMPLETING" or state in ("new", "running"):
+            return Standing("running", task=task)
+    ended = SLURM_STATES.get(task.state) if task is not None else None
+    if cancelled:
+        return Standing("cancelled", "cancelled", "cancelled with workbench cancel", task)
+    if task is None and time.time() - created < FRESH_SECONDS and folder.touched() < created:
+        return Standing("queued", message="handed over just now")
+    if state == "running":
+        # It may have ended between the two looks.
+        if folder.record().get("state") != "running":
+            return _standing(folder, task, cancelled, created)
+        return _silent(ended, task, "killed")
+    if state == "new" and ended is not None:
+        return _silent(ended, task, "failed")
+    if state == "interrupted" and ended == "cancelled":
+        return Standing("cancelled", "cancelled", message, task)
+    return Standing(state, cause, message, task)
+
+
+def _silent(ended: str | None, task: Task | None, state: State) -> Standing:
+    """A run that left no word of its end."""
+    cause = ended or "killed"
+    where = f" (job {task.id}: {task.state.lower()})" if task is not None else ""
+    message = {
+        "killed": f"ended without a word{where}",
+        "cancelled": f"cancelled at the scheduler{where}",
+        "out_of_memory": f"killed for using more memory than it was given{where}",
+    }.get(cause, f"ended by the scheduler{where}")
+    if cause == "cancelled":
+        state = "cancelled"
+    elif cause == "out_of_memory":
+        state = "failed"
+    return Standing(state, cause, message, task)

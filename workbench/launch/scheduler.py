@@ -56,7 +56,7 @@ def check_available() -> None:
     if missing:
         raise SchedulerError(
             f"this profile needs Slurm, and {missing[0]} is not found here: log in to a cluster's submit host, "
-            "start slurm/dev-cluster up, or choose slurm/local.yaml"
+            "install slurm/dev-cluster's packages, or choose slurm/local.yaml"
         )
 
 
@@ -133,6 +133,11 @@ def _call(*command: str, **options: Any) -> str:
         raise SchedulerError(
             f"{command[0]} did not answer within {CALL_SECONDS:.0f} seconds; try again later"
         ) from None
+    if "configuration source" in done.stderr:
+        raise SchedulerError(
+            "Slurm's commands are here, but no cluster: SLURM_CONF names none; for the one-node cluster: "
+            'eval "$(slurm/dev-cluster up)"'
+        )
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
         raise SchedulerError(f"{command[0]} says: {'; '.join(line.strip() for line in lines[:3])}")

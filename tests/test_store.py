@@ -39,7 +39,7 @@ def test_a_truncated_record_names_the_file_and_the_way_out(folder: RunFolder) ->
     folder.update(state="completed", metrics={})
     record = folder.path / "run.json"
     record.write_bytes(record.read_bytes()[:20])
-    with pytest.raises(StoreError, match=r"run\.json: damaged .* remove .* to run it again"):
+    with pytest.raises(StoreError, match=r"run\.json: damaged .* workbench retry GRID --class damaged"):
         folder.record()
 
 

@@ -25,8 +25,8 @@ def test_what_is_trained_again(
 ) -> None:
     grid = load_grid(grid_file("settings: {a: {}}\n"))
     plan(grid, tmp_path)[0].folder.update(state=state)
-    assert bool(to_train(plan(grid, tmp_path), retry_failed=False)) == plain
-    assert bool(to_train(plan(grid, tmp_path), retry_failed=True)) == retried
+    assert bool(to_train(plan(grid, tmp_path), retry=False)) == plain
+    assert bool(to_train(plan(grid, tmp_path), retry=True)) == retried
 
 
 def test_a_run_that_another_process_trains_is_left_alone(grid_file: Callable[[str], Path], tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_a_run_that_another_process_trains_is_left_alone(grid_file: Callable[[st
     folder = plan(grid, tmp_path)[0].folder
     with folder.claim():
         folder.update(state="running")
-        assert to_train(plan(grid, tmp_path), retry_failed=True) == []
+        assert to_train(plan(grid, tmp_path), retry=True) == []
 
 
 def test_jobs_hold_absolute_paths_and_fill_in_threads(

@@ -31,6 +31,13 @@ def _encoder(device: torch.device, report: Report) -> dict[str, float]:
     return run(device, report)
 
 
+@benchmarks.register("launch")
+def _launch(device: torch.device, report: Report) -> dict[str, float]:
+    from workbench.benchmarks.launch import run
+
+    return run(report, fake=False)
+
+
 @benchmarks.register("reuse")
 def _reuse(device: torch.device, report: Report) -> dict[str, float]:
     from workbench.benchmarks.reuse import run

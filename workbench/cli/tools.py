@@ -116,11 +116,14 @@ def list_variants(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="attention, encoder or reuse.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="attention, encoder, launch or reuse.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print one flat JSON object and nothing else.")] = False,
     write_policy: Annotated[
         Path | None, typer.Option(help="With `attention`: write the fastest choices as this machine's policy table.")
     ] = None,
+    fake_scheduler: Annotated[
+        bool, typer.Option("--fake-scheduler", help="With `launch`: a stand-in, even where a Slurm answers.")
+    ] = False,
 ) -> None:
     """Race this code against what it replaces, turn by turn, and print speed-ups."""
     import torch
@@ -133,7 +136,13 @@ def bench(
     def report(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    if write_policy is None:
+    if fake_scheduler:
+        if name != "launch":
+            raise WorkbenchError(f"--fake-scheduler belongs to the benchmark launch, not to {name}")
+        from workbench.benchmarks.launch import run
+
+        found = run(report, fake=True)
+    elif write_policy is None:
         found = benchmarks[name](device, report)
     elif name == "attention":
         found = _bench_and_write_policy(device, report, write_policy)

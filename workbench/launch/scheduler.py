@@ -105,12 +105,6 @@ def requeue(task_id: str) -> None:
     _call("scontrol", "requeue", task_id)
 
 
-def state_of(task_id: str) -> str:
-    """A task's state as the controller knows it, with what is about to happen to it, such as COMPLETING."""
-    found = re.search(r"\bJobState=(\w+)", _call("scontrol", "--oneliner", "show", "job", task_id))
-    return found.group(1) if found else ""
-
-
 def submit(script: str, held: Sequence[int]) -> str:
     """Hand over a batch script; returns what sbatch says.
 

@@ -13,6 +13,7 @@ import submitit
 from submitit.core.utils import DelayedSubmission
 
 from workbench.launch import scheduler
+from workbench.launch.afterwards import ATTEMPT
 from workbench.launch.job import ArrayTask
 from workbench.launch.ledger import Submission
 from workbench.launch.profiles import Profile
@@ -114,6 +115,7 @@ def _setup(submission: Submission, profile: Profile, code: Path) -> list[str]:
         *(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
         *profile.setup,
         "began=$(date +%s)",
+        f'echo "{ATTEMPT} ${{SLURM_RESTART_COUNT:-0}} on $(hostname) at $(date +%FT%T)"',
         f'task={folder}/"$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"',
         f'cp {folder}/{PICKLE} "$task"_submitted.pkl',
         'rm -f "$task"_*.save_tmp  # of an attempt that was killed while it wrote',

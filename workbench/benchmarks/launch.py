@@ -1,0 +1,202 @@
+"""`workbench bench launch`: a grid of 1,000 runs handed to Slurm, followed and handed over again; nothing is trained.
+
+With `--fake-scheduler`, or where no Slurm answers, a stand-in queues the runs; a real one holds them, and they are
+cancelled in the end. Every scheduler command is counted.
+
+Figures, in seconds unless said otherwise:
+    submit_seconds, resubmit_seconds, status_seconds: the work of the three commands, their libraries loaded.
+    submit_command_seconds, resubmit_command_seconds, status_command_seconds: the whole commands, as processes.
+    sbatch_calls: how many of them the 1,000 runs took.
+    status_scheduler_calls, resubmit_scheduler_calls: calls of any scheduler command in one of each.
+    collect_10k_cold_seconds, collect_10k_warm_seconds: 10,000 finished runs as a results frame, without and with the
+        index, pandas loaded.
+    files_per_run: what one completed run leaves in its folder and in its submission's, without its checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from workbench.benchmarks.fake_slurm import FakeSlurm
+from workbench.benchmarks.race import Report
+from workbench.collect import INDEX, collect
+from workbench.errors import WorkbenchError
+from workbench.launch import scheduler
+from workbench.launch.grid import Grid, check_grid, load_grid
+from workbench.launch.launcher import expected_cost, submit_to_slurm
+from workbench.launch.profiles import load_profile
+from workbench.launch.standing import look_at_history
+from workbench.launch.status import statuses
+from workbench.launch.submission import plan
+from workbench.store import RUNS, RunFolder
+
+SETTINGS, SEEDS = 10, 100
+FINISHED = 10_000
+PATIENCE_SECONDS = 300.0
+GRID = """title: a thousand runs
+base:
+  data: {{recipe: {{train_images: 40, eval_images: 6}}}}
+  training: {{steps: 1, batch_size: 4, optimizer: {{learning_rate: 0.0001}}}}
+  evaluation: {{splits: [val]}}
+  fusion: {{variant: l_dit}}
+  machine: {{data_root: {data}, trackers: [], device: cpu}}
+axes: {{fusion.dropout: [{values}]}}
+seeds: [{seeds}]
+"""
+
+
+def run(report: Report, fake: bool) -> dict[str, float]:
+    """All figures; see the module."""
+    with tempfile.TemporaryDirectory(prefix="bench-launch-") as name:
+        folder = Path(name)
+        pretend = fake or not _answers()
+        report("a stand-in for the scheduler" if pretend else "the real Slurm, its calls counted")
+        slurm = FakeSlurm.pretending(folder / "slurm") if pretend else FakeSlurm.counted(folder / "slurm")
+        with slurm.on_the_path():
+            found = _submission(folder, slurm, pretend, report)
+            found["files_per_run"] = _files_per_run(folder, slurm, pretend, report)
+        return found | _collection(folder / "finished", report)
+
+
+def _answers() -> bool:
+    try:
+        scheduler.check_available()
+        scheduler.max_array_size()
+    except scheduler.SchedulerError:
+        return False
+    return True
+
+
+def _submission(folder: Path, slurm: FakeSlurm, pretend: bool, report: Report) -> dict[str, float]:
+    grid = _grid(folder, SETTINGS, SEEDS)
+    profile = folder / "bench.yaml"
+    profile.write_text(
+        "backend: slurm\nmemory_gb: 1\narray_size: 100000\n" + ("" if pretend else "sbatch: {hold: true}\n")
+    )
+    found: dict[str, float] = {}
+
+    def measured(name: str, work: Callable[[], Any]) -> int:
+        before = slurm.calls().total()
+        began = time.monotonic()
+        work()
+        found[name] = time.monotonic() - began
+        report(f"{name}: {found[name]:.2f} s")
+        return slurm.calls().total() - before
+
+    def submit(results: Path) -> None:
+        outcome = submit_to_slurm(grid, results, load_profile(profile), False, check_grid)
+        if outcome.chosen:
+            expected_cost(outcome.chosen, results)
+
+    results = [folder / "library", folder / "command"]
+    try:
+        check_grid(grid)  # so that the libraries are loaded
+        measured("submit_seconds", lambda: submit(results[0]))
+        found["sbatch_calls"] = slurm.calls()["sbatch"]
+        found["resubmit_scheduler_calls"] = measured("resubmit_seconds", lambda: submit(results[0]))
+        found["status_scheduler_calls"] = measured(
+            "status_seconds", lambda: statuses(plan(grid, results[0], look_at_history))
+        )
+        for name in ("submit", "resubmit"):
+            measured(f"{name}_command_seconds", lambda: _command(results[1], "submit", grid.file, "--profile", profile))
+        measured("status_command_seconds", lambda: _command(results[1], "status", grid.file, "--json"))
+    finally:
+        if not pretend:
+            scheduler.cancel([p.standing.task for r in results for p in plan(grid, r) if p.standing.task is not None])
+    return found
+
+
+def _grid(folder: Path, settings: int, seeds: int) -> Grid:
+    file = folder / "thousand.yaml"
+    values = ", ".join(f"{0.01 * k:g}" for k in range(settings))
+    file.write_text(GRID.format(data=folder / "data", values=values, seeds=", ".join(map(str, range(seeds)))))
+    return load_grid(file)
+
+
+def _command(results: Path, *arguments: object) -> None:
+    command = [sys.executable, "-c", "from workbench.cli import main; main()", *map(str, arguments)]
+    done = subprocess.run([*command, "--results", str(results)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise WorkbenchError(f"bench launch: {' '.join(command[3:])} failed: {done.stderr.strip()}")
+
+
+def _files_per_run(folder: Path, slurm: FakeSlurm, pretend: bool, report: Report) -> float:
+    """One real training of one step, through a real batch script."""
+    from workbench.data.datasets import open_dataset
+
+    file = folder / "one"
+    file.mkdir()
+    grid, results = _grid(file, 1, 1), folder / "one-result"
+    profile = folder / "one.yaml"
+    profile.write_text("backend: slurm\nmemory_gb: 2\n")
+    open_dataset(next(iter(grid.settings.values())))
+    outcome = submit_to_slurm(grid, results, load_profile(profile), False, check_grid)
+    (made,) = outcome.made
+    if pretend:
+        environment = {**os.environ, "SLURM_ARRAY_JOB_ID": made.array_id, "SLURM_ARRAY_TASK_ID": "0",
+                       "SLURM_JOB_ID": made.array_id}  # fmt: skip
+        subprocess.run(
+            ["bash", str(made.submission.folder / "array.sh")], env=environment, capture_output=True, check=False
+        )
+    (planned,) = outcome.planned
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    # The batch script tidies up after the training has ended.
+    while planned.folder.state() != "completed" or made.submission.output(0):
+        if time.monotonic() > deadline:
+            raise WorkbenchError(
+                f"bench launch: the one real run is {planned.folder.state()} after {PATIENCE_SECONDS} s"
+            )
+        time.sleep(0.5)
+    own = [path for path in planned.folder.path.iterdir() if path.is_file()]
+    left = list(made.submission.folder.glob(f"{made.array_id}_*"))
+    report(f"left by one run: {', '.join(path.name for path in own + left)}")
+    return len(own) + len(left)
+
+
+def _collection(results: Path, report: Report) -> dict[str, float]:
+    report(f"writing {FINISHED} finished runs")
+    _write_finished(results)
+    found = {}
+    import pandas as pd
+
+    pd.DataFrame({"a": [1]}).drop_duplicates()
+    for name in ("cold", "warm"):
+        began = time.monotonic()
+        frame = collect(results)
+        found[f"collect_10k_{name}_seconds"] = time.monotonic() - began
+        report(f"{name}: {found[f'collect_10k_{name}_seconds']:.2f} s for {len(frame)} rows")
+        if frame["run"].nunique() != FINISHED:
+            raise WorkbenchError(f"bench launch: {frame['run'].nunique()} of {FINISHED} runs were collected")
+    (results / INDEX).unlink()
+    shutil.rmtree(results / RUNS)
+    return found
+
+
+def _write_finished(results: Path) -> None:
+    """Records as a training writes them, with all that a real one holds."""
+    with tempfile.TemporaryDirectory() as name:
+        config = next(iter(_grid(Path(name), 1, 1).settings.values()))
+    metrics = {"expressions": 500, "oiou": 0.5, "miou": 0.5} | {f"p@0.{k}": 0.1 * k for k in range(5, 10)}
+    for number in range(FINISHED):
+        setting, seed = divmod(number, SEEDS // 10)
+        folder = RunFolder(results, f"refshapes-vit_mini-l_dit-{setting:012x}/seed{seed}")
+        folder.path.mkdir(parents=True)
+        record = {
+            "identity": config.identity_document(), "machine": config.machine.model_dump(mode="json"), "processes": 1,
+            "seed": seed, "state": "completed", "steps": 800, "provenance": {"code": "0" * 12, "packages": {}},
+            "codes": ["0" * 12], "started": 0.0, "error": None,
+            "metrics": dict.fromkeys(("val", "testA", "testB"), metrics),
+            "finished": 1.0, "training_seconds": 100.0, "seconds": 110.0, "gpu_hours": 0.0,
+        }  # fmt: skip
+        # Written plainly: what is measured is reading, and a thousand fsyncs take minutes.
+        (folder.path / "run.json").write_text(json.dumps(record, indent=1))
+        folder.log_file.write_text('{"event": "end", "time": 1.0, "state": "completed"}\n')

@@ -7,13 +7,15 @@ can be compared; each benchmark's module says what its figures are.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
-
-from workbench.benchmarks.race import Report
 from workbench.registry import Registry
 
-Benchmark = Callable[[torch.device, Report], dict[str, float]]
+if TYPE_CHECKING:
+    import torch
+
+Report = Callable[[str], None]
+Benchmark = Callable[["torch.device", Report], dict[str, float]]
 benchmarks: Registry[Benchmark] = Registry("benchmark", "bench")
 
 

@@ -66,20 +66,23 @@ def queue(names: Sequence[str]) -> list[Task]:
     return _tasks(_call(*command, *_named("--name", names)))
 
 
-def history(names: Sequence[str], since: str) -> list[Task]:
+def history(names: Sequence[str], since: str) -> tuple[list[Task], bool]:
     """Where the named jobs stand or how they ended, in one call: from the accounting if there is any, or the queue.
 
     Args:
         since: the earliest submission, as `2026-01-31T12:00:00`.
+
+    Returns:
+        The tasks, and whether the accounting told of them, which hears of a new job later than the queue.
     """
     if shutil.which("sacct"):
         command = ["sacct", f"--user={getpass.getuser()}", "--allocations", "--noheader", "--parsable2", "--array",
                    f"--starttime={since}", "--format=JobID,JobName,State,Reason"]  # fmt: skip
         try:
-            return _tasks(_call(*command, *_named("--name", names)))
+            return _tasks(_call(*command, *_named("--name", names))), True
         except SchedulerError:
             pass  # no accounting behind the command, or it is down
-    return queue(names)
+    return queue(names), False
 
 
 def _named(option: str, names: Sequence[str]) -> list[str]:

@@ -13,9 +13,23 @@ from workbench.launch.ledger import Ledger, Submission, latest
 from workbench.launch.scheduler import Task
 from workbench.store import DamagedRecord, RunFolder, State
 
-Look = Callable[[Sequence[Submission]], list[Task] | None]
 FRESH_SECONDS = 120.0
 """The accounting may hear of a job this much later than the queue."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one look at the scheduler showed.
+
+    Attributes:
+        lags: a job that was just handed over may not be among the tasks yet.
+    """
+
+    tasks: list[Task]
+    lags: bool
+
+
+Look = Callable[[Sequence[Submission]], Seen | None]
 
 
 @dataclass(frozen=True)
@@ -34,21 +48,21 @@ class Standing:
     task: Task | None = None
 
 
-def look_at_queue(submissions: Sequence[Submission]) -> list[Task]:
+def look_at_queue(submissions: Sequence[Submission]) -> Seen:
     """The controller's own view: what decides whether a run may be handed over."""
-    return scheduler.queue([s.job for s in submissions])
+    return Seen(scheduler.queue([s.job for s in submissions]), lags=False)
 
 
-def look_at_history(submissions: Sequence[Submission]) -> list[Task]:
+def look_at_history(submissions: Sequence[Submission]) -> Seen:
     """The accounting's view, which also remembers how jobs ended long ago."""
     since = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(min(s.created for s in submissions) - 60))
-    return scheduler.history([s.job for s in submissions], since)
+    return Seen(*scheduler.history([s.job for s in submissions], since))
 
 
 def forgiving(look: Look, warn: Callable[[str], None] = lambda warning: None) -> Look:
     """A look that sees nothing where the scheduler does not answer, and says so."""
 
-    def looked(submissions: Sequence[Submission]) -> list[Task] | None:
+    def looked(submissions: Sequence[Submission]) -> Seen | None:
         try:
             scheduler.check_available()
             return look(submissions)
@@ -67,8 +81,8 @@ def standings(folders: Sequence[RunFolder], results: Path, look: Look) -> list[S
     handed = latest(Ledger(results).submissions())
     done = {f.name for f in folders if f.name in handed and _completed(f)}
     asked = {handed[f.name][0].number: handed[f.name][0] for f in folders if f.name in handed and f.name not in done}
-    seen = look(list(asked.values())) if asked else []
-    tasks = {(task.job, task.index): task for task in seen or []}
+    seen = look(list(asked.values())) if asked else Seen([], lags=False)
+    tasks = {(task.job, task.index): task for task in seen.tasks} if seen else {}
     cancelled = {number: submission.cancelled for number, submission in asked.items()}
     found = []
     for folder in folders:
@@ -79,7 +93,9 @@ def standings(folders: Sequence[RunFolder], results: Path, look: Look) -> list[S
             found.append(_unseen(folder))
         else:
             task = tasks.get((submission.job, index))
-            found.append(_standing(folder, task, index in cancelled[submission.number], submission.created))
+            fresh = seen.lags and time.time() - submission.created < FRESH_SECONDS
+            since = submission.created if fresh else None
+            found.append(_standing(folder, task, index in cancelled[submission.number], since))
     return found
 
 
@@ -98,11 +114,12 @@ def _completed(folder: RunFolder) -> bool:
         return False
 
 
-def _standing(folder: RunFolder, task: Task | None, cancelled: bool = False, created: float = 0.0) -> Standing:
-    """
+def _standing(folder: RunFolder, task: Task | None, cancelled: bool = False, since: float | None = None) -> Standing:
+    """One run's.
+
     Args:
         cancelled: whether the user cancelled the task.
-        created: when it was handed over; 0 if it never was.
+        since: when it was handed over, if the scheduler may not tell of it yet.
     """
     try:
         record = folder.record()
@@ -123,12 +140,12 @@ def _standing(folder: RunFolder, task: Task | None, cancelled: bool = False, cre
     ended = SLURM_STATES.get(task.state) if task is not None else None
     if cancelled:
         return Standing("cancelled", "cancelled", "cancelled with workbench cancel", task)
-    if task is None and time.time() - created < FRESH_SECONDS and folder.touched() < created:
+    if task is None and since is not None and folder.touched() < since:
         return Standing("queued", message="handed over just now")
     if state == "running":
         # It may have ended between the two looks.
         if folder.record().get("state") != "running":
-            return _standing(folder, task, cancelled, created)
+            return _standing(folder, task, cancelled, since)
         return _silent(ended, task, "killed")
     if state == "new" and ended is not None:
         return _silent(ended, task, "failed")

@@ -1,0 +1,158 @@
+"""A launcher that is killed anywhere, and two at once: afterwards every run is handed over exactly once."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from workbench.benchmarks.fake_slurm import FakeSlurm
+from workbench.launch.grid import Grid, load_grid
+from workbench.launch.launcher import submit_to_slurm
+from workbench.launch.ledger import Ledger
+from workbench.launch.profiles import Profile
+
+Write = Callable[..., Path]
+PROFILE = Profile(name="test", backend="slurm", array_size=4)
+WATCHED = ("open", "os.", "shutil.", "subprocess.Popen", "tempfile.", "fcntl.")
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Iterator[FakeSlurm]:
+    made = FakeSlurm.pretending(tmp_path / "slurm")
+    with made.on_the_path():
+        yield made
+
+
+@pytest.fixture
+def grid(grid_file: Write) -> Grid:
+    return load_grid(grid_file("settings: {a: {}, b: {fusion.variant: l_dit}}\nseeds: [0, 1, 2]\n"))
+
+
+def submit(grid: Grid, results: Path) -> None:
+    submit_to_slurm(grid, results, PROFILE, retry=False, prepare=lambda stage: None)
+
+
+def trained_by(slurm: FakeSlurm, results: Path) -> Counter[str]:
+    """How many of the queued tasks would train each run, were they all to start now."""
+    ledger = Ledger(results)
+    known = {submission.job: submission for submission in ledger.submissions()}
+    found: Counter[str] = Counter()
+    for job in slurm.jobs():
+        submission = known[str(job["name"])]
+        assert job["count"] == len(submission.runs)
+        assert (submission.folder / "task.pkl").stat().st_size > 0
+        found.update(run for run in submission.runs if ledger.superseded(submission.number, run) is None)
+    return found
+
+
+def killed_at(event: int, work: Callable[[], None]) -> int:
+    """Do the work in a child that kills itself before its n-th file or process event; how many there were."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def watch(name: str, arguments: object) -> None:
+            nonlocal count
+            if name.startswith(WATCHED):
+                count += 1
+                if count == event:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(watch)
+        try:
+            work()
+            os.write(writer, str(count).encode())
+            os._exit(0)
+        except BaseException as error:
+            os.write(2, f"{error!r}\n".encode())
+            os._exit(1)
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        said = stream.read()
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the submission failed"
+    return int(said or 0)
+
+
+def test_a_launcher_killed_at_any_file_or_scheduler_call_loses_and_doubles_nothing(grid: Grid, tmp_path: Path) -> None:
+    wanted = {run.id for run in grid.runs()}
+
+    def round_of(event: int, warm: Path | None) -> int:
+        results = tmp_path / f"results-{event}-{warm is not None}"
+        if warm is not None:  # the copy of the code is there from an earlier submission
+            (results / "submissions").mkdir(parents=True)
+            code = next((warm / "submissions").glob("code-*"))
+            (results / "submissions" / code.name).symlink_to(code)
+        slurm = FakeSlurm.pretending(results.with_name(f"{results.name}-slurm"))
+        with slurm.on_the_path():
+            events = killed_at(event, lambda: submit(grid, results))
+            submit(grid, results)
+            submit(grid, results)
+            assert trained_by(slurm, results) == dict.fromkeys(wanted, 1), f"killed before event {event}"
+        return events
+
+    first = round_of(0, None)
+    warm = tmp_path / "results-0-False"
+    chosen = random.Random(0)
+    for event in sorted(chosen.sample(range(1, first), 15)):  # most of these are files of the copy of the code
+        round_of(event, None)
+    later = round_of(0, warm)
+    assert later >= 60
+    for event in range(1, later + 1):
+        round_of(event, warm)
+
+
+def test_two_launchers_at_once_hand_each_run_over_once(grid: Grid, tmp_path: Path, slurm: FakeSlurm) -> None:
+    results = tmp_path / "results"
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from workbench.launch.grid import load_grid; from workbench.launch.launcher import submit_to_slurm\n"
+        "from workbench.launch.profiles import Profile\n"
+        "grid, profile = load_grid(Path(sys.argv[1])), Profile(name='test', backend='slurm', array_size=4)\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "submit_to_slurm(grid, Path(sys.argv[2]), profile, False, lambda stage: None)"
+    )
+    launchers = [
+        subprocess.Popen([sys.executable, "-c", code, str(grid.file), str(results)], cwd=ROOT, text=True,
+                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(4)
+    ]  # fmt: skip
+    for launcher in launchers:
+        assert launcher.stdout is not None
+        assert launcher.stdout.readline() == "ready\n"
+    for launcher in launchers:
+        launcher.communicate("go\n")
+        assert launcher.returncode == 0
+    assert trained_by(slurm, results) == dict.fromkeys((run.id for run in grid.runs()), 1)
+    assert slurm.calls()["sbatch"] == 2, "six runs in arrays of four"
+
+
+def test_an_sbatch_that_outlives_its_launcher_is_waited_for(grid: Grid, tmp_path: Path, slurm: FakeSlurm) -> None:
+    results, called, behind = tmp_path / "results", tmp_path / "called", tmp_path / "behind" / "sbatch"
+    behind.parent.mkdir()
+    (slurm.bin / "sbatch").rename(behind)
+    (slurm.bin / "sbatch").write_text(f'#!/bin/sh\ntouch {called}\nsleep 2\nexec {behind} "$@"\n')
+    (slurm.bin / "sbatch").chmod(0o755)
+    child = os.fork()
+    if child == 0:
+        submit(grid, results)
+        os._exit(0)
+    while not called.exists():
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert slurm.jobs() == []
+    submit(grid, results)
+    assert trained_by(slurm, results) == dict.fromkeys((run.id for run in grid.runs()), 1)
+    assert len(slurm.jobs()) == 2, "the first array was waited for and counted, the second came after it"

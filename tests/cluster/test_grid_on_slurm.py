@@ -65,9 +65,10 @@ def step(run: RunFolder) -> int:
     return int((run.last_event("step") or {}).get("step", 0))
 
 
-def process_of(task: str) -> int:
-    """The training process of a Slurm task."""
+def processes_of(task: str) -> list[int]:
+    """All processes of a Slurm task, its batch script first."""
     array, _, index = task.partition("_")
+    found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             environment = (folder / "environ").read_bytes().split(b"\0")
@@ -75,9 +76,15 @@ def process_of(task: str) -> int:
         except OSError:
             continue
         wanted = (f"SLURM_ARRAY_JOB_ID={array}".encode(), f"SLURM_ARRAY_TASK_ID={index}".encode())
-        if all(w in environment for w in wanted) and b"submitit.core._submit" in command and b"srun" not in command:
-            return int(folder.name)
-    raise AssertionError(f"no process trains {task}")
+        if all(w in environment for w in wanted) and command:
+            found.append(int(folder.name))
+    return sorted(found)
+
+
+def process_of(task: str) -> int:
+    """The training process of a Slurm task."""
+    trains = [pid for pid in processes_of(task) if b"python" in Path(f"/proc/{pid}/cmdline").read_bytes()[:200]]
+    return next(pid for pid in trains if b"srun" not in Path(f"/proc/{pid}/cmdline").read_bytes())
 
 
 def weights(run: RunFolder) -> dict[str, torch.Tensor]:

@@ -210,7 +210,9 @@ def _node(profile: Profile, results: Path, grid: Grid | None) -> Iterator[Check]
     with contextlib.suppress(ValueError, IndexError):
         answer = json.loads(done.stdout.strip().splitlines()[-1])
     if answer is None:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        # srun's own words come last, and say less.
+        last = next((line for line in reversed(said) if not line.startswith("srun: error: ")), said[-1])
         busy = "Unable to allocate" in done.stderr or "immediate" in done.stderr
         remedy = (
             "set python to an interpreter that the compute nodes see, on the shared file system, and check setup"

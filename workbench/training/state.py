@@ -31,8 +31,11 @@ def load_trained(config: RunConfig, folder: RunFolder) -> ReferringSam:
     return model.eval()
 
 
-def load_weights_of(folder: RunFolder, model: ReferringSam) -> None:
+def load_weights_of(folder: RunFolder, model: ReferringSam) -> Path:
     """Put a trained run's weights into a model of the same shape, the average where it has one.
+
+    Returns:
+        Their file.
 
     Raises:
         CheckpointError: there are none, or they are another model's.
@@ -44,6 +47,7 @@ def load_weights_of(folder: RunFolder, model: ReferringSam) -> None:
     state = checkpoints.read_state_dict(file)
     checkpoints.check_keys(model.state_dict(), state, str(file), f"run {folder.name}")
     model.load_state_dict(state)
+    return file
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:

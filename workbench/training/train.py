@@ -171,7 +171,7 @@ class Trainer:
         self.steps = training_steps(config, self.dataset)
         torch.manual_seed(seed)
         self.model: ReferringSam = build_model(config)
-        self._begin_from_run()
+        self._product = self._begin_from_run()
         self.tokenizer = load_tokenizer(config.text_encoder, machine.checkpoint_root)
         self.model.to(self.accelerator.device)
         self.ema = averaged(self.model, training.ema)
@@ -214,15 +214,15 @@ class Trainer:
             )
         self._event("end", state="completed", step=self.step)
 
-    def _begin_from_run(self) -> None:
-        """The weights of the run that this one is a later stage of."""
+    def _begin_from_run(self) -> str | None:
+        """The weights of the run that this one is a later stage of, if it is one; returns their SHA-256."""
         name = self.config.start_from.run_for(self.seed)
         if name is None:
-            return
+            return None
         product = RunFolder(self.folder.results, name)
         if product.state() != "completed":
             raise CheckpointError(f"start_from.run: {name} is not completed (state: {product.state()}); train it first")
-        load_weights_of(product, self.model)
+        return digest_of(load_weights_of(product, self.model))
 
     def _record_start(self, source: dict[str, Any] | None) -> None:
         if self._log is None:
@@ -230,6 +230,7 @@ class Trainer:
         before = self.folder.record()
         now = provenance(str(self.accelerator.device), source) | weights_digests(self.config)
         now["attention_policy_sha256"] = digest_of(policy_file())
+        now["start_from_run_sha256"] = self._product
         self.folder.update(
             identity=self.config.identity_document(),
             machine=self.config.machine.model_dump(mode="json") | {"threads": torch.get_num_threads()},

@@ -1,0 +1,177 @@
+"""Launchers that die, a controller that restarts, accounting that is missing, stages, and several processes a run."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.cluster.conftest import DevCluster
+from tests.cluster.test_grid_on_slurm import (
+    MAIN,
+    folders,
+    processes_of,
+    states,
+    status,
+    trained_here,
+    wait_until,
+    workbench,
+)
+from tests.conftest import ROOT
+from workbench.benchmarks.fake_slurm import FakeSlurm
+from workbench.launch.grid import load_grid
+from workbench.launch.standing import look_at_queue
+from workbench.launch.submission import plan
+
+Write = Callable[..., Path]
+
+
+def test_dead_launchers_a_controller_that_restarts_and_no_sacct(
+    grid_file: Write, profile: Write, tmp_path: Path, dev_cluster: DevCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_sacct = FakeSlurm.counted(tmp_path / "counted")
+    (without_sacct.bin / "sacct").unlink()
+    results, usual = tmp_path / "results", profile("usual", array_size=2)
+    grid = grid_file("settings: {a: {}, b: {fusion.variant: l_dit}}\nseeds: [0, 1]\n")
+    command = [sys.executable, "-c", MAIN, "submit", str(grid), "--results", str(results), "--profile", str(usual)]
+    chance = random.Random(0)
+    died = 0
+    for _ in range(8):
+        launcher = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+        time.sleep(chance.uniform(0.3, 8))
+        launcher.send_signal(signal.SIGKILL)
+        died += launcher.wait() == -signal.SIGKILL
+    assert died >= 5
+    workbench("submit", grid, "--results", results, "--profile", usual)
+    monkeypatch.setenv("PATH", f"{without_sacct.bin}")
+    runs = folders(grid, results)
+    dev_cluster.control("stop", "slurmctld")
+    said = workbench("status", grid, "--results", results)
+    assert "warning: what was handed over to a cluster is judged by the run folders alone" in said
+    assert "Traceback" not in said
+    refused = workbench("submit", grid, "--results", results, "--profile", usual, check=False)
+    assert "error: squeue says: " in refused
+    dev_cluster.control("start", "slurmctld")
+    wait_until(lambda: not states(grid, results) & {"running", "queued"})
+    assert states(grid, results) == {"completed"}
+    for run in runs.values():
+        assert [e["event"] for e in run.events()].count("start") == 1
+    assert "sacct" not in without_sacct.calls()
+    assert "nothing to hand over" in workbench("submit", grid, "--results", results, "--profile", usual)
+
+
+def test_a_job_that_dies_without_a_word_is_told_by_the_queue_or_the_accounting(
+    grid_file: Write, profile: Write, tmp_path: Path, dev_cluster: DevCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch script that Slurm kills with all that is in it, as at the end of a node."""
+    grid, results = grid_file("settings: {a: {training.steps: 3000}}\n"), tmp_path / "results"
+    workbench("submit", grid, "--results", results, "--profile", profile("usual"))
+    (run,) = folders(grid, results).values()
+    wait_until(lambda: (run.last_event("step") or {}).get("step", 0) > 3)
+    task = status(grid, results)["a"]["job"]
+    for pid in processes_of(task):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: states(grid, results) == {"killed"})
+    for path in (os.environ["PATH"], str(_without_sacct(tmp_path))):
+        monkeypatch.setenv("PATH", path)
+        found = status(grid, results)["a"]
+        assert (found["state"], found["cause"]) == ("killed", "killed"), path
+        assert found["step"] > 3
+    (taken,) = plan(load_grid(grid), results, look_at_queue)
+    assert taken.state == "killed", "submitting again would resume it"
+
+
+def _without_sacct(tmp_path: Path) -> Path:
+    made = FakeSlurm.counted(tmp_path / "counted")
+    (made.bin / "sacct").unlink()
+    return made.bin
+
+
+def test_a_later_stage_waits_at_slurm_and_begins_from_the_earlier_ones_weights(
+    grid_file: Write, profile: Write, tmp_path: Path, dev_cluster: DevCluster
+) -> None:
+    first = grid_file("settings: {base: {fusion.variant: l_dit}}\n", name="first")
+    grid = grid_file(
+        "settings:\n  tuned: {fusion.variant: l_dit, start_from: {grid: first.yaml, setting: base}}\n"
+        "  evaluated:\n    fusion.variant: l_dit\n    start_from: {grid: first.yaml, setting: base}\n"
+        "    training.steps: 0\n    evaluation.splits: [val, testA, testB]\n",
+        name="second",
+    )
+    results = tmp_path / "results"
+    said = workbench("submit", grid, "--results", results, "--profile", profile("usual"))
+    assert "3 runs (3 new)" in said
+    assert said.count("handed over as job") == 2
+    now = status(grid, results)
+    assert {one["state"] for one in now.values()} == {"queued"}
+    assert {one["error"] for one in now.values()} == {"Dependency"}
+    wait_until(lambda: states(grid, results) == {"completed"})
+    base, runs = folders(first, results)["base"], folders(grid, results)
+    same = base.record()["metrics"], runs["evaluated"].record()["metrics"]
+    assert same[0]["val"] == same[1]["val"]
+    assert runs["tuned"].record()["metrics"]["val"] != same[0]["val"]
+    assert runs["tuned"].record()["provenance"]["start_from_run_sha256"]
+
+
+def test_two_processes_a_run_train_as_one_and_score_every_expression_once(
+    grid_file: Write, profile: Write, tmp_path: Path, dev_cluster: DevCluster
+) -> None:
+    grid = grid_file(
+        "  fusion: {variant: l_dit, dropout: 0.0}\n  text_encoder: {max_tokens: 12}\n"
+        "settings: {a: {training.steps: 8}}\n"
+    )
+    results = tmp_path / "results"
+    workbench("submit", grid, "--results", results, "--profile", profile("two", tasks_per_node=2))
+    wait_until(lambda: not states(grid, results) & {"running", "queued"})
+    run = folders(grid, results)["a"]
+    assert run.state() == "completed", run.record()
+    assert run.record()["processes"] == 2
+    alone = trained_here(grid, "a", tmp_path / "alone")
+    pd.testing.assert_frame_equal(
+        run.expressions().drop(columns=["intersection", "union", "predicted_area", "iou", "prediction"]),
+        alone.expressions().drop(columns=["intersection", "union", "predicted_area", "iou", "prediction"]),
+    )
+    for split, metrics in alone.record()["metrics"].items():
+        assert run.record()["metrics"][split] == pytest.approx(metrics, abs=0.02)
+
+
+def test_cancel_marks_the_waiting_and_stops_the_running(
+    grid_file: Write, profile: Write, tmp_path: Path, dev_cluster: DevCluster
+) -> None:
+    grid = grid_file("settings: {a: {training.steps: 3000}, b: {fusion.variant: l_dit}}\n")
+    results, usual = tmp_path / "results", profile("one", parallel=1)
+    workbench("submit", grid, "--results", results, "--profile", usual)
+    run = folders(grid, results)["a"]
+    wait_until(lambda: (run.last_event("step") or {}).get("step", 0) > 3)
+    assert workbench("cancel", grid, "--results", results).count("cancelled") == 2
+    wait_until(lambda: states(grid, results) == {"cancelled"})
+    assert run.latest_checkpoint() is not None, "it saved before it ended"
+    said = workbench("submit", grid, "--results", results, "--profile", usual)
+    assert "2 failed before and are left alone" in said
+    assert f"workbench retry {grid} --class cancelled" in said
+    said = workbench("gc", "--results", results, "--dry-run")
+    assert "would free 0.0 MB" in said, "its submission is still the newest of runs that are not completed"
+
+
+def test_the_doctor_finds_a_healthy_cluster_and_names_what_is_wrong(
+    profile: Write, tmp_path: Path, dev_cluster: DevCluster
+) -> None:
+    said = workbench("doctor", "--profile", profile("well"), "--results", tmp_path)
+    assert "FAIL" not in said
+    assert "Python on a compute node" in said
+    wrong = profile("ill", partition="nope", python="/nowhere/python")
+    said = workbench("doctor", "--profile", wrong, "--results", tmp_path, check=False)
+    assert "partition: 'nope' does not exist" in said
+    assert "set partition to one of dev" in said
+    slow = profile("slow", time_minutes=600, python="/nowhere/python")
+    said = workbench("doctor", "--profile", slow, "--results", tmp_path, check=False)
+    assert "600 min asked, 60 min allowed" in said
+    assert "set python to an interpreter that the compute nodes see" in said
+    assert said.rstrip().endswith("error: 2 checks failed")

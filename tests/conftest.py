@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ import torch
 from omegaconf import OmegaConf
 
 from workbench import cli
-from workbench.config import RefshapesRecipe, RunConfig
+from workbench.config import BERT_MINI, RefshapesRecipe, RunConfig
 from workbench.data import refshapes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +47,17 @@ def make_config(data_root: Path) -> Callable[..., RunConfig]:
         return RunConfig.parse(OmegaConf.to_container(values))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def still_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped text encoder without its dropout, whose draws differ between one process and two."""
+    folder = tmp_path_factory.mktemp("bert") / "bert_still"
+    shutil.copytree(BERT_MINI, folder)
+    shape = json.loads((folder / "config.json").read_text())
+    shape |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(shape))
+    return folder
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from tests.cluster.conftest import DevCluster
 from tests.cluster.test_grid_on_slurm import (
@@ -23,6 +24,7 @@ from tests.cluster.test_grid_on_slurm import (
     status,
     trained_here,
     wait_until,
+    weights,
     workbench,
 )
 from tests.conftest import ROOT
@@ -121,10 +123,10 @@ def test_a_later_stage_waits_at_slurm_and_begins_from_the_earlier_ones_weights(
 
 
 def test_two_processes_a_run_train_as_one_and_score_every_expression_once(
-    grid_file: Write, profile: Write, tmp_path: Path, dev_cluster: DevCluster
+    grid_file: Write, profile: Write, tmp_path: Path, dev_cluster: DevCluster, still_bert: Path
 ) -> None:
     grid = grid_file(
-        "  fusion: {variant: l_dit, dropout: 0.0}\n  text_encoder: {max_tokens: 12}\n"
+        f"  fusion: {{variant: l_dit, dropout: 0.0}}\n  text_encoder: {{name: '{still_bert}', max_tokens: 12}}\n"
         "settings: {a: {training.steps: 8}}\n"
     )
     results = tmp_path / "results"
@@ -139,7 +141,10 @@ def test_two_processes_a_run_train_as_one_and_score_every_expression_once(
         alone.expressions().drop(columns=["intersection", "union", "predicted_area", "iou", "prediction"]),
     )
     for split, metrics in alone.record()["metrics"].items():
-        assert run.record()["metrics"][split] == pytest.approx(metrics, abs=0.02)
+        assert run.record()["metrics"][split] == pytest.approx(metrics, abs=1e-3)
+    here, there = weights(run), weights(alone)
+    # Not the largest difference: Adam turns rounding into whole steps where a gradient is all but zero.
+    assert torch.cat([(here[key] - there[key]).abs().flatten() for key in there]).mean() < 1e-6
 
 
 def test_cancel_marks_the_waiting_and_stops_the_running(

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Outcome
+from workbench.launch.ledger import Submission
+from workbench.launch.profiles import Profile, ProfileError, load_profile
+from workbench.launch.slurm import ArrayExecutor, _parameters
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "slurm").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_shipped_profile_is_valid(file: Path) -> None:
+    assert load_profile(file).name == file.stem
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("backend: pbs", "backend: Input should be 'slurm' or 'local', not 'pbs'"),
+        ("partition: gpu", "backend: is required: slurm or local"),
+        ("backend: slurm\npartiton: gpu", "partiton: unknown key 'partiton' (did you mean 'partition'?)"),
+        ("backend: slurm\ntime_minutes: 0", "time_minutes: Input should be greater than or equal to 1, not 0"),
+        ("backend: slurm\nretries: {oom: 1}", "retries: unknown failure class 'oom'; known: out_of_memory"),
+        ("backend: slurm\nworkers: 2", "'workers' belongs to the backend local; of slurm it is 'parallel'"),
+        ("backend: local\npartition: gpu", "'partition' means nothing to the backend local; it has: workers"),
+        ("backend: slurm\ntime_minutes: 1\nsignal_seconds: 60", "leaves nothing of the time limit of 1 min"),
+        ("backend: slurm\nenvironment: {'A B': x}", "'A B' is no name of an environment variable"),
+        ("backend: [", "unreadable YAML in line"),
+    ],
+)
+def test_a_mistake_in_a_profile_names_the_file_the_key_and_what_would_be_right(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text(text)
+    with pytest.raises(ProfileError) as raised:
+        load_profile(file)
+    assert str(raised.value).startswith(f"{file}: ")
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_slurm_profile_without_any_slurm_fails_with_one_line(
+    workbench: Callable[..., Outcome], grid_file: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    grid = grid_file("settings: {a: {}}\n")
+    done = workbench("submit", grid, "--results", tmp_path / "r", "--profile", ROOT / "slurm" / "dev.yaml")
+    assert done.code == 2
+    assert done.err.startswith("error: this profile needs Slurm, and sbatch is not found here: ")
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "r").exists()
+    missing = workbench("submit", grid, "--profile", "slurm/nope.yaml")
+    assert missing.code == 2
+    assert "slurm/nope.yaml: no such file; there are " in missing.err
+
+
+def test_a_profile_becomes_sbatch_options(tmp_path: Path) -> None:
+    profile = Profile.model_validate(
+        {
+            "name": "gpu", "backend": "slurm", "partition": "gpu", "account": "vision", "nodes": 2, "tasks_per_node": 4,
+            "gpus_per_node": 4, "cpus_per_task": 8, "memory_gb": 1.5, "parallel": 3, "time_minutes": 90,
+            "signal_seconds": 200, "setup": ["module load cuda"], "environment": {"NAME": "it's"},
+            "sbatch": {"reservation": "mine", "exclusive": True, "oversubscribe": False},
+        }
+    )  # fmt: skip
+    submission = Submission(tmp_path / "a b", 1, "workbench-1", 0.0, "grid", ("r/seed0",) * 5)
+    submission.folder.mkdir()
+    executor = ArrayExecutor(submission.folder, "/opt/python 3")
+    executor.update_parameters(**_parameters(submission, profile, tmp_path / "code", ["7_0", "7_1"]))
+    executor.parameters["map_count"] = 5
+    lines = executor._make_submission_file_text(executor._submitit_command_str, "").splitlines()
+    options = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
+    assert options >= {
+        "array=0-4%3", "partition=gpu", "account=vision", "nodes=2", "ntasks-per-node=4", "gpus-per-node=4",
+        "cpus-per-task=8", "mem=1536M", "time=90", "signal=USR2@200", "job-name=workbench-1", "requeue",
+        "reservation=mine", "exclusive", "dependency=afterok:7_0:7_1", "kill-on-invalid-dep=yes",
+    }  # fmt: skip
+    assert not any(option.startswith("oversubscribe") for option in options)
+    assert "export NAME='it'\"'\"'s'" in lines
+    assert lines.index("module load cuda") < next(k for k, line in enumerate(lines) if line.startswith("srun "))
+    assert any("'/opt/python 3' -u -m submitit.core._submit" in line for line in lines)

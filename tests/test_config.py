@@ -10,6 +10,8 @@ from workbench.config import RunConfig, difference, run_id
 from workbench.errors import ConfigError
 
 OTHER: dict[str, Any] = {
+    "start_from.run": "refshapes-vit_mini-l_dit-111111111111",
+    "start_from.seed": 3,
     "backbone.name": "vit_b",
     "backbone.checkpoint": None,
     "backbone.attention": "windowed",

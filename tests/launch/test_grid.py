@@ -9,7 +9,8 @@ import pytest
 
 from tests.conftest import ROOT
 from workbench.config import RunConfig
-from workbench.launch.grid import GridError, check_grid, load_grid
+from workbench.launch.grid import GridError, check_grid, load_grid, parse_seeds
+from workbench.launch.launcher import stages
 from workbench.models.fusion import variants
 
 SETTINGS = "settings: {default: {}, l_dit: {fusion.variant: l_dit}}\n"
@@ -211,3 +212,58 @@ def test_of_several_presets_a_later_one_stands_over_an_earlier_and_own_keys_over
     file.write_text("title: t\nbase: {preset: one.yaml}\nsettings: {a: {preset: three}}\n")
     with pytest.raises(GridError, match=r"settings\.a\.preset: unknown preset 'three'"):
         load_grid(file)
+
+
+def test_a_setting_can_begin_from_another_grids(grid_file: Callable[..., Path]) -> None:
+    first = load_grid(grid_file("settings: {base: {fusion.variant: l_dit}}\nseeds: [0]\n", name="first"))
+    grid = load_grid(
+        grid_file(
+            "  start_from: {grid: first.yaml, setting: base}\nsettings: {same: {}, fixed: {start_from.seed: 7}}\n"
+            "seeds: [1, 2]\n",
+            name="second",
+        )
+    )
+    base = first.settings["base"].setting_id
+    assert grid.settings["same"].start_from.run == base
+    needed = {run.id for run in grid.needed(grid.runs())}
+    assert needed == {f"{base}/seed1", f"{base}/seed2", f"{base}/seed7"}
+    order = [(stage.grid.name, len(stage.runs)) for stage in stages(grid)]
+    assert order == [("first", 3), ("second", 4)]
+    assert grid.settings["same"].setting_id != grid.settings["fixed"].setting_id
+    plain = grid_file("settings: {same: {}}\n", name="plain")
+    assert load_grid(plain).settings["same"].setting_id != grid.settings["same"].setting_id
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ("{grid: first.yaml, setting: bas}", "start_from.setting: unknown setting 'bas' (did you mean 'base'?)"),
+        ("{grid: nope.yaml, setting: base}", "nope.yaml: no such file"),
+        ("{grid: second.yaml, setting: a}", "second.yaml: begins from itself, by way of second.yaml"),
+        ("{grid: first.yaml, setting: base, file: x, sha256: y}", "either a file or a run, not both"),
+        ("{seed: 3}", "'seed' belongs to a run to begin from"),
+    ],
+)
+def test_a_wrong_beginning_says_what_is_wrong(grid_file: Callable[..., Path], start: str, message: str) -> None:
+    grid_file("settings: {base: {}}\n", name="first")
+    with pytest.raises(GridError) as raised:
+        load_grid(grid_file(f"settings: {{a: {{start_from: {start}}}}}\n", name="second"))
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("3", (3,)), ("0-4", (0, 1, 2, 3, 4)), ("5-6,0", (0, 5, 6))])
+def test_seeds_are_parsed(text: str, seeds: tuple[int, ...]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "3-1", "1,1", "-2"])
+def test_seeds_that_mean_nothing_are_refused(text: str) -> None:
+    with pytest.raises(GridError, match=f"--seeds: {text!r}"):
+        parse_seeds(text)
+
+
+def test_a_grid_is_narrowed_by_pattern_and_seeds(grid_file: Callable[..., Path]) -> None:
+    grid = load_grid(grid_file("settings: {a1: {}, a2: {fusion.variant: l_dit}, b: {fusion.variant: e_dit}}\n"))
+    assert [(run.setting, run.seed) for run in grid.narrowed("a*", (3,)).runs()] == [("a1", 3), ("a2", 3)]
+    with pytest.raises(GridError, match="no setting matches 'c'; there are a1, a2, b"):
+        grid.narrowed("c", None)

@@ -70,7 +70,7 @@ def test_a_profile_becomes_sbatch_options(tmp_path: Path) -> None:
     submission = Submission(tmp_path / "a b", 1, "workbench-1", 0.0, "grid", ("r/seed0",) * 5)
     submission.folder.mkdir()
     executor = ArrayExecutor(submission.folder, "/opt/python 3")
-    executor.update_parameters(**_parameters(submission, profile, tmp_path / "code", ["7_0", "7_1"]))
+    executor.update_parameters(**_parameters(submission, profile, tmp_path / "code", ["afterok:7_0:7_1"]))
     executor.parameters["map_count"] = 5
     lines = executor._make_submission_file_text(executor._submitit_command_str, "").splitlines()
     options = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}

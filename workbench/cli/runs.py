@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from workbench.cli import outputs
 from workbench.cli.options import (
     RESULTS,
     CheckpointRoot,
@@ -151,6 +152,9 @@ def _submit(
         print(
             f"handed over as job {made.array_id}: {len(made.submission.runs)} runs, at most {profile.parallel} at once"
         )
+    for report in outcome.reports:
+        then = " and ".join(report.submission.manifest["then"])
+        print(f"handed over as job {report.array_id}: {then} of {report.submission.grid}, when its runs have ended")
     if not outcome.made:
         print("nothing to hand over")
     _say_what_waits(outcome.planned, outcome.chosen, grid)
@@ -201,6 +205,11 @@ def _run_here(grid: Grid, results: Path, chosen: list[Any], workers: int) -> Non
             _prepare(stage.grid)
             print(f"logs in {_run_locally(part, results, workers)}")
     after = submission.plan(grid, results)
+    if any(p.state == "completed" for p in after):
+        for what in grid.then:
+            outputs.table(grid.file, results) if what == "table" else outputs.figure(
+                outputs.FigureName.all, grid.file, results=results
+            )
     if elsewhere := [p for p in after if p.state in ("running", "queued")]:
         print(f"{len(elsewhere)} runs are being trained by other processes; see: workbench status {grid.file}")
     if failed := [p for p in after if p.state not in ("completed", "running", "queued")]:

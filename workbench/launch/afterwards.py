@@ -77,7 +77,7 @@ def _ended(run: RunFolder, printed: str, status: int, began: float) -> tuple[dic
     """The error and the state: the run's own words where it had time for them."""
     record = run.record()
     error = record.get("error") or {}
-    if error.get("time", 0.0) >= began and record["state"] in ("failed", "diverged", "interrupted"):
+    if error.get("time", -1.0) >= began and record["state"] in ("failed", "diverged", "interrupted"):
         return dict(error), record["state"]
     kind, message = _from_status(status, printed)
     error = {"class": kind, "type": "JobError", "message": message, "time": time.time()}

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -60,6 +60,8 @@ class GridFile(BaseModel):
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     baseline: str | None = None
     report: ReportConfig = ReportConfig()
+    then: tuple[Literal["table", "figure"], ...] = ()
+    """What is made when all runs have ended."""
 
     @field_validator("seeds")
     @classmethod
@@ -100,6 +102,8 @@ class Grid:
     report: ReportConfig
     needs: Mapping[str, Need] = field(default_factory=dict)
     """What a setting begins from, by its name."""
+    then: tuple[str, ...] = ()
+    """What is made when all runs have ended: table, figure."""
 
     @property
     def name(self) -> str:
@@ -186,7 +190,7 @@ def load_grid(file: Path, machine: Mapping[str, Any] | None = None, _above: tupl
     if grid.baseline is not None and grid.baseline not in settings:
         raise GridError(f"{file}: baseline: {unknown_name('setting', grid.baseline, list(settings))}")
     _check_report(file, grid.report, settings)
-    return Grid(file, grid.title, settings, tuple(sorted(grid.seeds)), grid.baseline, grid.report, needs)
+    return Grid(file, grid.title, settings, tuple(sorted(grid.seeds)), grid.baseline, grid.report, needs, grid.then)
 
 
 def _need(

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from workbench.launch import scheduler
-from workbench.launch.ledger import Ledger, latest
-from workbench.launch.standing import look_at_queue, standings
+from workbench.launch.ledger import REPORT, Ledger, latest
+from workbench.launch.standing import Standing, look_at_queue, standings
 from workbench.launch.submission import PlannedRun
 from workbench.store import RunFolder, all_runs
 
@@ -52,7 +52,7 @@ def collect_garbage(results: Path, dry_run: bool, say: Callable[[str], None]) ->
         doomed: list[Path] = []
         for submission in submissions:
             over = all(
-                handed[run][0].number != submission.number or found[run].state == "completed" for run in submission.runs
+                handed[run][0].number != submission.number or _is_over(run, found[run]) for run in submission.runs
             )
             (doomed.append(submission.folder) if over else kept.append(submission))
         code = {submission.code for submission in kept}
@@ -75,6 +75,12 @@ def collect_garbage(results: Path, dry_run: bool, say: Callable[[str], None]) ->
             if not dry_run:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     return freed
+
+
+def _is_over(run: str, standing: Standing) -> bool:
+    if run.startswith(REPORT):
+        return standing.state not in ("queued", "running")
+    return standing.state == "completed"
 
 
 def _size(path: Path) -> int:

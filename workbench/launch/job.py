@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -147,6 +148,31 @@ class ArrayTask:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+@dataclass(frozen=True)
+class ReportTask:
+    """Makes a grid's table and figures after its runs; a later submission of the grid leaves it to its own.
+
+    Attributes:
+        submission: the submission's folder, absolute.
+    """
+
+    submission: str
+
+    def __call__(self) -> None:
+        """Run the commands; CalledProcessError when one fails."""
+        from workbench.launch.ledger import Ledger, read_submission
+
+        record = read_submission(Path(self.submission))
+        results, grid = record.manifest["results"], record.manifest["grid"]
+        if later := Ledger(Path(results)).superseded(record.number, record.runs[0]):
+            logging.warning("%s is made by the later submission %s", record.runs[0], later)
+            return
+        for what in record.manifest["then"]:
+            command = ["table", grid] if what == "table" else ["figure", "all", grid]
+            main = [sys.executable, "-c", "from workbench.cli import main; main()"]
+            subprocess.run([*main, *command, "--results", results], check=True)
 
 
 def task_index() -> int:

@@ -13,7 +13,7 @@ from workbench.launch.grid import Grid, Run
 from workbench.launch.ledger import Ledger
 from workbench.launch.profiles import Profile
 from workbench.launch.standing import look_at_queue
-from workbench.launch.submission import HandedOver, PlannedRun, hand_over, plan_runs, to_train
+from workbench.launch.submission import HandedOver, PlannedRun, hand_over, hand_over_report, plan_runs, to_train
 
 Prepare = Callable[[Grid], None]
 """What must hold before a grid's runs are handed over: checked models, data sets in their places."""
@@ -35,11 +35,13 @@ class Submitted:
         planned: all its runs, stage by stage, as they stood before.
         chosen: those that were handed over, or would have been.
         made: the job arrays.
+        reports: jobs that make a grid's table and figures in the end.
     """
 
     planned: list[PlannedRun]
     chosen: list[PlannedRun]
     made: list[HandedOver] = field(default_factory=list)
+    reports: list[HandedOver] = field(default_factory=list)
 
 
 def stages(grid: Grid) -> list[Stage]:
@@ -94,6 +96,9 @@ def submit_to_slurm(
             for handed in hand_over(part, results, profile, stage.grid.name, held, waits_for):
                 outcome.made.append(handed)
                 tasks |= {run: f"{handed.array_id}_{k}" for k, run in enumerate(handed.submission.runs)}
+            if stage.grid.then:
+                ends = [tasks[run.id] for run in stage.runs if run.id in tasks and by_id[run.id].state != "completed"]
+                outcome.reports.append(hand_over_report(stage.grid, results, profile, held, ends))
     return outcome
 
 

@@ -25,7 +25,9 @@ _RECORD = "submission.json"
 _MANIFEST = "manifest.json"
 _CANCELLED = "cancelled.json"
 _LOCK = ".lock"
-LOCK_SECONDS = 120.0
+LOCK_SECONDS = 600.0
+REPORT = "report of "
+"""So begins, in the place of a run's id, what a job that makes a grid's table and figures is recorded as."""
 
 
 class LedgerError(WorkbenchError):

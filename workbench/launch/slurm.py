@@ -14,7 +14,7 @@ from submitit.core.utils import DelayedSubmission
 
 from workbench.launch import scheduler
 from workbench.launch.afterwards import ATTEMPT
-from workbench.launch.job import ArrayTask
+from workbench.launch.job import ArrayTask, ReportTask
 from workbench.launch.ledger import Submission
 from workbench.launch.profiles import Profile
 
@@ -37,7 +37,7 @@ class ArrayExecutor(submitit.SlurmExecutor):  # type: ignore[misc]
         super().__init__(folder=folder, max_num_timeout=NEVER, python=python and shlex.quote(python))
         self._held = held
 
-    def submit_tasks(self, task: ArrayTask, count: int) -> str:
+    def submit_tasks(self, task: ArrayTask | ReportTask, count: int) -> str:
         """Hand over an array of `count` equal tasks in one sbatch; returns its job id."""
         delayed = DelayedSubmission(task)
         delayed.set_timeout(self.parameters["time"], self.max_num_timeout)
@@ -64,13 +64,26 @@ def submit_array(
     Raises:
         SchedulerError: sbatch refuses.
     """
+    dependency = [f"afterok:{':'.join(after)}"] if after else []
     executor = ArrayExecutor(submission.folder, profile.python, held)
-    executor.update_parameters(**_parameters(submission, profile, code, after))
+    executor.update_parameters(**_parameters(submission, profile, code, dependency))
     task = ArrayTask(str(submission.folder), 60.0 * profile.time_minutes, float(profile.signal_seconds))
     return executor.submit_tasks(task, len(submission.runs))
 
 
-def _parameters(submission: Submission, profile: Profile, code: Path, after: Sequence[str]) -> dict[str, Any]:
+def submit_report(
+    submission: Submission, profile: Profile, code: Path, held: Sequence[int], after: Sequence[str]
+) -> str:
+    """Hand over the job that makes a grid's table and figures once the tasks `after` have ended, however they did."""
+    alone = profile.model_copy(update={"nodes": 1, "tasks_per_node": 1})
+    dependency = [f"afterany:{':'.join(after)}"] if after else []
+    executor = ArrayExecutor(submission.folder, profile.python, held)
+    parameters = _parameters(submission, alone, code, dependency)
+    executor.update_parameters(**{**parameters, "teardown": None})
+    return executor.submit_tasks(ReportTask(str(submission.folder)), 1)
+
+
+def _parameters(submission: Submission, profile: Profile, code: Path, dependency: Sequence[str]) -> dict[str, Any]:
     """A profile in submitit's words."""
     python = shlex.quote(profile.python or sys.executable)
     plain = {
@@ -79,8 +92,8 @@ def _parameters(submission: Submission, profile: Profile, code: Path, after: Seq
         if getattr(profile, name) is not None
     }
     extra: dict[str, Any] = {"requeue": True, **profile.sbatch}
-    if after:
-        extra["dependency"] = "afterok:" + ":".join(after)
+    if dependency:
+        extra["dependency"] = dependency[0]
         extra["kill-on-invalid-dep"] = "yes"
     if profile.memory_gb is not None:
         extra["mem"] = f"{round(profile.memory_gb * 1024)}M"

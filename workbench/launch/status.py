@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.launch.ledger import Ledger
+from workbench.launch.ledger import REPORT, Ledger
 from workbench.launch.standing import Look, Standing, look_at_history, standings
 from workbench.launch.submission import PlannedRun
 from workbench.store import DamagedRecord, RunFolder, State, all_runs
@@ -73,7 +73,8 @@ def refreshed(planned: Sequence[PlannedRun]) -> list[RunStatus]:
 def all_statuses(results: Path, look: Look = look_at_history) -> list[RunStatus]:
     """Every run of a results folder, and what was handed over but has not begun."""
     names = {folder.name for folder in all_runs(results)}
-    names |= {run for submission in Ledger(results).submissions() for run in submission.runs}
+    handed = {run for submission in Ledger(results).submissions() for run in submission.runs}
+    names |= {run for run in handed if not run.startswith(REPORT)}
     folders = [RunFolder(results, name) for name in sorted(names)]
     found = []
     for folder, standing in zip(folders, standings(folders, results, look), strict=True):

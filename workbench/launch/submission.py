@@ -16,7 +16,7 @@ from workbench.config import BUILTIN, RunConfig, digest_of
 from workbench.errors import MissingCheckpoint
 from workbench.launch.grid import Grid, Run
 from workbench.launch.job import TrainingJob
-from workbench.launch.ledger import Ledger, Submission
+from workbench.launch.ledger import REPORT, Ledger, Submission
 from workbench.launch.profiles import Profile
 from workbench.launch.standing import Look, Standing, forgiving, look_at_queue, standings
 from workbench.store import FAILED, SUBMISSIONS, DamagedRecord, RunFolder, State
@@ -155,6 +155,21 @@ def hand_over(
         submission = Ledger(results).add(grid, [p.run.id for p in part], manifest)
         made.append(HandedOver(submission, submit_array(submission, profile, code, [held], after)))
     return made
+
+
+def hand_over_report(grid: Grid, results: Path, profile: Profile, held: int, after: Sequence[str]) -> HandedOver:
+    """Submit the job that makes the table and figures of a grid when tasks have ended; the ledger must be locked."""
+    from workbench.launch.slurm import submit_report
+
+    code = snapshot(results)
+    manifest = {
+        "results": str(results.absolute()),
+        "code": code.name,
+        "grid": str(grid.file.absolute()),
+        "then": list(grid.then),
+    }
+    submission = Ledger(results).add(grid.name, [f"{REPORT}{grid.name}"], manifest)
+    return HandedOver(submission, submit_report(submission, profile, code, [held], after))
 
 
 def snapshot(results: Path) -> Path:

@@ -1,0 +1,107 @@
+"""What a batch script does when its job did not end well, with a stand-in for the scheduler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from workbench.benchmarks.fake_slurm import FakeSlurm
+from workbench.launch import afterwards
+from workbench.launch.grid import load_grid
+from workbench.launch.launcher import submit_to_slurm
+from workbench.launch.ledger import Submission
+from workbench.launch.profiles import Profile
+from workbench.store import RunFolder
+
+CANCELLED = "slurmstepd-n1: error: *** JOB 12 ON n1 CANCELLED AT 2026-01-31T12:00:00"
+
+
+@dataclass
+class Ended:
+    """A job that ended, and what is known of its run."""
+
+    run: RunFolder
+    submission: Submission
+    slurm: FakeSlurm
+
+    def end(self, status: int, printed: str = "", began: float | None = None) -> tuple[str, str, bool]:
+        """State, cause, and whether the job was put back into the queue."""
+        file = self.submission.folder / "1_0_0_log.out"
+        with file.open("a") as stream:
+            stream.write(f"{afterwards.ATTEMPT} 0\n{printed}\n")
+        before = self.slurm.calls()["scontrol"]
+        afterwards.main(self.submission.folder, status, time.time() if began is None else began)
+        record = self.run.record()
+        return record["state"], record["error"]["class"], self.slurm.calls()["scontrol"] > before
+
+
+@pytest.fixture
+def ended(grid_file: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ended]:
+    slurm = FakeSlurm.pretending(tmp_path / "slurm")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
+    with slurm.on_the_path():
+        grid = load_grid(grid_file("settings: {a: {}}\n"))
+        profile = Profile(name="test", backend="slurm", retries={"killed": 1, "timeout": 2, "preempted": 9})
+        made = submit_to_slurm(grid, tmp_path / "r", profile, retry=False, prepare=lambda stage: None).made
+        yield Ended(RunFolder(tmp_path / "r", grid.runs()[0].id), made[0].submission, slurm)
+
+
+@pytest.mark.parametrize(
+    ("status", "printed", "state", "cause", "again"),
+    [
+        (137, "srun: error: n1: task 0: Killed", "interrupted", "killed", True),
+        (137, "slurmstepd: error: Detected 1 oom_kill event in StepId=12.0", "failed", "out_of_memory", False),
+        (137, "slurmstepd: error: Detected 1 oom-kill event(s)", "failed", "out_of_memory", False),
+        (140, "", "interrupted", "timeout", True),
+        (143, f"{CANCELLED} ***", "cancelled", "cancelled", False),
+        (143, f"{CANCELLED} DUE TO JOB REQUEUE ***", "interrupted", "preempted", False),
+        (143, f"{CANCELLED} DUE TO PREEMPTION ***", "interrupted", "preempted", True),
+        (143, f"{CANCELLED} DUE TO TIME LIMIT ***", "interrupted", "timeout", True),
+        (127, "bash: line 9: /nowhere/python: No such file", "failed", "code_error", False),
+        (1, "ModuleNotFoundError: No module named 'torch'\nsrun: error: n1: task 0: Exited with exit code 1", "failed",
+         "code_error", False),
+    ],
+)  # fmt: skip
+def test_an_end_without_words_of_its_own(
+    ended: Ended, status: int, printed: str, state: str, cause: str, again: bool
+) -> None:
+    assert ended.end(status, printed) == (state, cause, again)
+    assert ended.run.last_event("job_end") is not None
+    if cause == "code_error":
+        assert printed.splitlines()[0] in ended.run.record()["error"]["message"]
+
+
+def test_the_runs_own_words_stand_if_they_are_of_this_attempt(ended: Ended) -> None:
+    now = time.time()
+    words = {"type": "KeyError", "message": "'x'", "class": "code_error", "time": now}
+    ended.run.update(state="failed", error=words)
+    assert ended.end(1, began=now - 5) == ("failed", "code_error", False)
+    assert ended.run.record()["error"]["message"] == "'x'"
+    assert ended.end(137, began=now + 5) == ("interrupted", "killed", True), "killed before it could say anything new"
+
+
+def test_what_an_earlier_attempt_printed_does_not_count(ended: Ended) -> None:
+    assert ended.end(143, f"{CANCELLED} DUE TO JOB REQUEUE ***")[1] == "preempted"
+    assert ended.end(143, f"{CANCELLED} ***") == ("cancelled", "cancelled", False)
+    assert ended.end(137, "oom_kill")[1] == "out_of_memory"
+    assert ended.end(137, "")[1] == "killed"
+
+
+def test_each_class_is_tried_again_as_often_as_the_profile_says(ended: Ended) -> None:
+    assert [ended.end(137)[2] for _ in range(3)] == [True, False, False]
+    assert [ended.end(140)[2] for _ in range(3)] == [True, True, False]
+    assert ended.run.record()["ended"] == {"killed": 3, "timeout": 3}
+
+
+def test_a_completed_run_and_one_that_another_process_trains_are_left_alone(ended: Ended) -> None:
+    with ended.run.claim():
+        afterwards.main(ended.submission.folder, 137, 0.0)
+    assert ended.run.record() == {}
+    ended.run.update(state="completed", metrics={})
+    afterwards.main(ended.submission.folder, 137, 0.0)
+    assert ended.run.record()["state"] == "completed"

@@ -149,9 +149,8 @@ def _submit(
     outcome = submit_to_slurm(grid, results, profile, retry, _prepare)
     _say_plan(grid, outcome.planned, outcome.chosen, results)
     for made in outcome.made:
-        print(
-            f"handed over as job {made.array_id}: {len(made.submission.runs)} runs, at most {profile.parallel} at once"
-        )
+        count = len(made.submission.runs)
+        print(f"handed over as job {made.array_id}: {count} runs, at most {min(count, profile.parallel)} at once")
     for report in outcome.reports:
         then = " and ".join(report.submission.manifest["then"])
         print(f"handed over as job {report.array_id}: {then} of {report.submission.grid}, when its runs have ended")

@@ -1,0 +1,158 @@
+"""The commands around a submission, with a stand-in for the scheduler."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Outcome
+from workbench.benchmarks.fake_slurm import FakeSlurm
+from workbench.launch.grid import load_grid
+from workbench.launch.ledger import Ledger
+from workbench.launch.submission import plan
+from workbench.store import RunFolder
+
+Write = Callable[..., Path]
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Iterator[FakeSlurm]:
+    made = FakeSlurm.pretending(tmp_path / "slurm", max_array_size=4)
+    with made.on_the_path():
+        yield made
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Path:
+    file = tmp_path / "cluster.yaml"
+    file.write_text("backend: slurm\nparallel: 3\narray_size: 100\n")
+    return file
+
+
+def test_a_grid_is_handed_over_in_arrays_that_the_cluster_takes(
+    workbench: Command, grid_file: Write, tmp_path: Path, slurm: FakeSlurm, profile: Path
+) -> None:
+    grid = grid_file("settings: {a: {}, b: {fusion.variant: l_dit}}\n")
+    options = ("--results", tmp_path / "r", "--profile", profile)
+    dry = workbench("submit", grid, *options, "--seeds", "0-4", "--dry-run")
+    assert dry.code == 0
+    assert "tiny: 10 runs (10 new)\n10 runs to train; cost unknown" in dry.out
+    assert slurm.jobs() == []
+    assert not (tmp_path / "r" / "submissions").exists()
+    done = workbench("submit", grid, *options, "--seeds", "0-4")
+    assert done.code == 0, done.err
+    assert [job["count"] for job in slurm.jobs()] == [4, 4, 2]
+    assert "handed over as job 1: 4 runs, at most 3 at once" in done.out
+    assert "handed over as job 3: 2 runs, at most 2 at once" in done.out
+    scripts = [Path(str(job["script"])).read_text() for job in slurm.jobs()]
+    assert "--array=0-3%3" in scripts[0]
+    before = slurm.calls().total()
+    again = workbench("submit", grid, *options, "--seeds", "0-4")
+    assert "10 runs (10 queued)\nnothing to hand over" in again.out
+    assert slurm.calls().total() - before == 1
+    more = workbench("submit", grid, *options, "--seeds", "0-5", "--only", "b")
+    assert "6 runs (5 queued, 1 new)" in more.out, "a wider grid adds what is new and repeats nothing"
+    assert slurm.jobs()[-1]["count"] == 1
+    everything = json.loads(workbench("status", "--results", tmp_path / "r", "--json").out)
+    assert len(everything) == 11
+    assert {one["state"] for one in everything} == {"queued"}
+
+
+def test_retry_takes_a_class_and_leaves_the_rest(
+    workbench: Command, grid_file: Write, tmp_path: Path, slurm: FakeSlurm, profile: Path
+) -> None:
+    grid = grid_file("settings: {a: {}, b: {fusion.variant: l_dit}, c: {fusion.variant: e_dit}}\n")
+    options = ("--results", tmp_path / "r", "--profile", profile)
+    for planned, kind in zip(
+        plan(load_grid(grid), tmp_path / "r"), ("out_of_memory", "node_failure", "code_error"), strict=True
+    ):
+        state = "interrupted" if kind == "node_failure" else "failed"
+        planned.folder.update(state=state, error={"class": kind, "message": f"because of {kind}", "type": "E"})
+    said = workbench("status", grid, "--results", tmp_path / "r").out
+    assert "1 × out_of_memory: because of out_of_memory [a seed 0]\n    way out: a smaller batch" in said
+    done = workbench("retry", grid, *options, "--class", "out_of_memory,node_failure")
+    assert done.code == 0, done.err
+    assert "2 runs to train" in done.out
+    assert "1 failed before and are left alone; to take them up: workbench retry" in done.out
+    assert "--class code_error" in done.out
+    (submission,) = Ledger(tmp_path / "r").submissions()
+    assert len(submission.runs) == 2
+    wrong = workbench("retry", grid, *options, "--class", "oom")
+    assert wrong.code == 2
+    assert "--class: unknown failure class 'oom'; known: out_of_memory, timeout" in wrong.err
+
+
+def test_an_sbatch_that_refuses_says_why_and_nothing_is_lost(
+    workbench: Command, grid_file: Write, tmp_path: Path, slurm: FakeSlurm, profile: Path
+) -> None:
+    grid = grid_file("settings: {a: {}}\n")
+    sbatch = slurm.bin / "sbatch"
+    sound = sbatch.read_text()
+    sbatch.write_text("#!/bin/sh\necho 'sbatch: error: Invalid partition name specified' >&2\nexit 1\n")
+    options = ("--results", tmp_path / "r", "--profile", profile)
+    refused = workbench("submit", grid, *options)
+    assert refused.code == 2
+    assert refused.err.splitlines()[-1] == "error: sbatch says: sbatch: error: Invalid partition name specified"
+    sbatch.write_text(sound)
+    assert workbench("submit", grid, *options).code == 0
+    assert [job["count"] for job in slurm.jobs()] == [1]
+
+
+def test_gc_removes_what_nothing_needs(
+    workbench: Command, grid_file: Write, tmp_path: Path, slurm: FakeSlurm, profile: Path
+) -> None:
+    grid, results = grid_file("settings: {a: {}, b: {fusion.variant: l_dit}}\n"), tmp_path / "r"
+    for only in ("a", "b"):
+        assert workbench("submit", grid, "--results", results, "--profile", profile, "--only", only).code == 0
+    first, second = plan(load_grid(grid), results)
+    first.folder.update(state="completed", metrics={})
+    (results / "submissions" / "code-old").mkdir()
+    (second.folder.checkpoints / ".partial-00000003").mkdir(parents=True)
+    second.folder.update(state="running")
+    would = workbench("gc", "--results", results, "--dry-run")
+    assert would.out.count("would remove") == 3
+    assert (results / "submissions" / "code-old").is_dir()
+    assert workbench("gc", "--results", results).code == 0
+    left = sorted(path.name[:6] for path in (results / "submissions").iterdir() if not path.name.startswith("."))
+    assert left == ["000002", "code-" + left[1][5]], "the second one still waits, and needs the code"
+    assert not list(second.folder.checkpoints.iterdir())
+    assert first.folder.record()["state"] == "completed"
+
+
+def test_logs_show_what_was_logged_and_printed(
+    workbench: Command, grid_file: Write, tmp_path: Path, slurm: FakeSlurm, profile: Path
+) -> None:
+    grid, results = grid_file("settings: {a: {}}\n"), tmp_path / "r"
+    workbench("submit", grid, "--results", results, "--profile", profile)
+    none = workbench("logs", grid, "a", "--results", results)
+    assert none.code == 2
+    assert "has not begun (state: new)" in none.err
+    folder = RunFolder(results, load_grid(grid).runs()[0].id)
+    with folder.claim() as log:
+        for step in (1, 2, 3):
+            log.write("step", step=step, loss=0.5)
+    (submission,) = Ledger(results).submissions()
+    (submission.folder / "1_0_0_log.out").write_text("Traceback\nKeyError: 'x'\n")
+    said = workbench("logs", grid, "a", "--results", results, "--lines", "2").out
+    assert "step=1" not in said
+    assert "step step=3 loss=0.5" in said
+    assert "KeyError: 'x'" in said
+    wrong = workbench("logs", grid, "b", "--results", results)
+    assert "unknown setting 'b'; known: a" in wrong.err
+
+
+def test_a_damaged_submission_is_named(
+    workbench: Command, grid_file: Write, tmp_path: Path, slurm: FakeSlurm, profile: Path
+) -> None:
+    grid, results = grid_file("settings: {a: {}}\n"), tmp_path / "r"
+    workbench("submit", grid, "--results", results, "--profile", profile)
+    (record,) = (results / "submissions").glob("0*/submission.json")
+    record.write_text("{")
+    done = workbench("status", grid, "--results", results)
+    assert done.code == 2
+    assert f"{record}: damaged" in done.err
+    assert "Traceback" not in done.err

@@ -157,13 +157,6 @@ class RunFolder:
             return True
         return False
 
-    def touched(self) -> float:
-        """When the run last wrote to its log, in seconds of the epoch; 0 for a new run."""
-        try:
-            return self.log_file.stat().st_mtime
-        except FileNotFoundError:
-            return 0.0
-
     @contextlib.contextmanager
     def claim(self) -> Iterator[RunLog]:
         """Hold the run for this process; the kernel lets go of it however the process ends.

@@ -70,7 +70,7 @@ def test_dead_launchers_a_controller_that_restarts_and_no_sacct(
     assert "nothing to hand over" in workbench("submit", grid, "--results", results, "--profile", usual)
 
 
-def test_a_job_that_dies_without_a_word_is_told_by_the_queue_or_the_accounting(
+def test_a_job_that_dies_without_a_word_is_known_to_be_dead(
     grid_file: Write, profile: Write, tmp_path: Path, dev_cluster: DevCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch script that Slurm kills with all that is in it, as at the end of a node."""

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tests.cluster.conftest import DevCluster
 from tests.conftest import ROOT
 from workbench.launch.grid import load_grid
-from workbench.launch.standing import look_at_history
+from workbench.launch.standing import look_at_queue
 from workbench.launch.submission import plan
 from workbench.store import RunFolder
 from workbench.training.train import train
@@ -47,7 +47,7 @@ def status(grid: Path, results: Path) -> dict[str, dict[str, Any]]:
 
 def states(grid: Path, results: Path) -> set[str]:
     """The same in this process, to be asked often."""
-    return {planned.state for planned in plan(load_grid(grid), results, look_at_history)}
+    return {planned.state for planned in plan(load_grid(grid), results, look_at_queue)}
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:

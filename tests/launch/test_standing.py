@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from workbench.launch.launcher import submit_to_slurm
 from workbench.launch.ledger import Ledger
 from workbench.launch.profiles import Profile
 from workbench.launch.scheduler import SchedulerError, Task, _tasks
-from workbench.launch.standing import Seen, forgiving, look_at_history, look_at_queue
+from workbench.launch.standing import forgiving, look_at_queue
 from workbench.launch.status import failures, statuses
 from workbench.launch.submission import plan, to_train
 from workbench.store import RunFolder
@@ -76,23 +75,20 @@ def test_the_folder_and_the_scheduler_together(
     if record:
         folder.update(**record)
     slurm.set_state("1_0", scheduler)
-    for look in (look_at_queue, look_at_history):
-        before = slurm.calls().total()
-        (planned,) = plan(grid, results, look)
-        assert (planned.state, planned.standing.cause) == (state, cause)
-        assert slurm.calls().total() - before == (0 if state == "completed" else 1)
+    before = slurm.calls().total()
+    (planned,) = plan(grid, results, look_at_queue)
+    assert (planned.state, planned.standing.cause) == (state, cause)
+    assert slurm.calls().total() - before == (0 if state == "completed" else 1)
 
 
-def test_a_job_that_the_scheduler_forgot_is_new_to_the_queue_and_waited_for_in_the_accounting(
-    handed: tuple[Grid, Path, RunFolder], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    grid, results, _ = handed
-    nothing: Callable[[bool], Callable[..., Seen]] = lambda lags: lambda submissions: Seen([], lags)  # noqa: E731
-    assert plan(grid, results, nothing(False))[0].state == "new"
-    assert plan(grid, results, nothing(True))[0].state == "queued", "the accounting hears of it later"
-    later = time.time() + 1000
-    monkeypatch.setattr("workbench.launch.standing.time.time", lambda: later)
-    assert plan(grid, results, nothing(True))[0].state == "new"
+def test_a_job_that_the_scheduler_forgot_is_judged_by_its_folder(handed: tuple[Grid, Path, RunFolder]) -> None:
+    grid, results, folder = handed
+    assert plan(grid, results, lambda submissions: [])[0].state == "new"
+    folder.update(state="running")
+    assert plan(grid, results, lambda submissions: [])[0].state == "killed"
+    folder.update(state="interrupted", error={"class": "timeout", "message": "m", "type": "InterruptedRun"})
+    (planned,) = plan(grid, results, lambda submissions: [])
+    assert (planned.state, planned.standing.cause) == ("interrupted", "timeout")
 
 
 def test_a_scheduler_that_does_not_answer_is_no_reason_to_hand_over_again(
@@ -101,7 +97,7 @@ def test_a_scheduler_that_does_not_answer_is_no_reason_to_hand_over_again(
     grid, results, folder = handed
     said: list[str] = []
 
-    def refuses(submissions: object) -> Seen:
+    def refuses(submissions: object) -> list[Task]:
         raise SchedulerError("squeue says: no")
 
     look = forgiving(refuses, said.append)

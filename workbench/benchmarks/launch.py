@@ -34,7 +34,7 @@ from workbench.launch import scheduler
 from workbench.launch.grid import Grid, check_grid, load_grid
 from workbench.launch.launcher import expected_cost, submit_to_slurm
 from workbench.launch.profiles import load_profile
-from workbench.launch.standing import look_at_history
+from workbench.launch.standing import look_at_queue
 from workbench.launch.status import statuses
 from workbench.launch.submission import plan
 from workbench.store import RUNS, RunFolder
@@ -104,7 +104,7 @@ def _submission(folder: Path, slurm: FakeSlurm, pretend: bool, report: Report) -
         found["sbatch_calls"] = slurm.calls()["sbatch"]
         found["resubmit_scheduler_calls"] = measured("resubmit_seconds", lambda: submit(results[0]))
         found["status_scheduler_calls"] = measured(
-            "status_seconds", lambda: statuses(plan(grid, results[0], look_at_history))
+            "status_seconds", lambda: statuses(plan(grid, results[0], look_at_queue))
         )
         for name in ("submit", "resubmit"):
             measured(f"{name}_command_seconds", lambda: _command(results[1], "submit", grid.file, "--profile", profile))

@@ -40,11 +40,11 @@ def status(
 
 
 def _statuses(grid: Path | None, results: Path) -> list[RunStatus]:
-    from workbench.launch.standing import forgiving, look_at_history
+    from workbench.launch.standing import forgiving, look_at_queue
     from workbench.launch.status import all_statuses, statuses
     from workbench.launch.submission import plan
 
-    look = forgiving(look_at_history, warn)
+    look = forgiving(look_at_queue, warn)
     if grid is None:
         return all_statuses(results, look)
     return statuses(plan(load_grid_file(grid), results, look))

@@ -59,7 +59,6 @@ def examine(profile: Profile, results: Path, grid: Grid | None) -> Iterator[Chec
     yield controller
     if not controller.passed:
         return
-    yield _accounting()
     yield from _partition(profile)
     yield from _node(profile, results, grid)
 
@@ -124,8 +123,7 @@ def _commands() -> Check:
         scheduler.check_available()
     except scheduler.SchedulerError as error:
         return Check("Slurm's commands", False, str(error), "run this on the cluster's login node")
-    note = "" if shutil.which("sacct") else "; no sacct: how jobs ended is known from the run folders and the queue"
-    return Check("Slurm's commands", True, f"found{note}")
+    return Check("Slurm's commands", True, "found")
 
 
 def _controller() -> Check:
@@ -134,15 +132,6 @@ def _controller() -> Check:
     except scheduler.SchedulerError as error:
         return Check("controller", False, str(error), "try again later, or ask the cluster's people")
     return Check("controller", True, f"answers; MaxArraySize is {size}")
-
-
-def _accounting() -> Check:
-    if not shutil.which("sacct"):
-        return Check("accounting", None, "no sacct; nothing needs it")
-    done = subprocess.run(["sacct", "-n", "-X", "-P", "-S", "now-1hours"], capture_output=True, text=True, check=False)
-    if done.returncode:
-        return Check("accounting", None, "sacct does not answer; the queue is asked instead")
-    return Check("accounting", True, "sacct answers")
 
 
 def _partition(profile: Profile) -> Iterator[Check]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
 import shutil
@@ -61,28 +60,12 @@ def check_available() -> None:
 
 
 def queue(names: Sequence[str]) -> list[Task]:
-    """The tasks of the named jobs that the controller still knows (for minutes after their end), in one call."""
+    """The tasks of the named jobs that the controller still knows (for minutes after their end), in one call.
+
+    Not `sacct`: the accounting hears of a job only once it may start, so one that waits for another would be missing.
+    """
     command = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i|%j|%T|%r"]
     return _tasks(_call(*command, *_named("--name", names)))
-
-
-def history(names: Sequence[str], since: str) -> tuple[list[Task], bool]:
-    """Where the named jobs stand or how they ended, in one call: from the accounting if there is any, or the queue.
-
-    Args:
-        since: the earliest submission, as `2026-01-31T12:00:00`.
-
-    Returns:
-        The tasks, and whether the accounting told of them, which hears of a new job later than the queue.
-    """
-    if shutil.which("sacct"):
-        command = ["sacct", f"--user={getpass.getuser()}", "--allocations", "--noheader", "--parsable2", "--array",
-                   f"--starttime={since}", "--format=JobID,JobName,State,Reason"]  # fmt: skip
-        try:
-            return _tasks(_call(*command, *_named("--name", names))), True
-        except SchedulerError:
-            pass  # no accounting behind the command, or it is down
-    return queue(names), False
 
 
 def _named(option: str, names: Sequence[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +12,7 @@ from workbench.launch.ledger import Ledger, Submission, latest
 from workbench.launch.scheduler import Task
 from workbench.store import DamagedRecord, RunFolder, State
 
-FRESH_SECONDS = 120.0
-"""The accounting may hear of a job this much later than the queue."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What one look at the scheduler showed.
-
-    Attributes:
-        lags: a job that was just handed over may not be among the tasks yet.
-    """
-
-    tasks: list[Task]
-    lags: bool
-
-
-Look = Callable[[Sequence[Submission]], Seen | None]
+Look = Callable[[Sequence[Submission]], list[Task] | None]
 
 
 @dataclass(frozen=True)
@@ -48,21 +31,15 @@ class Standing:
     task: Task | None = None
 
 
-def look_at_queue(submissions: Sequence[Submission]) -> Seen:
-    """The controller's own view: what decides whether a run may be handed over."""
-    return Seen(scheduler.queue([s.job for s in submissions]), lags=False)
-
-
-def look_at_history(submissions: Sequence[Submission]) -> Seen:
-    """The accounting's view, which also remembers how jobs ended long ago."""
-    since = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(min(s.created for s in submissions) - 60))
-    return Seen(*scheduler.history([s.job for s in submissions], since))
+def look_at_queue(submissions: Sequence[Submission]) -> list[Task]:
+    """The controller's view of what was handed over."""
+    return scheduler.queue([s.job for s in submissions])
 
 
 def forgiving(look: Look, warn: Callable[[str], None] = lambda warning: None) -> Look:
     """A look that sees nothing where the scheduler does not answer, and says so."""
 
-    def looked(submissions: Sequence[Submission]) -> Seen | None:
+    def looked(submissions: Sequence[Submission]) -> list[Task] | None:
         try:
             scheduler.check_available()
             return look(submissions)
@@ -81,8 +58,8 @@ def standings(folders: Sequence[RunFolder], results: Path, look: Look) -> list[S
     handed = latest(Ledger(results).submissions())
     done = {f.name for f in folders if f.name in handed and _completed(f)}
     asked = {handed[f.name][0].number: handed[f.name][0] for f in folders if f.name in handed and f.name not in done}
-    seen = look(list(asked.values())) if asked else Seen([], lags=False)
-    tasks = {(task.job, task.index): task for task in seen.tasks} if seen else {}
+    seen = look(list(asked.values())) if asked else []
+    tasks = {(task.job, task.index): task for task in seen or []}
     cancelled = {number: submission.cancelled for number, submission in asked.items()}
     found = []
     for folder in folders:
@@ -93,9 +70,7 @@ def standings(folders: Sequence[RunFolder], results: Path, look: Look) -> list[S
             found.append(_unseen(folder))
         else:
             task = tasks.get((submission.job, index))
-            fresh = seen.lags and time.time() - submission.created < FRESH_SECONDS
-            since = submission.created if fresh else None
-            found.append(_standing(folder, task, index in cancelled[submission.number], since))
+            found.append(_standing(folder, task, index in cancelled[submission.number]))
     return found
 
 
@@ -114,13 +89,8 @@ def _completed(folder: RunFolder) -> bool:
         return False
 
 
-def _standing(folder: RunFolder, task: Task | None, cancelled: bool = False, since: float | None = None) -> Standing:
-    """One run's.
-
-    Args:
-        cancelled: whether the user cancelled the task.
-        since: when it was handed over, if the scheduler may not tell of it yet.
-    """
+def _standing(folder: RunFolder, task: Task | None, cancelled: bool = False) -> Standing:
+    """One run's; `cancelled` says whether the user cancelled its task."""
     try:
         record = folder.record()
     except DamagedRecord as damage:
@@ -140,12 +110,10 @@ def _standing(folder: RunFolder, task: Task | None, cancelled: bool = False, sin
     ended = SLURM_STATES.get(task.state) if task is not None else None
     if cancelled:
         return Standing("cancelled", "cancelled", "cancelled with workbench cancel", task)
-    if task is None and since is not None and folder.touched() < since:
-        return Standing("queued", message="handed over just now")
     if state == "running":
         # It may have ended between the two looks.
         if folder.record().get("state") != "running":
-            return _standing(folder, task, cancelled, since)
+            return _standing(folder, task, cancelled)
         return _silent(ended, task, "killed")
     if state == "new" and ended is not None:
         return _silent(ended, task, "failed")

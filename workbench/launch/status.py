@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.launch.ledger import REPORT, Ledger
-from workbench.launch.standing import Look, Standing, look_at_history, standings
+from workbench.launch.standing import Look, Standing, look_at_queue, standings
 from workbench.launch.submission import PlannedRun
 from workbench.store import DamagedRecord, RunFolder, State, all_runs
 
@@ -70,7 +70,7 @@ def refreshed(planned: Sequence[PlannedRun]) -> list[RunStatus]:
     return [_status(p.run.setting, p.run.seed, p.folder, Standing(p.folder.state())) for p in planned]
 
 
-def all_statuses(results: Path, look: Look = look_at_history) -> list[RunStatus]:
+def all_statuses(results: Path, look: Look = look_at_queue) -> list[RunStatus]:
     """Every run of a results folder, and what was handed over but has not begun."""
     names = {folder.name for folder in all_runs(results)}
     handed = {run for submission in Ledger(results).submissions() for run in submission.runs}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 INDEX = "runs.index.parquet"
-FORMAT = 1
+FORMAT = 2
 """Of the index; another number makes it anew."""
 Stamp = tuple[int, int, int]
 
@@ -86,16 +86,16 @@ def _rows(folder: Path, run: str, stamp: Stamp) -> list[dict[str, Any]]:
 
 
 def kind_of(config: dict[str, Any]) -> str:
-    """What the speed of a run depends on, out of its identity's configuration, as canonical JSON."""
-    backbone, training = config["backbone"], config["training"]
+    """What the speed of a run and the length of an epoch depend on, out of an identity's configuration, as JSON."""
     chosen = {
-        "dataset": config["data"]["dataset"],
-        "backbone": [backbone[name] for name in ("name", "image_size", "attention", "decoder_depth")],
-        "variant": config["fusion"]["variant"],
-        "layers": config["fusion"].get("layers"),
-        "training": [training[name] for name in ("batch_size", "precision", "cache_features")],
-        "frozen": training["freeze"],
-        "splits": config["evaluation"]["splits"],
+        "backbone": [config["backbone"].get(name) for name in ("name", "image_size", "attention", "decoder_depth")],
+        "data": [config["data"].get(name) for name in ("dataset", "split_by", "recipe")],
+        "fusion": [config["fusion"].get(name) for name in ("variant", "layers")],
+        "splits": config["evaluation"].get("splits"),
+        "text_encoder": config["text_encoder"].get("name"),
+        "training": [
+            config["training"].get(name) for name in ("batch_size", "precision", "cache_features", "freeze", "epochs")
+        ],
     }
     return json.dumps(chosen, sort_keys=True)
 

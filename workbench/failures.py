@@ -69,9 +69,6 @@ SLURM_STATES: dict[str, FailureClass] = {
 }
 """How the scheduler's final states are called here; FAILED means: it ended without a word of its own."""
 
-LIVE_STATES = frozenset({
-    "CONFIGURING", "COMPLETING", "PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESIZING", "RESV_DEL_HOLD",
-    "RUNNING", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED", "SUSPENDED",
-})  # fmt: skip
-"""States after which a job can still run or is running."""
+ENDED_STATES = frozenset(SLURM_STATES) | {"COMPLETED"}
+"""All others, also those that are not known here, are of jobs that run or can still run."""
 WAITING_STATES = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"})

@@ -33,6 +33,7 @@ SUBMISSIONS = "submissions"
 TENSORBOARD = "tensorboard"
 RECORD = "run.json"
 _LOG = "log.jsonl"
+_ERROR = ".error-of-process-"
 _EXPRESSIONS = "expressions.parquet"
 _CHECKPOINT = "checkpoint"
 
@@ -207,6 +208,23 @@ class RunFolder:
                     if isinstance(event, dict) and event.get("event") == kind:
                         return event
         return None
+
+    def progress(self) -> list[int]:
+        """How far the run is as far as it is saved: the checkpoint's step, and the splits scored since."""
+        place = self.latest_checkpoint()
+        return [0, 0] if place is None else [int(place.name.rpartition("-")[2]), len(list(place.glob("*.parquet")))]
+
+    def leave_error(self, process: int, error: dict[str, Any]) -> None:
+        """For a process that does not hold the claim: what ended it, for whoever looks after the job."""
+        write_atomically(self.path / f"{_ERROR}{process}", json.dumps(error).encode())
+
+    def take_errors(self) -> list[dict[str, Any]]:
+        """What processes left, which is then gone."""
+        found = []
+        for file in self.path.glob(f"{_ERROR}*"):
+            found.append(json.loads(file.read_bytes()))
+            file.unlink()
+        return found
 
     def write_expressions(self, frame: pd.DataFrame) -> None:
         """Store one row an evaluated expression."""

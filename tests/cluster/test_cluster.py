@@ -112,8 +112,9 @@ def test_a_later_stage_waits_at_slurm_and_begins_from_the_earlier_ones_weights(
     assert "3 runs (3 new)" in said
     assert said.count("handed over as job") == 2
     now = status(grid, results)
-    assert {one["state"] for one in now.values()} == {"queued"}
-    assert {one["error"] for one in now.values()} == {"Dependency"}
+    assert set(now) == {"base", "tuned", "evaluated"}, "the earlier stage is shown, too"
+    assert {now[name]["state"] for name in ("tuned", "evaluated")} == {"queued"}
+    assert {now[name]["error"] for name in ("tuned", "evaluated")} == {"Dependency"}
     wait_until(lambda: states(grid, results) == {"completed"})
     base, runs = folders(first, results)["base"], folders(grid, results)
     same = base.record()["metrics"], runs["evaluated"].record()["metrics"]

@@ -12,9 +12,11 @@ import pytest
 from workbench.benchmarks.fake_slurm import FakeSlurm
 from workbench.launch import afterwards
 from workbench.launch.grid import load_grid
+from workbench.launch.job import STOPPED
 from workbench.launch.launcher import submit_to_slurm
-from workbench.launch.ledger import Submission
+from workbench.launch.ledger import Ledger, Submission
 from workbench.launch.profiles import Profile
+from workbench.launch.scheduler import SchedulerError
 from workbench.store import RunFolder
 
 CANCELLED = "slurmstepd-n1: error: *** JOB 12 ON n1 CANCELLED AT 2026-01-31T12:00:00"
@@ -59,6 +61,7 @@ def ended(grid_file: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.
         (137, "slurmstepd: error: Detected 1 oom-kill event(s)", "failed", "out_of_memory", False),
         (140, "", "interrupted", "timeout", True),
         (143, f"{CANCELLED} ***", "cancelled", "cancelled", False),
+        (75, "a SIGTERM without a word: the beginning of a preemption", "interrupted", "preempted", True),
         (143, f"{CANCELLED} DUE TO JOB REQUEUE ***", "interrupted", "preempted", False),
         (143, f"{CANCELLED} DUE TO PREEMPTION ***", "interrupted", "preempted", True),
         (143, f"{CANCELLED} DUE TO TIME LIMIT ***", "interrupted", "timeout", True),
@@ -94,8 +97,56 @@ def test_what_an_earlier_attempt_printed_does_not_count(ended: Ended) -> None:
 
 def test_each_class_is_tried_again_as_often_as_the_profile_says(ended: Ended) -> None:
     assert [ended.end(137)[2] for _ in range(3)] == [True, False, False]
+    with ended.run.new_checkpoint(4):
+        pass
     assert [ended.end(140)[2] for _ in range(3)] == [True, True, False]
     assert ended.run.record()["ended"] == {"killed": 3, "timeout": 3}
+    with Ledger(ended.run.results).lock():
+        manifest = ended.submission.manifest
+        ended.submission = Ledger(ended.run.results).add("grid", [ended.run.name], manifest)
+    assert ended.end(137)[2], "a new submission counts anew"
+
+
+def test_a_run_that_comes_no_further_is_not_tried_for_ever(ended: Ended) -> None:
+    told = f"{CANCELLED} DUE TO PREEMPTION ***"
+    assert [ended.end(143, told)[2] for _ in range(5)] == [True, True, True, True, False]
+    with ended.run.new_checkpoint(1):
+        pass
+    assert ended.end(143, told)[2], "a checkpoint more"
+
+
+def test_what_another_process_said_first_is_the_cause(ended: Ended) -> None:
+    now = time.time()
+    felt = {"type": "RuntimeError", "message": "Connection closed by peer", "class": "code_error", "time": now + 2}
+    said = {"type": "OutOfMemoryError", "message": "CUDA out of memory", "class": "out_of_memory", "time": now + 1}
+    ended.run.update(state="failed", error=felt)
+    ended.run.leave_error(1, said)
+    assert ended.end(1, began=now) == ("failed", "out_of_memory", False)
+    assert ended.run.record()["error"]["message"] == "CUDA out of memory"
+    assert ended.run.take_errors() == []
+
+
+def test_a_controller_that_restarts_is_asked_again(ended: Ended, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    asked: list[str] = []
+
+    def requeue(task: str) -> None:
+        asked.append(task)
+        if len(asked) < 3:
+            raise SchedulerError("Unable to contact slurm controller")
+
+    monkeypatch.setattr("workbench.launch.afterwards.scheduler.requeue", requeue)
+    monkeypatch.setattr("workbench.launch.afterwards.time.sleep", slept.append)
+    ended.end(137)
+    assert asked == ["1_0"] * 3
+    assert slept == [5.0, 10.0]
+
+
+def test_an_attempt_that_a_later_submission_took_over_says_nothing(ended: Ended) -> None:
+    with Ledger(ended.run.results).lock():
+        Ledger(ended.run.results).add("grid", [ended.run.name], ended.submission.manifest)
+    assert afterwards.main(ended.submission.folder, STOPPED, 0.0) == 0
+    assert ended.run.record() == {}
 
 
 def test_a_completed_run_and_one_that_another_process_trains_are_left_alone(ended: Ended) -> None:
@@ -103,5 +154,5 @@ def test_a_completed_run_and_one_that_another_process_trains_are_left_alone(ende
         afterwards.main(ended.submission.folder, 137, 0.0)
     assert ended.run.record() == {}
     ended.run.update(state="completed", metrics={})
-    afterwards.main(ended.submission.folder, 137, 0.0)
+    assert afterwards.main(ended.submission.folder, 137, 0.0) == afterwards.COMPLETED
     assert ended.run.record()["state"] == "completed"

@@ -58,6 +58,9 @@ def handed(grid_file: Write, tmp_path: Path, slurm: FakeSlurm) -> tuple[Grid, Pa
         ({"state": "interrupted", "error": {"class": "timeout", "message": "m"}}, "TIMEOUT", "interrupted", "timeout"),
         ({"state": "interrupted", "error": {"class": "cancelled", "message": "m"}}, "CANCELLED", "cancelled",
          "cancelled"),
+        ({"state": "interrupted", "error": {"class": "preempted", "message": "m"}}, "COMPLETING", "queued",
+         "preempted"),
+        ({"state": "running"}, "POWER_UP_NODE", "running", None),
         ({"state": "failed", "error": {"class": "code_error", "message": "m"}}, "FAILED", "failed", "code_error"),
         ({"state": "failed", "error": {"class": "code_error", "message": "m"}}, "COMPLETING", "failed", "code_error"),
         ({"state": "completed", "steps": 6}, "PENDING", "completed", None),
@@ -89,6 +92,33 @@ def test_a_job_that_the_scheduler_forgot_is_judged_by_its_folder(handed: tuple[G
     folder.update(state="interrupted", error={"class": "timeout", "message": "m", "type": "InterruptedRun"})
     (planned,) = plan(grid, results, lambda submissions: [])
     assert (planned.state, planned.standing.cause) == ("interrupted", "timeout")
+
+
+def test_how_a_job_ended_is_remembered_after_the_scheduler_forgot_it(
+    handed: tuple[Grid, Path, RunFolder], slurm: FakeSlurm
+) -> None:
+    grid, results, folder = handed
+    slurm.set_state("1_0", "CANCELLED")
+    assert plan(grid, results)[0].state == "cancelled"
+    (slurm.folder / "jobs").unlink()
+    assert plan(grid, results)[0].state == "cancelled", "cancelled while it waited, and so it stays"
+    folder.update(state="running")
+    task = Task(Ledger(results).submissions()[0].job, "1", 0, "NODE_FAIL", None)
+    for seen in ([task], []):
+        (planned,) = plan(grid, results, lambda submissions, seen=seen: seen)
+        assert (planned.state, planned.standing.cause) == ("killed", "node_failure")
+    again = Task(task.job, "1", 0, "PENDING", None)
+    assert plan(grid, results, lambda submissions: [again])[0].state == "queued"
+    assert plan(grid, results, lambda submissions: [])[0].standing.cause == "killed", "that was an attempt before"
+
+
+def test_a_run_that_waited_for_one_that_failed_is_new_again(
+    handed: tuple[Grid, Path, RunFolder], slurm: FakeSlurm
+) -> None:
+    grid, results, _ = handed
+    task = Task(Ledger(results).submissions()[0].job, "1", 0, "CANCELLED", "DependencyNeverSatisfied")
+    (planned,) = plan(grid, results, lambda submissions: [task])
+    assert (planned.state, planned.standing.message) == ("new", "it waited for a run that failed")
 
 
 def test_a_scheduler_that_does_not_answer_is_no_reason_to_hand_over_again(
@@ -145,6 +175,7 @@ def test_every_form_in_which_slurm_writes_tasks_is_read() -> None:
     text = (
         "12_3|workbench-000001-ab|RUNNING|None\n12_[5-6,9%2]|workbench-000001-ab|PENDING|JobArrayTaskLimit\n"
         "12_4|workbench-000001-ab|CANCELLED by 0|\n77|somebody's|RUNNING|None\n"
+        "welcome to the cluster\n78|a|name|of bars|RUNNING|None\n"
     )
     name = "workbench-000001-ab"
     assert _tasks(text) == [

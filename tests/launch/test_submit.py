@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -113,6 +114,7 @@ def test_gc_removes_what_nothing_needs(
     (results / "submissions" / "code-old").mkdir()
     (second.folder.checkpoints / ".partial-00000003").mkdir(parents=True)
     second.folder.update(state="running")
+    os.utime(second.folder.checkpoints / ".partial-00000003", (0, 0))
     would = workbench("gc", "--results", results, "--dry-run")
     assert would.out.count("would remove") == 3
     assert (results / "submissions" / "code-old").is_dir()

@@ -21,13 +21,15 @@ WATCH_SECONDS = 10.0
 @app.command()
 def status(
     grid: Annotated[Path | None, typer.Argument(help="A grid; without one, every run.", show_default=False)] = None,
+    only: Annotated[str | None, typer.Option(help="Only the settings whose names match.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="In place of the grid's own, e.g. 0-4.")] = None,
     results: Results = RESULTS,
     watch: Annotated[bool, typer.Option("--watch", help="Again every ten seconds until all have ended.")] = False,
     as_json: Json = False,
 ) -> None:
     """Where each run stands: state, step, speed, time left, and what went wrong, by cause."""
     while True:
-        found = _statuses(grid, results)
+        found = _statuses(grid, only, seeds, results)
         if watch and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
         if as_json:
@@ -39,15 +41,18 @@ def status(
         time.sleep(WATCH_SECONDS)
 
 
-def _statuses(grid: Path | None, results: Path) -> list[RunStatus]:
+def _statuses(grid: Path | None, only: str | None, seeds: str | None, results: Path) -> list[RunStatus]:
+    from workbench.launch.grid import parse_seeds
+    from workbench.launch.launcher import stages
     from workbench.launch.standing import forgiving, look_at_queue
     from workbench.launch.status import all_statuses, statuses
-    from workbench.launch.submission import plan
+    from workbench.launch.submission import plan_runs
 
     look = forgiving(look_at_queue, warn)
     if grid is None:
         return all_statuses(results, look)
-    return statuses(plan(load_grid_file(grid), results, look))
+    loaded = load_grid_file(grid).narrowed(only, None if seeds is None else parse_seeds(seeds))
+    return statuses(plan_runs([run for stage in stages(loaded) for run in stage.runs], results, look))
 
 
 def _print_statuses(found: list[RunStatus]) -> None:
@@ -131,10 +136,11 @@ def cancel(
     """Cancel a grid's queued and running jobs on the cluster; a running one saves first."""
     from workbench.launch.grid import parse_seeds
     from workbench.launch.housekeeping import cancel as cancel_runs
+    from workbench.launch.standing import look_at_queue
     from workbench.launch.submission import plan
 
     loaded = load_grid_file(grid).narrowed(only, None if seeds is None else parse_seeds(seeds))
-    cancelled = cancel_runs(plan(loaded, results), results)
+    cancelled = cancel_runs(plan(loaded, results, look_at_queue), results)
     for planned in cancelled:
         print(f"cancelled {planned.run.setting} seed {planned.run.seed} (job {planned.standing.task.id})")  # type: ignore[union-attr]
     if not cancelled:

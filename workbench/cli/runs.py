@@ -146,18 +146,20 @@ def _submit(
         if not dry_run:
             _run_here(grid, results, chosen, workers or profile.workers)
         return
-    outcome = submit_to_slurm(grid, results, profile, retry, _prepare)
-    _say_plan(grid, outcome.planned, outcome.chosen, results)
+    outcome = submit_to_slurm(
+        grid, results, profile, retry, _prepare, lambda plan: _say_plan(grid, plan.planned, plan.chosen, results)
+    )
     for made in outcome.made:
         count = len(made.submission.runs)
         print(f"handed over as job {made.array_id}: {count} runs, at most {min(count, profile.parallel)} at once")
     for report in outcome.reports:
         then = " and ".join(report.submission.manifest["then"])
-        print(f"handed over as job {report.array_id}: {then} of {report.submission.grid}, when its runs have ended")
+        name = Path(report.submission.grid).stem
+        print(f"handed over as job {report.array_id}: {then} of {name}, when its runs have ended")
     if not outcome.made:
         print("nothing to hand over")
     _say_what_waits(outcome.planned, outcome.chosen, grid)
-    print(f"to follow it: workbench status {grid.file} --watch")
+    print(f"to follow it: workbench status {grid.file} --seeds {','.join(map(str, grid.seeds))} --watch")
 
 
 def _say_plan(grid: Grid, planned: list[Any], chosen: list[Any], results: Path) -> None:
@@ -206,9 +208,12 @@ def _run_here(grid: Grid, results: Path, chosen: list[Any], workers: int) -> Non
     after = submission.plan(grid, results)
     if any(p.state == "completed" for p in after):
         for what in grid.then:
-            outputs.table(grid.file, results) if what == "table" else outputs.figure(
-                outputs.FigureName.all, grid.file, results=results
-            )
+            if what == "table":
+                outputs.table(grid.file, results)
+            else:
+                machine = next(iter(grid.settings.values())).machine
+                roots = machine.data_root, machine.checkpoint_root
+                outputs.figure(outputs.FigureName.all, grid.file, False, results, *roots)
     if elsewhere := [p for p in after if p.state in ("running", "queued")]:
         print(f"{len(elsewhere)} runs are being trained by other processes; see: workbench status {grid.file}")
     if failed := [p for p in after if p.state not in ("completed", "running", "queued")]:

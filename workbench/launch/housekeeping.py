@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from workbench.launch import scheduler
 from workbench.launch.ledger import REPORT, Ledger, latest
+from workbench.launch.local import is_in_use
 from workbench.launch.standing import Standing, look_at_queue, standings
 from workbench.launch.submission import PlannedRun
 from workbench.store import RunFolder, all_runs
+
+DOOMED = ".doomed-"
+QUIET_SECONDS = 3600.0
+"""What looks half-written may still be written, where locks do not reach."""
 
 
 def cancel(planned: Sequence[PlannedRun], results: Path) -> list[PlannedRun]:
@@ -55,26 +61,36 @@ def collect_garbage(results: Path, dry_run: bool, say: Callable[[str], None]) ->
                 handed[run][0].number != submission.number or _is_over(run, found[run]) for run in submission.runs
             )
             (doomed.append(submission.folder) if over else kept.append(submission))
-        code = {submission.code for submission in kept}
-        doomed += [folder for folder in ledger.folder.glob("code-*") if folder.name not in code]
-        doomed += list(ledger.folder.glob(".code-*"))
         runs = all_runs(results)
-        trained_now = {run.name for run in runs if run.claimed()}
-        if not trained_now:  # local jobs write their logs there, and run the code
-            doomed += ledger.folder.glob("jobs-*")
-        else:
-            doomed = [path for path in doomed if not path.name.startswith("code-")]
+        in_use = {run for run, standing in found.items() if standing.state == "running"}
+        in_use |= {run.name for run in runs if run.claimed()}
+        local = [folder for folder in ledger.folder.glob("jobs-*") if is_in_use(folder)]
+        doomed += [folder for folder in ledger.folder.glob("jobs-*") if folder not in local]
+        code = {submission.code for submission in kept}
+        if not local and not in_use:  # local jobs run a copy of the code, and no record says which
+            doomed += [folder for folder in ledger.folder.glob("code-*") if folder.name not in code]
+        doomed += [*ledger.folder.glob(".code-*"), *ledger.folder.glob(f"{DOOMED}*")]
         for folder in runs:
-            if folder.name not in trained_now:
-                doomed += [*folder.checkpoints.glob(".partial-*"), *folder.path.glob(".run.json-*")]
+            if folder.name not in in_use:
+                halves = [*folder.checkpoints.glob(".partial-*"), *folder.path.glob(".run.json-*")]
+                doomed += [path for path in halves if time.time() - path.stat().st_mtime > QUIET_SECONDS]
         freed = 0
         for path in doomed:
             size = _size(path)
             freed += size
             say(f"{'would remove' if dry_run else 'removed'} {path} ({size / 2**20:.1f} MB)")
             if not dry_run:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                _remove(path)
     return freed
+
+
+def _remove(path: Path) -> None:
+    """Out of sight at once, so that a crash leaves no half of it behind that somebody takes for the whole."""
+    if path.is_dir():
+        away = path if path.name.startswith(DOOMED) else path.rename(path.with_name(f"{DOOMED}{path.name}"))
+        shutil.rmtree(away)
+    else:
+        path.unlink()
 
 
 def _is_over(run: str, standing: Standing) -> bool:

@@ -127,7 +127,7 @@ class ArrayTask:
         job = task_job(record.folder, index)
         if later := Ledger(Path(job.results)).superseded(record.number, run):
             logging.warning("%s was submitted again as %s; this job leaves it to that one", run, later)
-            return run
+            sys.exit(STOPPED)  # not as completed, or what waits for the run would begin without it
         join_processes()
         self._wait_for_claim(job)
         try:
@@ -170,7 +170,8 @@ class ReportTask:
             logging.warning("%s is made by the later submission %s", record.runs[0], later)
             return
         for what in record.manifest["then"]:
-            command = ["table", grid] if what == "table" else ["figure", "all", grid]
+            roots = [f"--{root}-root={record.manifest[f'{root}_root']}" for root in ("data", "checkpoint")]
+            command = ["table", grid] if what == "table" else ["figure", "all", grid, *roots]
             main = [sys.executable, "-c", "from workbench.cli import main; main()"]
             subprocess.run([*main, *command, "--results", results], check=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +12,17 @@ from workbench.launch import scheduler
 from workbench.launch.grid import Grid, Run
 from workbench.launch.ledger import Ledger
 from workbench.launch.profiles import Profile
+from workbench.launch.scheduler import SchedulerError
 from workbench.launch.standing import look_at_queue
-from workbench.launch.submission import HandedOver, PlannedRun, hand_over, hand_over_report, plan_runs, to_train
+from workbench.launch.submission import (
+    HandedOver,
+    PlannedRun,
+    hand_over,
+    hand_over_report,
+    plan_runs,
+    report_is_due,
+    to_train,
+)
 
 Prepare = Callable[[Grid], None]
 """What must hold before a grid's runs are handed over: checked models, data sets in their places."""
@@ -65,16 +74,22 @@ def stages(grid: Grid) -> list[Stage]:
 
 
 def submit_to_slurm(
-    grid: Grid, results: Path, profile: Profile, retry: Collection[str] | bool, prepare: Prepare
+    grid: Grid,
+    results: Path,
+    profile: Profile,
+    retry: Collection[str] | bool,
+    prepare: Prepare,
+    say: Callable[[Submitted], None] = lambda plan: None,
 ) -> Submitted:
     """Hand over what is to be trained, and what it needs; returns as soon as Slurm has it.
 
     Args:
         retry: see `to_train`.
         prepare: called for each stage that has something to hand over.
+        say: called with the plan before anything is handed over.
 
     Raises:
-        SchedulerError: there is no Slurm, or it refuses.
+        SchedulerError: there is no Slurm, or it refuses; the message says what it had taken before.
         WorkbenchError: a run to begin from has failed.
     """
     scheduler.check_available()
@@ -82,33 +97,66 @@ def submit_to_slurm(
         levels = stages(grid)
         planned = plan_runs([run for stage in levels for run in stage.runs], results, look_at_queue)
         outcome = Submitted(planned, to_train(planned, retry))
-        by_id = {p.run.id: p for p in planned}
-        chosen = {p.run.id for p in outcome.chosen}
-        tasks = {p.run.id: p.standing.task.id for p in planned if p.standing.task is not None}
-        for stage in levels:
-            part = [by_id[run.id] for run in stage.runs if run.id in chosen]
-            if not part:
-                continue
-            needed = [by_id[run.id] for run in stage.grid.needed([p.run for p in part])]
-            _check_needed(needed, chosen)
-            prepare(stage.grid)
-            waits_for = [tasks[p.run.id] for p in needed if p.state != "completed"]
-            for handed in hand_over(part, results, profile, stage.grid.name, held, waits_for):
-                outcome.made.append(handed)
-                tasks |= {run: f"{handed.array_id}_{k}" for k, run in enumerate(handed.submission.runs)}
-            if stage.grid.then:
-                ends = [tasks[run.id] for run in stage.runs if run.id in tasks and by_id[run.id].state != "completed"]
-                outcome.reports.append(hand_over_report(stage.grid, results, profile, held, ends))
+        say(outcome)
+        try:
+            _hand_over_stages(levels, outcome, results, profile, held, prepare)
+        except SchedulerError as error:
+            taken = sum(len(made.submission.runs) for made in outcome.made)
+            after = f"; {taken} runs were handed over before that, and submitting again takes the rest" if taken else ""
+            raise SchedulerError(f"{error}{after}") from None
     return outcome
 
 
-def _check_needed(needed: Sequence[PlannedRun], chosen: Collection[str]) -> None:
+def _hand_over_stages(
+    levels: Sequence[Stage], outcome: Submitted, results: Path, profile: Profile, held: int, prepare: Prepare
+) -> None:
+    by_id = {p.run.id: p for p in outcome.planned}
+    chosen = {p.run.id for p in outcome.chosen}
+    tasks = {
+        p.run.id: p.standing.task.id
+        for p in outcome.planned
+        if p.standing.task is not None and p.state in ("queued", "running")
+    }
+    for stage in levels:
+        part = [by_id[run.id] for run in stage.runs if run.id in chosen]
+        if part:
+            prepare(stage.grid)
+        for needed, group in _by_need(stage.grid, part).items():
+            waits_for = [by_id[name] for name in needed if by_id[name].state != "completed"]
+            _check_needed(waits_for, tasks)
+            after = [tasks[p.run.id] for p in waits_for]
+            for handed in hand_over(group, results, profile, stage.grid, held, after):
+                outcome.made.append(handed)
+                tasks |= {run: f"{handed.array_id}_{k}" for k, run in enumerate(handed.submission.runs)}
+        if stage.grid.then and report_is_due(stage.grid, results):
+            ends = _live_tasks(stage.grid, results)
+            outcome.reports.append(hand_over_report(stage.grid, results, profile, held, ends))
+
+
+def _by_need(grid: Grid, part: Sequence[PlannedRun]) -> dict[tuple[str, ...], list[PlannedRun]]:
+    """Runs by what they begin from: one that failed must hold up only those that need it."""
+    groups: dict[tuple[str, ...], list[PlannedRun]] = {}
+    for planned in part:
+        groups.setdefault(tuple(run.id for run in grid.needed([planned.run])), []).append(planned)
+    return groups
+
+
+def _check_needed(needed: Sequence[PlannedRun], tasks: Mapping[str, str]) -> None:
     for planned in needed:
-        if planned.state not in ("completed", "queued", "running") and planned.run.id not in chosen:
-            raise WorkbenchError(
-                f"{planned.run.setting} seed {planned.run.seed}, which others begin from, is {planned.state}: "
-                f"{planned.standing.message}; take it up again first, with workbench retry"
-            )
+        if planned.run.id in tasks:
+            continue
+        name = f"{planned.run.setting} seed {planned.run.seed}, which others begin from,"
+        if planned.state == "running":
+            raise WorkbenchError(f"{name} is trained outside this cluster's queue now; submit again when it has ended")
+        raise WorkbenchError(
+            f"{name} is {planned.state}: {planned.standing.message}; take it up again first, with workbench retry"
+        )
+
+
+def _live_tasks(grid: Grid, results: Path) -> list[str]:
+    """All of a grid's tasks that are not over, whichever submission they came with."""
+    arrays = [s for s in Ledger(results).submissions() if s.grid == str(grid.file.resolve())]
+    return [task.id for task in scheduler.queue([s.job for s in arrays]) if task.live]
 
 
 @dataclass(frozen=True)
@@ -145,8 +193,9 @@ def expected_cost(chosen: Sequence[PlannedRun], results: Path) -> Cost:
         step_seconds=done["training_seconds"] * done["processes"] / done["steps"],
         rest=(done["seconds"].fillna(done["training_seconds"]) - done["training_seconds"]) * done["processes"],
     )
+    gpu = False
     means: dict[str, dict[str, float]] = (
-        done.groupby("kind")[["step_seconds", "rest", "steps"]].mean().to_dict(orient="index")  # type: ignore[assignment]
+        done.groupby("kind")[["step_seconds", "rest", "steps", "gpu_hours"]].mean().to_dict(orient="index")  # type: ignore[assignment]
     )
     kinds: dict[str, str] = {}
     for planned in chosen:
@@ -158,4 +207,5 @@ def expected_cost(chosen: Sequence[PlannedRun], results: Path) -> Cost:
             steps = config.training.steps if config.training.steps is not None else mean["steps"]
             hours += (mean["step_seconds"] * steps + mean["rest"]) / 3600
             known += 1
-    return Cost(hours, known, len(chosen), bool((done["gpu_hours"] > 0).any()))
+            gpu = gpu or mean["gpu_hours"] > 0
+    return Cost(hours, known, len(chosen), gpu)

@@ -12,18 +12,20 @@ import fcntl
 import json
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
+from workbench.launch.scheduler import JOB_PREFIX
 from workbench.store import SUBMISSIONS, write_atomically
 
 _RECORD = "submission.json"
 _MANIFEST = "manifest.json"
 _CANCELLED = "cancelled.json"
+_ENDED = "ended.json"
 _LOCK = ".lock"
 LOCK_SECONDS = 600.0
 REPORT = "report of "
@@ -64,19 +66,32 @@ class Submission:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """What the jobs read: their configurations, results folder, code and profile."""
-        manifest: dict[str, Any] = json.loads((self.folder / _MANIFEST).read_bytes())
+        manifest: dict[str, Any] = _read(self.folder / _MANIFEST)
         return manifest
 
     @property
     def cancelled(self) -> set[int]:
         """The tasks that a user cancelled."""
-        with contextlib.suppress(FileNotFoundError):
-            return set(json.loads((self.folder / _CANCELLED).read_bytes()))
-        return set()
+        file = self.folder / _CANCELLED
+        return set(_read(file)) if file.is_file() else set()
 
     def cancel(self, tasks: Iterable[int]) -> None:
         """Remember that these were cancelled."""
         write_atomically(self.folder / _CANCELLED, json.dumps(sorted(self.cancelled | set(tasks))).encode())
+
+    def remember(self, states: Mapping[int, str], forget: Collection[int]) -> dict[int, str]:
+        """Final states that the scheduler told, which it forgets minutes later; returns all that are known.
+
+        Args:
+            forget: tasks that run again.
+        """
+        file = self.folder / _ENDED
+        before = {int(task): state for task, state in _read(file).items()} if file.is_file() else {}
+        now = {task: state for task, state in {**before, **states}.items() if task not in forget}
+        if now != before:
+            with contextlib.suppress(OSError):  # somebody else's folder, or a full disk: it is only a memory
+                write_atomically(file, json.dumps(now).encode())
+        return now
 
     def output(self, task: int) -> list[Path]:
         """The files that hold what a task printed, one a process; they go when the run is completed."""
@@ -125,7 +140,7 @@ class Ledger:
         folder = self.folder / name
         folder.mkdir(mode=0o700)
         write_atomically(folder / _MANIFEST, json.dumps(manifest).encode())
-        record = {"job": f"workbench-{name}", "created": time.time(), "grid": grid, "runs": list(runs)}
+        record = {"job": f"{JOB_PREFIX}{name}", "created": time.time(), "grid": grid, "runs": list(runs)}
         write_atomically(folder / _RECORD, json.dumps(record).encode())
         return read_submission(folder)
 
@@ -150,6 +165,14 @@ def read_submission(folder: Path) -> Submission:
             tuple(record["runs"]),
         )  # fmt: skip
     except (ValueError, KeyError, TypeError) as error:
+        raise LedgerError(f"{file}: damaged ({error}); if none of its jobs runs any more, remove {folder}") from None
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        folder = file.parent
         raise LedgerError(f"{file}: damaged ({error}); if none of its jobs runs any more, remove {folder}") from None
 
 

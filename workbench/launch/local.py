@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import time
@@ -17,6 +18,7 @@ from workbench.launch.job import TrainingJob
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 60.0
+IN_USE = ".in-use"
 WEEK_MINUTES = 7 * 24 * 60
 
 
@@ -40,6 +42,19 @@ def run_locally(
     executor = submitit.LocalExecutor(folder=folder / "%j")
     waiting = list(jobs)
     running: dict[int, Any] = {}
+    with _used(folder):
+        _run_all(executor, waiting, running, code, workers, gpus, tick)
+
+
+def _run_all(
+    executor: Any,
+    waiting: list[TrainingJob],
+    running: dict[int, Any],
+    code: Path,
+    workers: int,
+    gpus: Sequence[int],
+    tick: Callable[[int, int], None],
+) -> None:
     try:
         while waiting or running:
             for slot in range(workers):
@@ -55,6 +70,26 @@ def run_locally(
     except KeyboardInterrupt:
         _stop(list(running.values()))
         raise
+
+
+@contextlib.contextmanager
+def _used(folder: Path) -> Iterator[None]:
+    """Mark a submission's folder as in use for as long as this process lives."""
+    with (folder / IN_USE).open("a+b") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether the launcher of a local submission still lives."""
+    try:
+        with (folder / IN_USE).open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def visible_gpus() -> list[int]:

@@ -14,6 +14,12 @@ from workbench.launch.grid import read_yaml
 from workbench.registry import unknown_name
 
 Count = Annotated[int, Field(ge=1)]
+RESERVED = frozenset({
+    "account", "array", "constraint", "cpus-per-task", "dependency", "error", "exclude", "gpus-per-node", "job-name",
+    "kill-on-invalid-dep", "mem", "nodes", "ntasks-per-node", "open-mode", "output", "partition", "qos", "requeue",
+    "signal", "time",
+})  # fmt: skip
+"""Options of sbatch that a profile says in its own words, or that tell the workbench its jobs."""
 
 
 class ProfileError(WorkbenchError):
@@ -77,6 +83,14 @@ class Profile(BaseModel):
                 raise ValueError(f"{name!r} is no name of an environment variable")
         return values
 
+    @field_validator("sbatch")
+    @classmethod
+    def _not_ours(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for name in values:
+            if name.replace("_", "-") in RESERVED:
+                raise ValueError(f"{name!r} is set by the workbench, or by a key of its own")
+        return values
+
     @model_validator(mode="after")
     def _fits_its_backend(self) -> Profile:
         given = self.model_fields_set - {"name", "backend"}
@@ -84,6 +98,11 @@ class Profile(BaseModel):
             raise ValueError(f"{sorted(given - {'workers'})[0]!r} means nothing to the backend local; it has: workers")
         if self.backend == "slurm" and "workers" in given:
             raise ValueError("'workers' belongs to the backend local; of slurm it is 'parallel'")
+        if self.gpus_per_node and self.gpus_per_node != self.tasks_per_node:
+            raise ValueError(
+                f"gpus_per_node, {self.gpus_per_node}, and tasks_per_node, {self.tasks_per_node}, must be the same: "
+                "each process trains on one GPU"
+            )
         if self.signal_seconds >= 60 * self.time_minutes:
             raise ValueError(
                 f"signal_seconds, {self.signal_seconds}, leaves nothing of the time limit of {self.time_minutes} min"

@@ -11,9 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.failures import LIVE_STATES
+from workbench.failures import ENDED_STATES
 
 CALL_SECONDS = 60.0
+JOB_PREFIX = "workbench-"
+"""So begin the names of all job arrays."""
+INHERITED = re.compile(
+    r"SBATCH_|SQUEUE_|SRUN_|SLURM_(?!CONF$)|(RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_ADDR|MASTER_PORT)$"
+)
+"""What a job must not inherit: a submission may come from within another job, or a shell with its own defaults."""
 MAX_NAMES = 500
 """More job names than this are not spelled out in a call; the user's jobs are then read all."""
 
@@ -46,7 +52,7 @@ class Task:
     @property
     def live(self) -> bool:
         """Whether it runs or can still run."""
-        return self.state in LIVE_STATES
+        return self.state not in ENDED_STATES
 
 
 def check_available() -> None:
@@ -77,6 +83,8 @@ def max_array_size() -> int:
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _call("scontrol", "show", "config"), re.M)
     if found is None:
         raise SchedulerError("scontrol show config names no MaxArraySize")
+    if int(found.group(1)) < 1:
+        raise SchedulerError("this cluster allows no job arrays (MaxArraySize is 0)")
     return int(found.group(1))
 
 
@@ -102,7 +110,8 @@ def submit(script: str, held: Sequence[int]) -> str:
 
 def _call(*command: str, **options: Any) -> str:
     # The list of an array's waiting tasks is cut short otherwise.
-    environment = {**os.environ, "SLURM_BITSTR_LEN": "0", "SLURM_TIME_FORMAT": "standard"}
+    environment = {name: value for name, value in os.environ.items() if not INHERITED.match(name)}
+    environment |= {"SLURM_BITSTR_LEN": "0"}
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=CALL_SECONDS, env=environment, **options
@@ -129,7 +138,11 @@ def _tasks(text: str) -> list[Task]:
 
     found = []
     for line in text.splitlines():
-        job_id, name, state, *reason = line.split("|")
+        job_id, _, rest = line.partition("|")
+        name, *words = rest.split("|")
+        if not name.startswith(JOB_PREFIX) or len(words) != 2:
+            continue  # somebody else's, or a cluster's greeting
+        state, reason = words
         plain = re.fullmatch(r"(\d+)_(\d+)", job_id)
         if plain:  # the common case, a thousand times
             spans: list[tuple[str, ...]] = [(plain.group(1), plain.group(2))]
@@ -140,6 +153,6 @@ def _tasks(text: str) -> list[Task]:
         for array_id, first, *last in spans:
             for index in range(int(first), int([first, *last][-1]) + 1):
                 # "CANCELLED by 0"; a reason of None means none.
-                why = reason[0] if reason and reason[0] not in ("None", "") else None
+                why = reason if reason not in ("None", "") else None
                 found.append(Task(name, array_id, index, state.split()[0], why))
     return found

@@ -10,10 +10,10 @@ from typing import Any
 
 import cloudpickle
 import submitit
-from submitit.core.utils import DelayedSubmission
+from submitit.core.utils import DelayedSubmission, FailedSubmissionError
 
 from workbench.launch import scheduler
-from workbench.launch.afterwards import ATTEMPT
+from workbench.launch.afterwards import ATTEMPT, COMPLETED
 from workbench.launch.job import ArrayTask, ReportTask
 from workbench.launch.ledger import Submission
 from workbench.launch.profiles import Profile
@@ -45,7 +45,13 @@ class ArrayExecutor(submitit.SlurmExecutor):  # type: ignore[misc]
         self.parameters["map_count"] = count
         script = self.folder / "array.sh"
         script.write_text(self._make_submission_file_text(self._submitit_command_str, ""))
-        return str(self._get_job_id_from_submission_command(scheduler.submit(str(script), self._held)))
+        said = scheduler.submit(str(script), self._held)
+        try:
+            return str(self._get_job_id_from_submission_command(said))
+        except FailedSubmissionError:
+            raise scheduler.SchedulerError(
+                f"sbatch gives no number of the job that it took: {said.strip()!r}"
+            ) from None
 
 
 def submit_array(
@@ -110,7 +116,8 @@ def _parameters(submission: Submission, profile: Profile, code: Path, dependency
         "teardown": _teardown(submission, python),
         "additional_parameters": {name: value for name, value in extra.items() if value is not False},
         # One process dead is a training dead: do not let the others wait for it until the time limit.
-        "srun_args": ["--kill-on-bad-exit=1"],
+        # srun does not take over --cpus-per-task in some versions, nor the environment at some sites.
+        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={profile.cpus_per_task}", "--export=ALL"],
     }
 
 
@@ -125,13 +132,13 @@ def _setup(submission: Submission, profile: Profile, code: Path) -> list[str]:
     }
     return [
         "trap : TERM  # the shell outlives a scancel for the lines after srun",
-        *(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
         *profile.setup,
+        *(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
         "began=$(date +%s)",
         f'echo "{ATTEMPT} ${{SLURM_RESTART_COUNT:-0}} on $(hostname) at $(date +%FT%T)"',
         f'task={folder}/"$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"',
         f'cp {folder}/{PICKLE} "$task"_submitted.pkl',
-        'rm -f "$task"_*.save_tmp  # of an attempt that was killed while it wrote',
+        'rm -f "$task"_*.save_tmp "$task"_[1-9]*_log.out  # of attempts before',
     ]
 
 
@@ -144,6 +151,7 @@ def _teardown(submission: Submission, python: str) -> list[str]:
         '  rm -f "$task"_*_log.out',
         "else",
         f"  {python} -m workbench.launch.afterwards {folder} $status $began",
+        f"  [ $? -eq {COMPLETED} ] && status=0",
         "fi",
         "exit $status",
     ]

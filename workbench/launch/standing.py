@@ -12,6 +12,7 @@ from workbench.launch.ledger import Ledger, Submission, latest
 from workbench.launch.scheduler import Task
 from workbench.store import DamagedRecord, RunFolder, State
 
+NEVER_SATISFIED = "DependencyNeverSatisfied"
 Look = Callable[[Sequence[Submission]], list[Task] | None]
 
 
@@ -59,7 +60,7 @@ def standings(folders: Sequence[RunFolder], results: Path, look: Look) -> list[S
     done = {f.name for f in folders if f.name in handed and _completed(f)}
     asked = {handed[f.name][0].number: handed[f.name][0] for f in folders if f.name in handed and f.name not in done}
     seen = look(list(asked.values())) if asked else []
-    tasks = {(task.job, task.index): task for task in seen or []}
+    tasks = _with_memory(list(asked.values()), seen or [])
     cancelled = {number: submission.cancelled for number, submission in asked.items()}
     found = []
     for folder in folders:
@@ -72,6 +73,20 @@ def standings(folders: Sequence[RunFolder], results: Path, look: Look) -> list[S
             task = tasks.get((submission.job, index))
             found.append(_standing(folder, task, index in cancelled[submission.number]))
     return found
+
+
+def _with_memory(submissions: Sequence[Submission], seen: Sequence[Task]) -> dict[tuple[str, int], Task]:
+    """The tasks that the scheduler knows, and those whose end an earlier look saw."""
+    tasks = {(task.job, task.index): task for task in seen}
+    by_job: dict[str, list[Task]] = {}
+    for task in seen:
+        by_job.setdefault(task.job, []).append(task)
+    for submission in submissions:
+        here = by_job.get(submission.job, [])
+        ended = {task.index: task.state for task in here if task.state in SLURM_STATES}
+        for index, state in submission.remember(ended, [task.index for task in here if task.live]).items():
+            tasks.setdefault((submission.job, index), Task(submission.job, "", index, state, None))
+    return tasks
 
 
 def _unseen(folder: RunFolder) -> Standing:
@@ -107,6 +122,8 @@ def _standing(folder: RunFolder, task: Task | None, cancelled: bool = False) -> 
             return Standing("queued", cause, task.reason, task)
         if task.state != "COMPLETING" or state in ("new", "running"):
             return Standing("running", task=task)
+        if state == "interrupted":  # it may be on its way back into the queue
+            return Standing("queued", cause, "its last attempt is being cleared away", task)
     ended = SLURM_STATES.get(task.state) if task is not None else None
     if cancelled:
         return Standing("cancelled", "cancelled", "cancelled with workbench cancel", task)
@@ -115,6 +132,8 @@ def _standing(folder: RunFolder, task: Task | None, cancelled: bool = False) -> 
         if folder.record().get("state") != "running":
             return _standing(folder, task, cancelled)
         return _silent(ended, task, "killed")
+    if state == "new" and task is not None and task.reason == NEVER_SATISFIED:
+        return Standing("new", message="it waited for a run that failed")
     if state == "new" and ended is not None:
         return _silent(ended, task, "failed")
     if state == "interrupted" and ended == "cancelled":
@@ -125,7 +144,7 @@ def _standing(folder: RunFolder, task: Task | None, cancelled: bool = False) -> 
 def _silent(ended: str | None, task: Task | None, state: State) -> Standing:
     """A run that left no word of its end."""
     cause = ended or "killed"
-    where = f" (job {task.id}: {task.state.lower()})" if task is not None else ""
+    where = f" ({f'job {task.id}: ' if task.array_id else ''}{task.state.lower()})" if task is not None else ""
     message = {
         "killed": f"ended without a word{where}",
         "cancelled": f"cancelled at the scheduler{where}",

@@ -23,7 +23,7 @@ class RunStatus:
         seconds_left: of training, without the evaluation.
         error: first line of what ended it, or why it waits.
         job: the scheduler's id of the job handed over last, while it is known there.
-        restarts: how often it was put back into the queue or taken up again.
+        restarts: how often it was taken up again.
     """
 
     run: str
@@ -113,6 +113,6 @@ def _status(setting: str, seed: int, folder: RunFolder, standing: Standing) -> R
         rate=last.get("expressions_per_second"),
         seconds_left=last.get("seconds_left") if state == "running" else None,
         error=None if state in ("completed", "running") else error,
-        job=None if standing.task is None else standing.task.id,
-        restarts=sum(record.get("ended", {}).values()),
+        job=standing.task.id if standing.task is not None and standing.task.array_id else None,
+        restarts=max(0, record.get("starts", 0) - 1),
     )

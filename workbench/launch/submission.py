@@ -121,7 +121,7 @@ def hand_over(
     chosen: Sequence[PlannedRun],
     results: Path,
     profile: Profile,
-    grid: str,
+    grid: Grid,
     held: int,
     after: Sequence[str] = (),
 ) -> list[HandedOver]:
@@ -150,25 +150,45 @@ def hand_over(
             "code": code.name,
             "source": origin,
             "profile": profile.model_dump(mode="json"),
-            "settings": {name: job_document(config, profile.cpus_per_task) for name, config in configs.items()},
+            "settings": {name: _for_profile(config, profile) for name, config in configs.items()},
         }
-        submission = Ledger(results).add(grid, [p.run.id for p in part], manifest)
+        submission = Ledger(results).add(str(grid.file.resolve()), [p.run.id for p in part], manifest)
         made.append(HandedOver(submission, submit_array(submission, profile, code, [held], after)))
     return made
+
+
+def _for_profile(config: RunConfig, profile: Profile) -> dict[str, Any]:
+    """A job that was given a GPU must not train without one, should the node's be broken."""
+    if profile.gpus_per_node and config.machine.device == "auto":
+        machine = config.machine.model_copy(update={"device": "cuda"})
+        config = config.model_copy(update={"machine": machine})
+    return job_document(config, profile.cpus_per_task)
+
+
+def report_is_due(grid: Grid, results: Path) -> bool:
+    """Whether runs of a grid were handed over since its last report was, also by a launcher that died then."""
+    name, made = str(grid.file.resolve()), [0, 0]
+    for submission in Ledger(results).submissions():
+        if submission.grid == name:
+            made[submission.runs[0].startswith(REPORT)] = submission.number
+    return made[False] > made[True]
 
 
 def hand_over_report(grid: Grid, results: Path, profile: Profile, held: int, after: Sequence[str]) -> HandedOver:
     """Submit the job that makes the table and figures of a grid when tasks have ended; the ledger must be locked."""
     from workbench.launch.slurm import submit_report
 
-    code = snapshot(results)
+    code, machine = snapshot(results), next(iter(grid.settings.values())).machine
     manifest = {
         "results": str(results.absolute()),
         "code": code.name,
         "grid": str(grid.file.absolute()),
         "then": list(grid.then),
+        "data_root": str(machine.data_root.absolute()),
+        "checkpoint_root": str(machine.checkpoint_root.absolute()),
     }
-    submission = Ledger(results).add(grid.name, [f"{REPORT}{grid.name}"], manifest)
+    name = str(grid.file.resolve())
+    submission = Ledger(results).add(name, [f"{REPORT}{name}"], manifest)
     return HandedOver(submission, submit_report(submission, profile, code, [held], after))
 
 

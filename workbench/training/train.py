@@ -74,7 +74,7 @@ def train(
         ConfigError, DataError, CheckpointError: before anything is trained.
     """
     accelerator = _accelerator(config, folder)
-    reason: FailureClass = "cancelled"
+    reason: FailureClass | None = None
 
     def asked() -> bool:
         nonlocal reason
@@ -92,9 +92,15 @@ def train(
             _ended(folder, log, "diverged", error, "diverged")
             raise
         except InterruptedRun as error:
-            _ended(folder, log, "interrupted", error, reason)
+            # The main process may have been told by another alone.
+            told = [one for one in gather_object([reason]) if one is not None]
+            _ended(folder, log, "interrupted", error, told[0] if told else "cancelled")
+            # The end of one process ends them all: not before the main one has written.
+            accelerator.wait_for_everyone()
             raise
         except BaseException as error:
+            if log is None:
+                folder.leave_error(accelerator.process_index, _known(error, classify(error)))
             _ended(folder, log, "failed", error, classify(error))
             raise
 
@@ -131,13 +137,17 @@ def _claimed(folder: RunFolder, accelerator: Accelerator, held: contextlib.ExitS
 def _ended(folder: RunFolder, log: RunLog | None, state: str, error: BaseException, cause: FailureClass) -> None:
     if log is None:
         return
-    message = (str(error).strip() or type(error).__name__).splitlines()[0]
-    known = {"type": type(error).__name__, "message": message, "class": cause, "time": time.time()}
+    known = _known(error, cause)
     # The disk may be full: what ended the run must not be hidden by that.
     with contextlib.suppress(OSError):
-        log.write("end", state=state, cause=cause, error=message)
+        log.write("end", state=state, cause=cause, error=known["message"])
     with contextlib.suppress(OSError):
         folder.update(state=state, error=known)
+
+
+def _known(error: BaseException, cause: FailureClass) -> dict[str, Any]:
+    message = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return {"type": type(error).__name__, "message": message, "class": cause, "time": time.time()}
 
 
 class Trainer:
@@ -242,6 +252,7 @@ class Trainer:
             # Every code that had a hand in the run: a resumed one may have been begun by another.
             codes=sorted({*before.get("codes", []), now["code"]}),
             started=before.get("started", time.time()),
+            starts=before.get("starts", 0) + 1,
             error=None,
         )
 

@@ -17,7 +17,8 @@ CALL_SECONDS = 60.0
 JOB_PREFIX = "workbench-"
 """So begin the names of all job arrays."""
 INHERITED = re.compile(
-    r"SBATCH_|SQUEUE_|SRUN_|SLURM_(?!CONF$)|(RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_ADDR|MASTER_PORT)$"
+    r"SBATCH_|SQUEUE_|SRUN_|SLURM_(?!CONF|CLUSTERS$|JWT$)"
+    r"|(RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_ADDR|MASTER_PORT)$"
 )
 """What a job must not inherit: a submission may come from within another job, or a shell with its own defaults."""
 MAX_NAMES = 500

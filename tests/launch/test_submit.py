@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -158,3 +159,70 @@ def test_a_damaged_submission_is_named(
     assert done.code == 2
     assert f"{record}: damaged" in done.err
     assert "Traceback" not in done.err
+
+
+def test_a_later_stage_waits_for_what_it_needs_alone_and_the_report_for_all(
+    workbench: Command, grid_file: Write, tmp_path: Path, slurm: FakeSlurm, profile: Path
+) -> None:
+    grid_file("settings: {base: {fusion.variant: l_dit}}\n", name="first")
+    grid = grid_file(
+        "settings:\n  plain: {}\n  tuned: {fusion.variant: l_dit, start_from: {grid: first.yaml, setting: base}}\n"
+        "seeds: [0, 1]\nthen: [table]\n",
+        name="second",
+    )
+    options = ("--results", tmp_path / "r", "--profile", profile)
+    done = workbench("submit", grid, *options)
+    assert done.code == 0, done.err
+    scripts = [Path(str(job["script"])).read_text() for job in slurm.jobs()]
+    waits = [re.findall(r"--dependency=\"?'?([\w:]+)", script) for script in scripts]
+    assert waits == [[], [], ["afterok:1_0"], ["afterok:1_1"], ["afterany:2_0:2_1:3_0:4_0"]]
+    assert "table of second, when its runs have ended" in done.out
+    assert len(slurm.jobs()) == 5
+    more = workbench("submit", grid, *options, "--seeds", "2", "--only", "plain")
+    assert more.code == 0, more.err
+    (last,) = re.findall(r"--dependency=\"?'?([\w:]+)", Path(str(slurm.jobs()[-1]["script"])).read_text())
+    assert last == "afterany:2_0:2_1:3_0:4_0:6_0", "a wider grid's report waits for what was handed over before, too"
+    again = workbench("submit", grid, *options)
+    assert len(slurm.jobs()) == 7, "nothing new, and its report is on its way"
+    assert "nothing to hand over" in again.out
+
+
+def test_a_needed_run_that_is_trained_elsewhere_or_failed_is_named(
+    workbench: Command, grid_file: Write, tmp_path: Path, slurm: FakeSlurm, profile: Path
+) -> None:
+    first = grid_file("settings: {base: {fusion.variant: l_dit}}\n", name="first")
+    grid = grid_file(
+        "settings: {tuned: {fusion.variant: l_dit, start_from: {grid: first.yaml, setting: base}}}\n", name="second"
+    )
+    options = ("--results", tmp_path / "r", "--profile", profile)
+    (base,) = plan(load_grid(first), tmp_path / "r")
+    with base.folder.claim():
+        base.folder.update(state="running")
+        busy = workbench("submit", grid, *options)
+    assert busy.code == 2
+    assert "base seed 0, which others begin from, is trained outside this cluster's queue now" in busy.err
+    base.folder.update(state="failed", error={"class": "code_error", "message": "KeyError: 'x'", "type": "KeyError"})
+    failed = workbench("submit", grid, *options)
+    assert failed.code == 2
+    assert "base seed 0, which others begin from, is failed: KeyError: 'x'; take it up again first" in failed.err
+    assert slurm.jobs() == []
+
+
+def test_a_submission_from_within_another_job_passes_nothing_of_it_on(
+    workbench: Command, grid_file: Write, tmp_path: Path, slurm: FakeSlurm, profile: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    (slurm.bin / "sbatch").rename(slurm.bin / "sbatch-real")
+    (slurm.bin / "sbatch").write_text(f"#!/bin/sh\nenv > {tmp_path}/seen\necho Submitted batch job 1\n")
+    (slurm.bin / "sbatch").chmod(0o755)
+    outer = {"SLURM_CPU_BIND": "x", "SLURM_JOB_ID": "9", "SBATCH_JOB_NAME": "y", "WORLD_SIZE": "4", "RANK": "3"}
+    for name, value in {**outer, "SLURM_CONF": "/etc/slurm.conf", "HOME": "/home/me"}.items():
+        monkeypatch.setenv(name, value)
+    assert (
+        workbench("submit", grid_file("settings: {a: {}}\n"), "--results", tmp_path / "r", "--profile", profile).code
+        == 0
+    )
+    seen = (tmp_path / "seen").read_text()
+    assert not [name for name in outer if f"{name}=" in seen]
+    assert "SLURM_CONF=/etc/slurm.conf" in seen
+    assert "HOME=/home/me" in seen

@@ -10,7 +10,7 @@ from workbench.collect import collect, kind_of
 from workbench.errors import WorkbenchError
 from workbench.launch import scheduler
 from workbench.launch.grid import Grid, Run
-from workbench.launch.ledger import Ledger
+from workbench.launch.ledger import REPORT, Ledger
 from workbench.launch.profiles import Profile
 from workbench.launch.scheduler import SchedulerError
 from workbench.launch.standing import look_at_queue
@@ -155,7 +155,8 @@ def _check_needed(needed: Sequence[PlannedRun], tasks: Mapping[str, str]) -> Non
 
 def _live_tasks(grid: Grid, results: Path) -> list[str]:
     """All of a grid's tasks that are not over, whichever submission they came with."""
-    arrays = [s for s in Ledger(results).submissions() if s.grid == str(grid.file.resolve())]
+    name = str(grid.file.resolve())
+    arrays = [s for s in Ledger(results).submissions() if s.grid == name and not s.runs[0].startswith(REPORT)]
     return [task.id for task in scheduler.queue([s.job for s in arrays]) if task.live]
 
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from workbench.config import RunConfig, difference, run_id
 from workbench.errors import WorkbenchError
@@ -63,6 +63,32 @@ def write_atomically(file: Path, content: bytes) -> None:
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise
+
+
+def lock(stream: IO[bytes], seconds: float) -> bool:
+    """Lock a file for this process alone, waiting for it so long; whether it could be had."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
+
+
+def is_locked(file: Path) -> bool:
+    """Whether a process holds the lock on a file; one that is not there is not locked."""
+    try:
+        with file.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 class RunFolder:
@@ -149,14 +175,7 @@ class RunFolder:
 
     def claimed(self) -> bool:
         """Whether a process is training this run now."""
-        try:
-            with self.log_file.open("rb") as stream:
-                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
+        return is_locked(self.log_file)
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[RunLog]:
@@ -167,16 +186,9 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("a+b") as stream:
-            deadline = time.monotonic() + CLAIM_SECONDS
-            while True:
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    # Somebody who only asks for the state holds it for an instant, too.
-                    if time.monotonic() > deadline:
-                        raise RunBusy(f"{self.name} is being trained by another process") from None
-                    time.sleep(0.02)
+            # Somebody who only asks for the state holds it for an instant, too.
+            if not lock(stream, CLAIM_SECONDS):
+                raise RunBusy(f"{self.name} is being trained by another process")
             try:
                 yield RunLog(stream)
             finally:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,13 +24,6 @@ from workbench.launch.profiles import Profile
 Write = Callable[..., Path]
 PROFILE = Profile(name="test", backend="slurm", array_size=4)
 WATCHED = ("open", "os.", "shutil.", "subprocess.Popen", "tempfile.", "fcntl.")
-
-
-@pytest.fixture
-def slurm(tmp_path: Path) -> Iterator[FakeSlurm]:
-    made = FakeSlurm.pretending(tmp_path / "slurm")
-    with made.on_the_path():
-        yield made
 
 
 @pytest.fixture

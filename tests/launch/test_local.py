@@ -68,7 +68,7 @@ def test_never_more_trainings_than_workers_and_nothing_twice(grid_file: Write, t
     for folder in (results / SUBMISSIONS).glob("jobs-*"):
         assert folder.stat().st_mode & 0o777 == 0o700
     (code,) = (results / SUBMISSIONS).glob("code-*")
-    assert (code / "workbench" / "cli.py").is_file()
+    assert (code / "workbench" / "cli" / "__init__.py").is_file()
 
 
 def test_jobs_import_the_snapshot_and_not_the_tree_they_stand_in(

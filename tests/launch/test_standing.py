@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,13 +21,6 @@ from workbench.store import RunFolder
 
 Write = Callable[..., Path]
 PROFILE = Profile(name="test", backend="slurm")
-
-
-@pytest.fixture
-def slurm(tmp_path: Path) -> Iterator[FakeSlurm]:
-    made = FakeSlurm.pretending(tmp_path / "slurm")
-    with made.on_the_path():
-        yield made
 
 
 @pytest.fixture

@@ -143,4 +143,4 @@ def test_weights_of_another_variant_are_one_clear_line(
 def test_nothing_to_train_needs_weights_to_evaluate(workbench: Command, grid_file: Callable[[str], Path]) -> None:
     found = workbench("plan", grid_file("settings: {a: {training.steps: 0}}\n"))
     assert found.code == 2
-    assert "training.steps: 0 trains nothing, so start_from.file must name the weights to evaluate" in found.err
+    assert "training.steps: 0 trains nothing, so start_from must name the weights to evaluate" in found.err

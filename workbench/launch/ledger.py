@@ -8,7 +8,6 @@ same run the later counts: a job looks here before it trains, and leaves the run
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import secrets
 import time
@@ -20,7 +19,7 @@ from typing import Any
 
 from workbench.errors import WorkbenchError
 from workbench.launch.scheduler import JOB_PREFIX
-from workbench.store import SUBMISSIONS, write_atomically
+from workbench.store import SUBMISSIONS, lock, write_atomically
 
 _RECORD = "submission.json"
 _MANIFEST = "manifest.json"
@@ -113,15 +112,8 @@ class Ledger:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / _LOCK).open("a+b") as stream:
-            deadline = time.monotonic() + LOCK_SECONDS
-            while True:
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise LedgerError(f"{self.folder}: another submission is under way; try again later") from None
-                    time.sleep(0.05)
+            if not lock(stream, LOCK_SECONDS):
+                raise LedgerError(f"{self.folder}: another submission is under way; try again later")
             # Closing lets go of it; LOCK_UN would take it from a child that still holds it.
             yield stream.fileno()
 

@@ -15,6 +15,7 @@ import submitit
 
 from workbench.errors import ConfigError
 from workbench.launch.job import TrainingJob
+from workbench.store import is_locked
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 60.0
@@ -82,14 +83,7 @@ def _used(folder: Path) -> Iterator[None]:
 
 def is_in_use(folder: Path) -> bool:
     """Whether the launcher of a local submission still lives."""
-    try:
-        with (folder / IN_USE).open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    return is_locked(folder / IN_USE)
 
 
 def visible_gpus() -> list[int]:

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,19 @@ def test_a_begun_run_keeps_its_number_of_threads(tmp_path: Path, make_config: Ca
         train(make_config(), 0, folder, stop=lambda: True)
     train(make_config(machine__threads=2), 0, folder)
     assert folder.record()["machine"]["threads"] == torch.get_num_threads() == 1
+
+
+def test_a_warning_becomes_a_line_of_the_log(tmp_path: Path, make_config: Callable[..., RunConfig]) -> None:
+    folder = RunFolder.of(tmp_path, make_config(), 0)
+
+    def report(event: dict[str, Any]) -> None:
+        if event["event"] == "start":
+            warnings.warn("slow\nand long", RuntimeWarning, stacklevel=1)
+
+    with pytest.warns(RuntimeWarning, match="slow"):
+        train(make_config(), 0, folder, report=report)
+    found = [(e["category"], e["message"]) for e in folder.events() if e["event"] == "warning"]
+    assert found.count(("RuntimeWarning", "slow")) == 1
 
 
 def test_the_codes_of_every_session_are_kept(

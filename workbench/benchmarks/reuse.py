@@ -27,7 +27,7 @@ from workbench.models.referring_sam import ReferringSam
 from workbench.models.text_encoder import load_tokenizer
 from workbench.training.features import cached_features
 from workbench.training.state import build_optimizer
-from workbench.training.train import batch_loss
+from workbench.training.trainer import batch_loss
 
 EXPRESSIONS, BATCH = 8, 4
 

@@ -229,7 +229,7 @@ def test_an_exploding_loss_ends_as_diverged_with_its_step(
 
 
 def test_a_nan_is_found_at_its_step(tmp_path: Path, make_config: Callable[..., RunConfig], monkeypatch: Any) -> None:
-    from workbench.training import train as module
+    from workbench.training import trainer as module
 
     real, calls = module.mask_loss, iter(range(100))
     monkeypatch.setattr(module, "mask_loss", lambda *a: real(*a) * (float("nan") if next(calls) >= 3 else 1.0))

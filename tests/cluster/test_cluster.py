@@ -128,21 +128,22 @@ def test_two_processes_a_run_train_as_one_and_score_every_expression_once(
 ) -> None:
     grid = grid_file(
         f"  fusion: {{variant: l_dit, dropout: 0.0}}\n  text_encoder: {{name: '{still_bert}', max_tokens: 12}}\n"
-        "settings: {a: {training.steps: 60}}\n"
+        "settings: {a: {training.steps: 120}}\n"
     )
     results = tmp_path / "results"
     workbench("submit", grid, "--results", results, "--profile", profile("two", tasks_per_node=2))
-    run = folders(grid, results)["a"]
+    run, (planned,) = folders(grid, results)["a"], plan(load_grid(grid), results)
+    assert planned.standing.task is not None
     wait_until(lambda: (run.last_event("step") or {}).get("step", 0) >= 3)
     # As Slurm does before a time limit, to both processes; they agree where to stop, and come back.
-    subprocess.run(["scancel", "--signal=USR2", status(grid, results)["a"]["job"]], check=True)
+    subprocess.run(["scancel", "--signal=USR2", planned.standing.task.id], check=True)
     wait_until(lambda: not states(grid, results) & {"running", "queued"})
     assert run.state() == "completed", run.record()
     assert run.record()["processes"] == 2
     assert set(run.record()["ended"]) <= {"preempted", "timeout"}
     (resumed,) = [e["step"] for e in run.events() if e["event"] == "resume"]
-    assert 3 <= resumed < 60
-    assert [e["step"] for e in run.events() if e["event"] == "step"] == list(range(1, 61))
+    assert 3 <= resumed < 120
+    assert [e["step"] for e in run.events() if e["event"] == "step"] == list(range(1, 121))
     alone = trained_here(grid, "a", tmp_path / "alone")
     pd.testing.assert_frame_equal(
         run.expressions().drop(columns=["intersection", "union", "predicted_area", "iou", "prediction"]),

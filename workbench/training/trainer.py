@@ -350,7 +350,7 @@ class Trainer:
         if place is None:
             return
         try:
-            state = torch.load(place / "state.pt", map_location=self.accelerator.device, weights_only=True)
+            state = torch.load(place / "state.pt", map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load raises whatever a broken archive stumbles over
             raise CheckpointError(
                 f"{place}: damaged checkpoint ({type(error).__name__}); remove it to begin anew"

@@ -109,11 +109,6 @@ class Profile(BaseModel):
             )
         return self
 
-    @property
-    def processes(self) -> int:
-        """How many processes train one run."""
-        return self.nodes * self.tasks_per_node
-
 
 def load_profile(file: Path) -> Profile:
     """Read and check a profile.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from pydantic import BaseModel
 from workbench.config import RunConfig, difference, run_id
 from workbench.errors import ConfigError
 
+ROOT = Path(__file__).resolve().parent.parent
 OTHER: dict[str, Any] = {
     "start_from.run": "refshapes-vit_mini-l_dit-111111111111",
     "start_from.seed": 3,
@@ -29,6 +31,11 @@ OTHER: dict[str, Any] = {
     "text_encoder.layer": 1,
     "data.dataset": "refcoco",
     "data.recipe": {"seed": 9},
+    "data.recipe.targets": "any",
+    "data.sha256": "2" * 64,
+    "data.augmentation.scales": [1.0, 0.75],
+    "data.augmentation.large_scale_jitter": [0.1, 2.0],
+    "data.augmentation.swap": "substrings",
     "data.epoch": "referents",
     "data.padding": "centred",
     "training.steps": 7,
@@ -94,6 +101,18 @@ def every_result_field() -> list[str]:
 def test_every_field_that_can_change_a_result_changes_the_id(key: str) -> None:
     config = RunConfig.parse(PLAIN)
     assert changed(config, key).setting_id.rpartition("-")[2] != config.setting_id.rpartition("-")[2]
+
+
+def test_fields_that_came_later_leave_older_ids_as_they_were() -> None:
+    """The ids of the demo's grid as they were before these fields."""
+    from workbench.launch.grid import load_grid
+
+    ids = [config.setting_id for config in load_grid(ROOT / "ablations" / "demo.yaml").settings.values()]
+    assert ids == [
+        "refshapes-vit_mini-default-a22639e1be19",
+        "refshapes-vit_mini-e_dit-b2d15affd9c8",
+        "refshapes-vit_mini-l_dit-7a53e38b0002",
+    ]
 
 
 def test_what_means_nothing_to_default_sam_makes_no_other_run(make_config: Callable[..., RunConfig]) -> None:

@@ -13,7 +13,12 @@ def frame(seed: int, images: int = 60, run: str = "r", quality: float = 0.6) -> 
     image = np.repeat(np.arange(images), 3)
     union = rng.integers(50, 500, len(image))
     share = np.clip(rng.normal(quality, 0.15, images)[image] + rng.normal(0, 0.05, len(image)), 0, 1)
-    return pd.DataFrame({"image_id": image, "intersection": (share * union).astype(int), "union": union, "run": run})
+    found = {"image_id": image, "intersection": (share * union).astype(int), "union": union, "run": run}
+    nothing = np.arange(len(image)) % 5 == 0
+    found["intersection"][nothing] = 0
+    found["predicted_area"] = np.where(rng.random(len(image)) < 0.3, 0, union)
+    found["union"] = np.where(nothing, found["predicted_area"], union)
+    return pd.DataFrame(found | {"no_target": nothing})
 
 
 @pytest.mark.parametrize("metric", METRICS)

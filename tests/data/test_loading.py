@@ -12,9 +12,18 @@ from workbench.config import DataConfig, RefshapesRecipe, RunConfig
 from workbench.data import refshapes
 from workbench.data.datasets import open_dataset
 from workbench.data.language import swap_left_right
-from workbench.data.loading import ReferringDataset, StepSampler, evaluation_batches, steps_per_epoch, training_loader
+from workbench.data.loading import ReferringDataset, evaluation_batches, steps_per_epoch, training_loader
 from workbench.data.refer import read_refer
-from workbench.data.transforms import Placement, dilated_mask, place, place_mask, resize_image, restore_logits
+from workbench.data.sampling import StepSampler
+from workbench.data.transforms import (
+    Placement,
+    dilated_mask,
+    place,
+    place_image,
+    place_mask,
+    resize_image,
+    restore_logits,
+)
 from workbench.errors import ConfigError, DataError
 
 
@@ -97,7 +106,7 @@ def test_logits_come_back_to_the_original_size_in_place(height: int, width: int,
     assert max(placement.height, placement.width) == 64
     mask = np.zeros((height, width), dtype=np.uint8)
     mask[height // 4 : height // 2, width // 2 : width - 4] = 1
-    square = place_mask(mask, placement, 64)
+    square = place_mask(torch.from_numpy(mask), placement, 64)
     assert square.sum() / 64**2 == pytest.approx(mask.mean() * placement.height * placement.width / 64**2, rel=0.02)
     back = restore_logits(square * 2 - 1, placement, 64, height, width) > 0
     assert back.shape == (height, width)
@@ -108,9 +117,10 @@ def test_logits_come_back_to_the_original_size_in_place(height: int, width: int,
 def test_the_square_is_zero_outside_the_image() -> None:
     placement = place(30, 60, 64, "centred")
     assert placement == Placement(16, 0, 32, 64)
-    square = resize_image(np.full((30, 60, 3), 255, dtype=np.uint8), placement, 64)
-    assert square[:16].max() == square[48:].max() == 0
-    assert square[16:48].min() == 255
+    white = torch.full((3, 30, 60), 255, dtype=torch.uint8)
+    square = place_image(resize_image(white, placement), placement, 64)
+    assert square[:, :16].max() == square[:, 48:].max() == 0
+    assert square[:, 16:48].min() == 255
 
 
 def test_a_rectangular_set_loads(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_the_files_hold_every_metric_and_their_runs(trained: tuple[Grid, Path], 
     rows = list(csv.DictReader(table.open()))
     assert {(r["setting"], r["split"], r["metric"]) for r in rows} == {
         (s, split, m) for s in ("default", "l_dit") for split in ("val", "testA")
-        for m in ("oiou", "miou", "p@0.5", "p@0.6", "p@0.7", "p@0.8", "p@0.9")
+        for m in ("oiou", "miou", *(f"p{sign}0.{k}" for sign in ("@", ">=") for k in range(5, 10)))
     }  # fmt: skip
     assert all(float(r["low"]) <= float(r["value"]) <= float(r["high"]) for r in rows)
     runs = json.loads(source.read_text())["runs"]

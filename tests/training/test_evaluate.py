@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from workbench.config import RunConfig
+from workbench.data import masks
 from workbench.data.datasets import open_dataset
 from workbench.data.loading import ReferringDataset
-from workbench.data.refer import decode_mask
 from workbench.models.backbones import normalise
 from workbench.models.build import build_model
 from workbench.models.text_encoder import load_tokenizer
@@ -48,7 +48,7 @@ def test_sharing_an_image_between_expressions_changes_nothing(
         assert (row["height"], row["width"]) == (60, 88) == truth.shape
         assert row["intersection"] == (predicted & truth).sum()
         assert row["union"] == (predicted | truth).sum()
-        stored = decode_mask({"size": [60, 88], "counts": row["prediction"]}, 60, 88)
+        stored = masks.decode(row["prediction"].encode(), 60, 88)
         np.testing.assert_array_equal(stored, predicted)
 
 

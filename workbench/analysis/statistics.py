@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from workbench.training.metrics import iou
+from workbench.training.metrics import ratio
 
 SAMPLES = 2000
 LEVEL = 0.95
@@ -25,7 +25,7 @@ class Estimate:
 
 
 def estimate(frame: pd.DataFrame, metric: str) -> Estimate:
-    """A metric of evaluated expressions (columns image_id, intersection, union) with its interval.
+    """A metric of evaluated expressions (columns image_id and those of `ratio`) with its interval.
 
     Several seeds of one setting may stand in the frame together: the value is the mean over seeds, and the interval
     is over images.
@@ -49,12 +49,7 @@ def paired_difference(frame: pd.DataFrame, baseline: pd.DataFrame, metric: str) 
 
 def _parts(frame: pd.DataFrame, metric: str) -> NDArray[np.float64]:
     """Every metric is a ratio of sums; its numerator and denominator by seed and image: 2×seeds×images."""
-    each = iou(frame["intersection"], frame["union"])
-    if metric == "oiou":
-        top, bottom = frame["intersection"].to_numpy(float), frame["union"].to_numpy(float)
-    else:
-        hit = each if metric == "miou" else (each > float(metric.removeprefix("p@"))).astype(float)
-        top, bottom = hit, np.ones_like(each)
+    top, bottom = ratio(frame, metric)
     runs = (
         np.unique(frame["run"].to_numpy(str), return_inverse=True)[1] if "run" in frame else np.zeros(len(frame), int)
     )

@@ -1,50 +1,108 @@
-"""From a run's configuration to its data set: which folder, which reader, made first where it is procedural."""
+"""From a run's configuration to its data set: which folder, which files; made or prepared first where that is due."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
-from workbench.config import RunConfig
+from workbench.config import DataConfig, RunConfig
 from workbench.data import refshapes
-from workbench.data.refer import ReferData, read_refer
+from workbench.data.prepare import NotPrepared, open_prepared, prepare, prepared_folder, read_record
+from workbench.data.refer import Source, check_images_are_there, find, read
+from workbench.data.tables import Progress, ReferData
 from workbench.errors import DataError
 from workbench.registry import Registry
 
-Progress = Callable[[int, int], None]
-Opener = Callable[[RunConfig, Progress | None], ReferData]
-datasets: Registry[Opener] = Registry("data set", "data.dataset")
+Folder = Callable[[DataConfig, Path, Progress | None], Path]
+"""The folder of a data set's annotations under a root; made first where it is procedural."""
+datasets: Registry[Folder] = Registry("data set", "data.dataset")
 
 
 @datasets.register("refshapes")
-def _refshapes(config: RunConfig, progress: Progress | None) -> ReferData:
-    recipe = config.data.recipe
-    assert recipe is not None
-    return read_refer(refshapes.ensure(config.machine.data_root, recipe, progress), "refshapes", config.data.split_by)
+def _refshapes(config: DataConfig, root: Path, progress: Progress | None) -> Path:
+    assert config.recipe is not None
+    return refshapes.ensure(root, config.recipe, progress)
 
 
-def _refcoco_family(name: str) -> Opener:
-    def open_it(config: RunConfig, progress: Progress | None) -> ReferData:
-        return read_refer(config.machine.data_root / name, name, config.data.split_by)
-
-    return open_it
+def _folder_of_that_name(config: DataConfig, root: Path, progress: Progress | None) -> Path:
+    return root / config.dataset
 
 
-for _name in ("refcoco", "refcoco+", "refcocog"):
-    datasets.register(_name)(_refcoco_family(_name))
+for _name in ("refcoco", "refcoco+", "refcocog", "grefcoco"):
+    datasets.register(_name)(_folder_of_that_name)
 
 
 def open_dataset(config: RunConfig, progress: Progress | None = None) -> ReferData:
     """The data set of a run, its splits checked.
 
     Args:
-        progress: called with (images done, images in all) where the data set is made first.
+        progress: called with (steps done, steps in all) where the data set is made or prepared first.
 
     Raises:
         ConfigError: unknown data set.
-        DataError: files or images are missing or damaged, or a split does not exist.
+        DataError: files or images are missing or damaged, a split does not exist, or the data set is another than
+            `data.sha256` says.
     """
-    data = datasets[config.data.dataset](config, progress)
+    data = open_data(config.data, config.machine.data_root, progress)
+    if config.data.sha256 not in (None, data.digest):
+        raise DataError(
+            f"{data.folder}: data.sha256 is {config.data.sha256}, but {data.name} ({config.data.split_by}) there has "
+            f"{data.digest}"
+        )
     for split in (config.data.train_split, *config.evaluation.splits):
         if split not in data.splits:
             raise DataError(f"{data.folder}: {data.name} has no split {split!r}; it has {', '.join(data.splits)}")
     return data
+
+
+def open_data(config: DataConfig, root: Path, progress: Progress | None = None) -> ReferData:
+    """A data set's tables: the prepared ones, which are made first where they are not there.
+
+    Where nothing can be written under the root, the original files are read each time.
+    """
+    folder = datasets[config.dataset](config, root, progress)
+    place = prepared_folder(root, folder.name, config.split_by)
+    try:
+        return open_prepared(place)
+    except NotPrepared as error:
+        source = _found(folder, config, error)
+    return prepare_or_read(source, place, progress)
+
+
+def prepare_or_read(source: Source, place: Path, progress: Progress | None) -> ReferData:
+    """Prepare a data set; where its root cannot be written to, read it."""
+    import os
+
+    if os.access(next(p for p in place.parents if p.is_dir()), os.W_OK):
+        return prepare(source, place, progress)
+    data = read(source, progress)
+    check_images_are_there(data)
+    return data
+
+
+def _found(folder: Path, config: DataConfig, reason: NotPrepared) -> Source:
+    try:
+        return find(folder, config.dataset, config.split_by)
+    except DataError as error:
+        # Tables of another version, without the files to make them anew, deserve both sentences.
+        raise DataError(str(error) if "not prepared" in str(reason) else f"{reason}; {error}") from None
+
+
+def pinned(config: RunConfig, progress: Progress | None = None) -> RunConfig:
+    """The configuration with the data set's digest, which is part of what the run is.
+
+    refshapes is known by its recipe. A data set that is not here at all is left for `open_dataset` to miss.
+    """
+    if config.data.sha256 is not None or config.data.dataset not in datasets or config.data.recipe is not None:
+        return config
+    root = config.machine.data_root
+    place = prepared_folder(root, config.data.dataset, config.data.split_by)
+    try:
+        digest = read_record(place)["digest"]
+    except NotPrepared:
+        try:
+            find(root / config.data.dataset, config.data.dataset, config.data.split_by)
+        except DataError:
+            return config
+        digest = open_data(config.data, root, progress).digest
+    return config.model_copy(update={"data": config.data.model_copy(update={"sha256": digest})})

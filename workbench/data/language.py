@@ -7,6 +7,7 @@ from typing import Literal
 
 _SWAP = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
 _SIDE = re.compile(rf"\b({'|'.join(sorted(_SWAP, key=len, reverse=True))})\b")
+_LETTERS = re.compile("(left|right)")
 _RELATION = re.compile(
     r"\b((to the )?(left|right) of|above|below|under|over|beside|behind|between|near|next to|in front of|closest to)\b"
 )
@@ -16,9 +17,14 @@ _PLACE = re.compile(
 )
 
 
-def swap_left_right(sentence: str) -> str:
-    """The sentence that fits the mirrored image."""
-    return _SIDE.sub(lambda match: _SWAP[match[1]], sentence)
+def swap_left_right(sentence: str, substrings: bool = False) -> str:
+    """The sentence that fits the mirrored image.
+
+    Args:
+        substrings: exchange the letters wherever they stand, as the released code does, which turns bright into bleft.
+    """
+    pattern = _LETTERS if substrings else _SIDE
+    return pattern.sub(lambda match: _SWAP[match[1]], sentence)
 
 
 def expression_kind(sentence: str) -> Literal["attribute", "place", "relation"]:
@@ -26,3 +32,8 @@ def expression_kind(sentence: str) -> Literal["attribute", "place", "relation"]:
     if _RELATION.search(sentence):
         return "relation"
     return "place" if _PLACE.search(sentence) else "attribute"
+
+
+def length_of(sentence: str) -> int:
+    """Words of an expression, as separated by blanks."""
+    return len(sentence.split())

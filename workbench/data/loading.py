@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from workbench.config import DataConfig
+from workbench.data import masks
+from workbench.data.augment import change_colours, draw
 from workbench.data.features import FeatureStore
+from workbench.data.images import read_pixels
 from workbench.data.language import swap_left_right
-from workbench.data.refer import ReferData, decode_mask, read_image
-from workbench.data.transforms import Placement, place, place_mask, resize_image
+from workbench.data.sampling import StepSampler
+from workbench.data.tables import ReferData
+from workbench.data.transforms import Placement, place, place_image, place_mask, resize_image
 from workbench.errors import DataError
 
 CACHE_BYTES = 2 * 1024**3
@@ -33,15 +36,72 @@ class Expression:
     split: str
     image_id: int
     ref_id: int
-    ann_id: int
+    ann_ids: tuple[int, ...]
+    """Empty where nothing is meant."""
     sent_id: int
     sentence: str
     file_name: str
     height: int
     width: int
     category: str
-    segmentation: str
-    """COCO's polygons or RLE, as JSON."""
+    """Of the referent; of several, each once."""
+    distractors: int
+    """Other objects of a referent's category in the image; -1 where that is not known."""
+    rle: bytes
+    """The referents' mask, as COCO's compressed counts; several are united."""
+
+
+class Expressions(Sequence[Expression]):
+    """The expressions of a split, each made when it is asked for."""
+
+    def __init__(self, data: ReferData, split: str) -> None:
+        self._data = data
+        self._rows = np.flatnonzero(pc.equal(data.expressions["split"], split).to_numpy(zero_copy_only=False))
+        if len(self._rows) == 0:
+            data.split(split)
+        self._columns = {name: data.expressions[name] for name in data.expressions.column_names}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Expression: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Expression]: ...
+
+    def __getitem__(self, index: int | slice) -> Expression | list[Expression]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        row = int(self._rows[index])
+        values = {name: column[row].as_py() for name, column in self._columns.items()}
+        images, objects = self._data.images, self._data.objects
+        image, targets = values["image_row"], values["object_rows"]
+        height, width = images["height"][image].as_py(), images["width"][image].as_py()
+        parts = [objects["rle"][target].as_py() for target in targets]
+        return Expression(
+            values["split"],
+            values["image_id"],
+            values["ref_id"],
+            tuple(values["ann_ids"]),
+            values["sent_id"],
+            values["sentence"],
+            images["file_name"][image].as_py(),
+            height,
+            width,
+            " + ".join(dict.fromkeys(objects["category"][target].as_py() for target in targets)),
+            values["distractors"],
+            masks.union(parts, height, width),
+        )
+
+    def column(self, name: str) -> NDArray[Any]:
+        """One column of numbers, see `ReferData.expressions`."""
+        return np.asarray(self._columns[name].to_numpy())[self._rows]
+
+    def one_of_each_image(self) -> list[Expression]:
+        """For each image, in the order of their ids, its first expression."""
+        _, first = np.unique(self.column("image_id"), return_index=True)
+        return [self[int(index)] for index in first]
 
 
 class ReferringDataset(Dataset[dict[str, Any]]):
@@ -53,45 +113,53 @@ class ReferringDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, data: ReferData, split: str, side: int, config: DataConfig, cache: bool = True) -> None:
-        self.expressions = _join(data, data.split(split))
+        self.expressions = Expressions(data, split)
         self.side = side
         self._config = config
         self._folder = data.image_folder
-        sizes = {e.image_id: e.height * e.width * 3 for e in self.expressions}
         self.features: FeatureStore | None = None
         """Where set, examples hold features of the frozen encoder in place of pixels."""
-        self._cache: dict[int, NDArray[np.uint8]] | None = {} if cache and sum(sizes.values()) <= CACHE_BYTES else None
+        images = data.images.take(np.unique(self.expressions.column("image_row")))
+        size = 3 * pc.sum(pc.multiply(images["height"].cast("int64"), images["width"].cast("int64"))).as_py()
+        self._cache: dict[int, Tensor] | None = {} if cache and size <= CACHE_BYTES else None
 
     def __len__(self) -> int:
         return len(self.expressions)
 
     def image(self, expression: Expression) -> NDArray[np.uint8]:
         """The original image, height×width×3."""
+        return self._pixels(expression).permute(1, 2, 0).contiguous().numpy()
+
+    def _pixels(self, expression: Expression) -> Tensor:
+        """The original image, 3×height×width uint8."""
         if self._cache is not None and expression.image_id in self._cache:
             return self._cache[expression.image_id]
-        image = read_image(self._folder / expression.file_name)
+        pixels = read_pixels(self._folder / expression.file_name, (expression.height, expression.width))
         if self._cache is not None:
-            self._cache[expression.image_id] = image
-        return image
+            self._cache[expression.image_id] = pixels
+        return pixels
 
     def mask(self, expression: Expression) -> NDArray[np.uint8]:
-        """The referent's mask at the original size, height×width."""
-        return decode_mask(json.loads(expression.segmentation), expression.height, expression.width)
+        """The referents' mask at the original size, height×width."""
+        return masks.decode(expression.rle, expression.height, expression.width)
 
     def placement(self, expression: Expression) -> Placement:
-        """Where the image's content lies in the model's square."""
+        """Where the whole image lies in the model's square; how evaluation and figures see it."""
         return place(expression.height, expression.width, self.side, self._config.padding)
 
     def square(self, expression: Expression) -> Tensor:
-        """The image in the model's square, 3×side×side uint8."""
-        square = resize_image(self.image(expression), self.placement(expression), self.side)
-        return torch.from_numpy(square).permute(2, 0, 1)
+        """The whole image in the model's square, 3×side×side uint8."""
+        placement = self.placement(expression)
+        return place_image(resize_image(self._pixels(expression), placement), placement, self.side)
 
     def placed(self, expression: Expression, flipped: bool) -> tuple[Tensor, Tensor]:
         """The square 3×side×side uint8, mirrored if asked, and where its content lies (top, left, height, width)."""
-        place, square = self.placement(expression), self.square(expression)
+        square = self.square(expression)
+        return square.flip(-1) if flipped else square, self._content(self.placement(expression), flipped)
+
+    def _content(self, place: Placement, flipped: bool) -> Tensor:
         left = self.side - place.left - place.width if flipped else place.left
-        return square.flip(-1) if flipped else square, torch.tensor([place.top, left, place.height, place.width])
+        return torch.tensor([place.top, left, place.height, place.width])
 
     def file_size(self, file_name: str) -> int:
         """Bytes of an image file; DataError when it is not there."""
@@ -108,80 +176,28 @@ class ReferringDataset(Dataset[dict[str, Any]]):
         """
         index, seed = key
         expression = self.expressions[index]
-        flipped = bool(np.random.default_rng(seed).random() < self._config.horizontal_flip)
-        mask = place_mask(self.mask(expression), self.placement(expression), self.side)
+        height, width = expression.height, expression.width
+        drawn = draw(self._config, seed, height, width, self.side, lambda: masks.box_of(expression.rle, height, width))
+        placement, flipped = drawn.placement, drawn.flipped
+        mask = place_mask(torch.from_numpy(self.mask(expression)), placement, self.side)
+        swap = self._config.augmentation.swap == "substrings"
         example = {
             "mask": mask.flip(-1) if flipped else mask,
-            "sentence": swap_left_right(expression.sentence) if flipped else expression.sentence,
+            "sentence": swap_left_right(expression.sentence, swap) if flipped else expression.sentence,
         }
         if self.features is not None:
             return {**example, "features": self.features.read(expression.image_id, flipped)}
-        pixels, content = self.placed(expression, flipped)
-        return {**example, "pixels": pixels, "content": content}
-
-
-class StepSampler(Sampler[list[tuple[int, int]]]):
-    """The batches of steps `start` to `steps`: each pass a permutation of its own, cut into batches without a rest.
-
-    Args:
-        referents: for each expression the index of its referent; a pass then draws one expression of each.
-        rank, world: this process takes every `world`-th example of a batch.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        steps: int,
-        seed: int,
-        start: int = 0,
-        referents: Sequence[int] | None = None,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        self._groups = _groups(referents) if referents is not None else None
-        self._size = len(self._groups) if self._groups is not None else size
-        self._batch, self._steps, self._seed, self._start = batch_size, steps, seed, start
-        self._rank, self._world = rank, world
-
-    def __len__(self) -> int:
-        return self._steps - self._start
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        passes: dict[int, NDArray[np.int64]] = {}
-        for step in range(self._start, self._steps):
-            batch = []
-            for position in range(step * self._batch + self._rank, (step + 1) * self._batch, self._world):
-                number, place_in_pass = divmod(position, self._size)
-                if number not in passes:
-                    passes = {k: v for k, v in passes.items() if k == number - 1}
-                    passes[number] = self._order(number)
-                batch.append((int(passes[number][place_in_pass]), _mixed(self._seed, position)))
-            yield batch
-
-    def _order(self, number: int) -> NDArray[np.int64]:
-        rng = np.random.default_rng([self._seed, number])
-        order = rng.permutation(self._size)
-        if self._groups is None:
-            return order
-        return np.array([rng.choice(self._groups[i]) for i in order])
-
-
-def _mixed(seed: int, position: int) -> int:
-    return int(np.random.SeedSequence([seed, position]).generate_state(1)[0])
-
-
-def _groups(referents: Sequence[int]) -> list[list[int]]:
-    groups: dict[int, list[int]] = {}
-    for index, referent in enumerate(referents):
-        groups.setdefault(referent, []).append(index)
-    return list(groups.values())
+        content = change_colours(resize_image(self._pixels(expression), placement), drawn.colours)
+        square = place_image(content, placement, self.side)
+        pixels = square.flip(-1) if flipped else square
+        return {**example, "pixels": pixels, "content": self._content(placement, flipped)}
 
 
 def steps_per_epoch(dataset: ReferringDataset, config: DataConfig, batch_size: int) -> float:
     """Batches in one pass, a fraction where the last is not full."""
-    units = {e.ref_id for e in dataset.expressions} if config.epoch == "referents" else dataset.expressions
-    return len(units) / batch_size
+    referents = config.epoch == "referents"
+    units = len(np.unique(dataset.expressions.column("ref_id"))) if referents else len(dataset)
+    return units / batch_size
 
 
 def training_loader(
@@ -203,7 +219,7 @@ def training_loader(
     Args:
         close_in_workers: a file descriptor that the workers must not inherit.
     """
-    referents = [e.ref_id for e in dataset.expressions] if config.epoch == "referents" else None
+    referents = dataset.expressions.column("ref_id").tolist() if config.epoch == "referents" else None
     sampler = StepSampler(len(dataset), batch_size, steps, seed, start, referents, rank, world)
     return DataLoader(
         dataset,
@@ -237,43 +253,45 @@ class EvaluationBatch:
 
 
 def evaluation_batches(
-    dataset: ReferringDataset, batch_size: int, rank: int = 0, world: int = 1
+    dataset: ReferringDataset, batch_size: int, rank: int = 0, world: int = 1, workers: int = 0
 ) -> Iterator[EvaluationBatch]:
-    """Every expression of a split once, image by image; a process takes every `world`-th image."""
-    by_image: dict[int, list[Expression]] = {}
-    for expression in dataset.expressions:
-        by_image.setdefault(expression.image_id, []).append(expression)
-    waiting: list[list[Expression]] = []
-    for group in list(by_image.values())[rank::world]:
-        waiting.append(group)
-        if sum(map(len, waiting)) >= batch_size:
-            yield _evaluation_batch(dataset, waiting)
-            waiting = []
-    if waiting:
-        yield _evaluation_batch(dataset, waiting)
+    """Every expression of a split once, image by image; a process takes every `world`-th batch.
+
+    What is in a batch does not depend on `world`, so that each mask comes out the same to the last bit.
+    """
+    batches = _Batches(dataset, batch_size, rank, world)
+    yield from DataLoader(batches, batch_size=None, num_workers=min(workers, len(batches)), collate_fn=_as_it_is)
 
 
-def _evaluation_batch(dataset: ReferringDataset, groups: list[list[Expression]]) -> EvaluationBatch:
-    placements = [dataset.placement(group[0]) for group in groups]
-    return EvaluationBatch(
-        [expression for group in groups for expression in group],
-        torch.stack([dataset.square(group[0]) for group in groups]),
-        torch.tensor([[p.top, p.left, p.height, p.width] for p in placements]),
-        torch.tensor([i for i, group in enumerate(groups) for _ in group]),
-    )
+class _Batches(Dataset[EvaluationBatch]):
+    """This process's share of a split's batches, each made when a worker asks for it."""
 
+    def __init__(self, dataset: ReferringDataset, batch_size: int, rank: int, world: int) -> None:
+        self._dataset = dataset
+        by_image: dict[int, list[int]] = {}
+        for index, image_id in enumerate(dataset.expressions.column("image_id").tolist()):
+            by_image.setdefault(image_id, []).append(index)
+        batches: list[list[list[int]]] = [[]]
+        for group in by_image.values():
+            if sum(map(len, batches[-1])) >= batch_size:
+                batches.append([])
+            batches[-1].append(group)
+        self._batches = batches[rank::world]
 
-def _join(data: ReferData, rows: pa.Table) -> list[Expression]:
-    images = {r["image_id"]: r for r in data.images.to_pylist()}
-    objects = {r["ann_id"]: r for r in data.objects.to_pylist()}
-    return [
-        Expression(
-            **row,
-            file_name=images[row["image_id"]]["file_name"],
-            height=images[row["image_id"]]["height"],
-            width=images[row["image_id"]]["width"],
-            category=objects[row["ann_id"]]["category"],
-            segmentation=objects[row["ann_id"]]["segmentation"],
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, number: int) -> EvaluationBatch:
+        dataset = self._dataset
+        groups = [[dataset.expressions[index] for index in group] for group in self._batches[number]]
+        placements = [dataset.placement(group[0]) for group in groups]
+        return EvaluationBatch(
+            [expression for group in groups for expression in group],
+            torch.stack([dataset.square(group[0]) for group in groups]),
+            torch.tensor([[p.top, p.left, p.height, p.width] for p in placements]),
+            torch.tensor([i for i, group in enumerate(groups) for _ in group]),
         )
-        for row in rows.to_pylist()
-    ]
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -1,199 +1,280 @@
-"""Reader of the RefCOCO family from its original files, `instances.json` and `refs(<split_by>).p`.
+"""Readers of referring data sets in their original files, and of the form that the released DIT code reads.
 
-Nothing is executed from a pickle, and no image or mask is decoded before it is needed.
+RefCOCO family: `instances.json` and `refs(<split_by>).p`. gRefCOCO: `instances.json` and `grefs(<split_by>).json`.
+Released: `anns/<name>.json` and `masks/<name>/<mask_id>.npy`. Nothing is executed from any of them.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
-from pycocotools import mask as coco_mask
 
+from workbench.data import masks
+from workbench.data.pickles import load_plain
+from workbench.data.tables import Progress, Raw, ReferData, assemble, whole
 from workbench.errors import DataError
 
-IMAGE_FOLDERS = ("images", "../images/train2014", "../images/mscoco/images/train2014", "../train2014")
+Form = Literal["refs", "grefs", "released"]
+IMAGE_FOLDERS = ("images", "../images/train2014", "../images/mscoco/images/train2014", "../images/coco", "../train2014")
 """Where images are looked for, relative to the annotations' folder."""
 
 
-class PlainUnpickler(pickle.Unpickler):
-    """Unpickles containers, strings and numbers; whatever wants to import something is an error."""
-
-    def find_class(self, module_name: str, global_name: str) -> NoReturn:
-        """Always refuses."""
-        raise pickle.UnpicklingError(f"it wants to import {module_name}.{global_name}")
-
-
 @dataclass(frozen=True)
-class ReferData:
-    """One data set as Arrow tables.
+class Source:
+    """Where a data set's files lie.
 
     Attributes:
-        name: as in the configuration.
-        folder: of the annotations.
-        images: image_id, file_name, height, width.
-        objects: ann_id, image_id, category, segmentation (JSON).
-        expressions: split, image_id, ref_id, ann_id, sent_id, sentence; in the files' order.
-        image_folder: where the image files lie.
+        files: the annotations, without masks.
+        mask_folder: of the released form.
     """
 
     name: str
+    split_by: str
+    form: Form
     folder: Path
-    images: pa.Table
-    objects: pa.Table
-    expressions: pa.Table
-    image_folder: Path
+    files: tuple[Path, ...]
+    mask_folder: Path | None = None
 
-    @property
-    def splits(self) -> list[str]:
-        """The splits' names, in the files' order."""
-        return [str(split) for split in self.expressions["split"].unique().to_pylist()]
 
-    def split(self, name: str) -> pa.Table:
-        """The expressions of exactly that split; DataError lists the known ones when it is empty."""
-        import pyarrow.compute as pc
+def find(folder: Path, name: str, split_by: str) -> Source:
+    """The files of a data set: originals in its folder, else the released form beside it.
 
-        table = self.expressions.filter(pc.equal(self.expressions["split"], name))
-        if len(table) == 0:
-            raise DataError(f"{self.folder}: {self.name} has no split {name!r}; it has {', '.join(self.splits)}")
-        return table
+    Raises:
+        DataError: there are neither; names what was looked for, and other splits' files that are there.
+    """
+    instances = folder / "instances.json"
+    forms: tuple[tuple[Form, Path], ...] = (
+        ("refs", folder / f"refs({split_by}).p"),
+        ("grefs", folder / f"grefs({split_by}).json"),
+    )
+    for form, file in forms:
+        if file.is_file() and instances.is_file():
+            return Source(name, split_by, form, folder, (instances, file))
+    released = folder.parent / "anns" / f"{name}.json"
+    if released.is_file():
+        mask_folder = folder.parent / "masks" / name
+        return Source(name, split_by, "released", folder, (released,), mask_folder)
+    wanted = forms[1][1] if name.startswith("g") else forms[0][1]
+    missing = wanted if instances.is_file() else instances
+    others = sorted(file.name for file in folder.glob("*refs(*).*"))
+    also = f"; there is {', '.join(others)}, see data.split_by" if others and missing == wanted else ""
+    raise DataError(f"missing file {missing} (annotations of {name}, split by {split_by}){also}")
+
+
+def read(source: Source, progress: Progress | None = None) -> ReferData:
+    """Read a data set from its files.
+
+    Args:
+        progress: called with (objects done, objects in all).
+
+    Raises:
+        DataError: a file is missing, damaged, not what its name says, or a reference points nowhere.
+    """
+    try:
+        raw = _released(source) if source.form == "released" else _original(source)
+    except (TypeError, ValueError, OverflowError) as error:  # say, a list where an id is expected
+        raise DataError(f"{source.files[-1]}: not the form of {source.name}: {_named(error)}") from None
+    except MemoryError:
+        raise DataError(f"{source.files[-1]}: there is not enough memory to read it") from None
+    return assemble(raw, source.name, source.folder, _image_folder(source.folder), progress)
 
 
 def read_refer(folder: Path, name: str, split_by: str) -> ReferData:
-    """Read one data set.
+    """Read a data set from the files in a folder, see `find` and `read`; every image must be there."""
+    data = read(find(folder, name, split_by))
+    check_images_are_there(data)
+    return data
+
+
+def _original(source: Source) -> Raw:
+    instances = read_json(source.files[0])
+    if not isinstance(instances, dict):
+        raise DataError(f"{source.files[0]}: an object with images, annotations and categories is expected")
+    for part in ("images", "annotations", "categories"):
+        _list(instances.get(part), f"{source.files[0]}: {part}")
+    raw = Raw()
+    where = source.files[0].name
+    raw.images = [
+        (f"{where}: images[{i}]", image["id"], image["file_name"], image["height"], image["width"])
+        for i, image in _objects(instances["images"], f"{where}: images")
+    ]
+    categories = {
+        whole(c["id"], f"{where}: categories[{i}]: id"): str(c["name"])[:200]
+        for i, c in _objects(instances["categories"], f"{where}: categories")
+    }
+    for i, a in _objects(instances["annotations"], f"{where}: annotations"):
+        if a["category_id"] not in categories:
+            raise DataError(f"{where}: annotations[{i}]: no category with id {a['category_id']!r:.60}")
+        crowd = bool(a.get("iscrowd", 0))
+        segmentation = a["segmentation"]
+        raw.objects.append(
+            (f"{where}: annotations[{i}]", a["id"], a["image_id"], categories[a["category_id"]], crowd, a.get("bbox"),
+             segmentation)
+        )  # fmt: skip
+    short = sum(isinstance(o[6], list) and any(len(p) < masks.POINTS for p in o[6]) for o in raw.objects)
+    if short:
+        raw.notes.append(f"{short} annotations hold polygons of fewer than three points, which are left out")
+    refs_file = source.files[1]
+    refs = _list(load_plain(refs_file) if source.form == "refs" else read_json(refs_file), str(refs_file))
+    crowds = {o[1] for o in raw.objects if o[4]}
+    _refs(raw, refs, refs_file, source.form == "grefs", crowds)
+    return raw
+
+
+def _refs(raw: Raw, refs: list[Any], file: Path, several: bool, skipped: set[int]) -> None:
+    """References of RefCOCO (one ann_id) and gRefCOCO (a list of them, [-1] for none).
 
     Args:
-        folder: holds `instances.json` and `refs(<split_by>).p`; images are looked for in `IMAGE_FOLDERS`.
-
-    Raises:
-        DataError: a file or an image is missing, damaged, or a reference points nowhere; the message names it.
+        several: gRefCOCO's.
+        skipped: annotations that gRefCOCO leaves out of a target: crowds.
     """
-    instances_file, refs_file = folder / "instances.json", folder / f"refs({split_by}).p"
-    for file in (instances_file, refs_file):
-        if not file.is_file():
-            raise DataError(f"missing file {file} (annotations of {name}, split by {split_by})")
-    instances, refs = _read_json(instances_file), _read_refs(refs_file)
-    try:
-        tables = _tables(instances, refs)
-    except (KeyError, TypeError, ValueError, AttributeError, pa.ArrowException) as error:
-        raise DataError(f"{folder}: not RefCOCO's form: {type(error).__name__}: {error}") from None
-    return ReferData(name, folder, *tables, image_folder=_image_folder(folder, tables[0]["file_name"].to_pylist()))
+    # A small pickle can name one long list, or one long text, many times over.
+    most, characters = file.stat().st_size, 0
+    for _, ref in _objects(refs, file.name):
+        ann_ids = ref["ann_id"]
+        where = f"{file.name}: ref_id {ref['ref_id']!r:.60}"
+        if several:
+            listed = _list(ann_ids, f"{where}: ann_id")
+            ann_ids = [] if listed == [-1] else [a for a in listed if a not in skipped]
+        else:
+            ann_ids = [ann_ids]
+        sentences = _list(ref["sentences"], f"{where}: sentences")
+        if len(sentences) > most - len(raw.expressions):
+            raise DataError(f"{file}: it names more sentences than it can hold")
+        for j, sentence in _objects(sentences, f"{where}: sentences"):
+            at = f"{where}: sentences[{j}]"
+            characters += len(sentence["sent"]) if isinstance(sentence["sent"], str) else 0
+            if characters > 16 * most:
+                raise DataError(f"{file}: it names more text than it can hold")
+            raw.expressions.append(
+                (at, ref["split"], ref["image_id"], ref["ref_id"], ann_ids, sentence["sent_id"], sentence["sent"])
+            )
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: not readable as JSON: {error}") from None
+def _released(source: Source) -> Raw:
+    """{split: [{iid, bbox, cat_id, refs: [sentence, …], mask_id}]}; of evaluation splits an item a sentence."""
+    file = source.files[0]
+    document = read_json(file)
     if not isinstance(document, dict):
-        raise DataError(f"{file}: an object with images, annotations and categories is expected")
-    return document
+        raise DataError(f"{file}: an object of splits is expected, not {type(document).__name__}")
+    raw = Raw(lists_all_objects=False)
+    folder = source.mask_folder
+    assert folder is not None
+    if not folder.is_dir():
+        raise DataError(f"missing folder {folder}, the masks of {file}")
+    image_of_mask: dict[int, int] = {}
+    sizes: dict[int, tuple[int, int]] = {}
+    for split, items in document.items():
+        for i, item in _objects(_list(items, f"{file}: {split}"), f"{file.name}: {split}"):
+            where = f"{file.name}: {split}[{i}]"
+            image_id = whole(item["iid"], f"{where}: iid", 0, 10**12 - 1)
+            mask_id = whole(item["mask_id"], f"{where}: mask_id", 0)
+            if image_of_mask.setdefault(mask_id, image_id) != image_id:
+                raise DataError(f"{where}: mask_id {mask_id} is of another image, too: {image_of_mask[mask_id]}")
+            for sentence in _list(item["refs"], f"{where}: refs"):
+                raw.expressions.append((where, split, image_id, mask_id, (mask_id,), len(raw.expressions), sentence))
+            if len(raw.objects) == len(image_of_mask):
+                continue
+            mask = _read_mask(folder / f"{mask_id}.npy")
+            height, width = mask.shape
+            if sizes.setdefault(image_id, (height, width)) != (height, width):
+                raise DataError(f"{where}: masks of image {image_id} differ: {sizes[image_id]} and {mask.shape} pixels")
+            counts = {"size": [height, width], "counts": masks.encode(mask)}
+            category = f"category {whole(item['cat_id'], f'{where}: cat_id')}"
+            raw.objects.append((where, mask_id, image_id, category, False, item.get("bbox"), counts))
+    raw.images = [
+        (f"{file.name}: image {image_id}", image_id, f"COCO_train2014_{image_id:012d}.jpg", *size)
+        for image_id, size in sizes.items()
+    ]
+    raw.notes.append("the released form knows referents alone, so distractors are not counted")
+    return raw
 
 
-def _read_refs(file: Path) -> list[dict[str, Any]]:
+def _read_mask(file: Path) -> NDArray[Any]:
+    """A mask height×width; values over 1, where summed polygons overlap, count as 1 later."""
     try:
-        # The originals were written by Python 2: their strings are latin-1 bytes.
-        refs = PlainUnpickler(io.BytesIO(file.read_bytes()), encoding="latin1").load()
-    except pickle.UnpicklingError as error:
-        raise DataError(f"{file}: refused: {error}; only plain lists, dicts, strings and numbers are read") from None
-    except Exception as error:  # a damaged pickle raises whatever its broken opcodes stumble over
-        raise DataError(f"{file}: damaged pickle: {type(error).__name__}: {error}") from None
-    if not isinstance(refs, list):
-        raise DataError(f"{file}: a list of references is expected, not {type(refs).__name__}")
-    return refs
+        mask = np.load(file, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"missing mask {file}") from None
+    except Exception as error:  # numpy raises whatever a broken header stumbles over
+        raise DataError(f"{file}: not readable as an array: {_named(error)}") from None
+    if not isinstance(mask, np.ndarray):
+        raise DataError(f"{file}: one array is expected, not an archive")
+    if mask.ndim == 3 and mask.shape[2] == 1:
+        mask = mask[:, :, 0]
+    if mask.ndim != 2 or mask.dtype.kind not in "buif" or not 0 < mask.size <= masks.MOST_PIXELS:
+        raise DataError(f"{file}: a mask height×width of numbers is expected, not {mask.dtype} of shape {mask.shape}")
+    found: NDArray[Any] = mask
+    return found
 
 
-def _tables(instances: dict[str, Any], refs: list[dict[str, Any]]) -> tuple[pa.Table, pa.Table, pa.Table]:
-    images = pa.table(
-        {
-            "image_id": pa.array([i["id"] for i in instances["images"]], pa.int64()),
-            "file_name": pa.array([i["file_name"] for i in instances["images"]], pa.string()),
-            "height": pa.array([i["height"] for i in instances["images"]], pa.int32()),
-            "width": pa.array([i["width"] for i in instances["images"]], pa.int32()),
-        }
-    )
-    categories = {c["id"]: c["name"] for c in instances["categories"]}
-    annotations = instances["annotations"]
-    objects = pa.table(
-        {
-            "ann_id": pa.array([a["id"] for a in annotations], pa.int64()),
-            "image_id": pa.array([a["image_id"] for a in annotations], pa.int64()),
-            "category": pa.array([categories[a["category_id"]] for a in annotations], pa.string()),
-            "segmentation": pa.array([json.dumps(a["segmentation"]) for a in annotations], pa.string()),
-        }
-    )
-    known_images = set(images["image_id"].to_pylist())
-    known_objects = set(objects["ann_id"].to_pylist())
-    rows = []
-    for ref in refs:
-        if ref["image_id"] not in known_images:
-            raise ValueError(f"ref_id {ref['ref_id']}: no image with id {ref['image_id']} in instances.json")
-        if ref["ann_id"] not in known_objects:
-            raise ValueError(f"ref_id {ref['ref_id']}: no annotation with id {ref['ann_id']} in instances.json")
-        shared = (ref["split"], ref["image_id"], ref["ref_id"], ref["ann_id"])
-        rows += [(*shared, sentence["sent_id"], sentence["sent"]) for sentence in ref["sentences"]]
-    schema = pa.schema(
-        [("split", pa.string()), ("image_id", pa.int64()), ("ref_id", pa.int64()), ("ann_id", pa.int64()),
-         ("sent_id", pa.int64()), ("sentence", pa.string())]
-    )  # fmt: skip
-    columns: list[tuple[Any, ...]] = list(zip(*rows, strict=True)) if rows else [() for _ in schema]
-    return (
-        images,
-        objects,
-        pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema),
-    )
+def read_json(file: Path) -> Any:
+    """A JSON document; DataError names a file that cannot be read."""
+    try:
+        return json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: not readable as JSON: {str(error)[:200]}") from None
+    except MemoryError:
+        raise DataError(f"{file}: there is not enough memory to read it") from None
 
 
-def _image_folder(folder: Path, file_names: Iterable[str]) -> Path:
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise DataError(f"{where}: a list is expected, not {type(value).__name__}")
+    return list(value)
+
+
+class _Item:
+    """An object whose missing fields are named."""
+
+    __slots__ = ("fields", "where")
+
+    def __init__(self, fields: dict[str, Any], where: str) -> None:
+        self.fields, self.where = fields, where
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return self.fields[name]
+        except KeyError:
+            raise DataError(f"{self.where}: field {name!r} is missing") from None
+
+    def get(self, name: str, other: Any = None) -> Any:
+        return self.fields.get(name, other)
+
+
+def _objects(values: Sequence[Any], where: str) -> Iterable[tuple[int, _Item]]:
+    for i, value in enumerate(values):
+        if not isinstance(value, dict):
+            raise DataError(f"{where}[{i}]: an object is expected, not {type(value).__name__}")
+        yield i, _Item(value, f"{where}[{i}]")
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:200]}"
+
+
+def _image_folder(folder: Path) -> Path:
     found = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), None)
     if found is None:
         places = ", ".join(os.path.normpath(folder / name) for name in IMAGE_FOLDERS)
         raise DataError(f"missing image folder of {folder}; looked for {places}")
-    with os.scandir(found) as entries:
-        present = {entry.name for entry in entries}
-    missing = [name for name in file_names if name not in present]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise DataError(f"missing image {missing[0]}{more} in {os.path.normpath(found)}")
     return found
 
 
-def read_image(file: Path) -> NDArray[np.uint8]:
-    """An image as height×width×3; DataError names a file that cannot be decoded."""
-    try:
-        with Image.open(file) as image:
-            return np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise DataError(f"missing image {file.name} in {file.parent}") from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file}: image cannot be decoded: {error}") from None
-
-
-def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """COCO's compressed RLE of polygons, plain RLE or compressed RLE; overlapping polygons are united."""
-    try:
-        if isinstance(segmentation, list):
-            return dict(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
-        size = [int(side) for side in segmentation["size"]]
-        if size != [height, width]:
-            raise ValueError(f"its size is {size}, the image's {[height, width]}")
-        if isinstance(segmentation["counts"], list):
-            return dict(coco_mask.frPyObjects(segmentation, height, width))
-        return {"size": size, "counts": segmentation["counts"].encode("ascii")}
-    except Exception as error:  # pycocotools raises Exception itself
-        raise DataError(f"segmentation cannot be decoded: {error}") from None
-
-
-def decode_mask(segmentation: Any, height: int, width: int) -> NDArray[np.uint8]:
-    """A mask of zeros and ones, height×width."""
-    return np.asarray(coco_mask.decode(to_rle(segmentation, height, width)))
+def check_images_are_there(data: ReferData) -> None:
+    """DataError names the first image that an expression needs and that is not in the folder."""
+    with os.scandir(data.image_folder) as entries:
+        present = {entry.name for entry in entries}
+    rows = pc.unique(data.expressions["image_row"]).to_numpy()
+    missing = [name for name in data.images["file_name"].take(np.sort(rows)).to_pylist() if name not in present]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise DataError(f"missing image {missing[0]}{more} in {os.path.normpath(data.image_folder)}")

@@ -40,7 +40,7 @@ SENTENCES_PER_REFERENT = 2
 
 def folder_name(recipe: RefshapesRecipe) -> str:
     """`refshapes-<8 hex digits>`: another recipe is another folder."""
-    text = json.dumps([FORMAT_VERSION, recipe.model_dump()], sort_keys=True)
+    text = json.dumps([FORMAT_VERSION, recipe.document()], sort_keys=True)
     return f"refshapes-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
@@ -112,7 +112,7 @@ def _write(folder: Path, recipe: RefshapesRecipe, progress: Callable[[int, int],
         if progress and (number % 50 == 0 or image_id == total):
             progress(image_id, total)
     instances = {
-        "info": {"description": "refshapes", "recipe": recipe.model_dump(), "version": FORMAT_VERSION},
+        "info": {"description": "refshapes", "recipe": recipe.document(), "version": FORMAT_VERSION},
         "licenses": [],
         "images": images,
         "annotations": annotations,

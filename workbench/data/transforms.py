@@ -5,54 +5,77 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an image's content lies in the model's square, in pixels."""
+    """Where an image's content lies in the model's square, in pixels.
+
+    `window`, if there is one, is the part of the original that is shown: its top, left, height and width.
+    """
 
     top: int
     left: int
     height: int
     width: int
+    window: tuple[int, int, int, int] | None = None
 
 
-def place(height: int, width: int, side: int, padding: Literal["bottom_right", "centred"]) -> Placement:
-    """Fit height×width into a square of `side`, longer side filling it, as SAM's ResizeLongestSide rounds."""
-    scale = side / max(height, width)
-    new_height, new_width = int(height * scale + 0.5), int(width * scale + 0.5)
+def fitted(height: int, width: int, longest: float) -> tuple[int, int]:
+    """Height and width when the longer one becomes `longest`, as SAM's ResizeLongestSide rounds."""
+    scale = longest / max(height, width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def place(
+    height: int, width: int, side: int, padding: Literal["bottom_right", "centred"], longest: float | None = None
+) -> Placement:
+    """Fit height×width into a square of `side`, the longer side filling it, or `longest` of it."""
+    new_height, new_width = fitted(height, width, side if longest is None else longest)
     if padding == "bottom_right":
         return Placement(0, 0, new_height, new_width)
     return Placement((side - new_height) // 2, (side - new_width) // 2, new_height, new_width)
 
 
-def resize_image(image: NDArray[np.uint8], placement: Placement, side: int) -> NDArray[np.uint8]:
-    """The image height×width×3 in its place in a side×side×3 square of zeros; bilinear with antialiasing."""
-    size = (placement.width, placement.height)
-    if image.shape[1::-1] != size:
-        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-    square = np.zeros((side, side, 3), dtype=np.uint8)
-    square[placement.top : placement.top + placement.height, placement.left : placement.left + placement.width] = image
+def resize_image(pixels: Tensor, placement: Placement) -> Tensor:
+    """The content as it will lie in the square, 3×height×width uint8; bilinear with antialiasing."""
+    pixels = _window(pixels, placement)
+    size = (placement.height, placement.width)
+    if pixels.shape[1:] != size:
+        pixels = F.interpolate(pixels[None], size=size, mode="bilinear", antialias=True)[0]
+    return pixels
+
+
+def place_image(content: Tensor, placement: Placement, side: int) -> Tensor:
+    """The content in its place in a 3×side×side square of zeros."""
+    square = content.new_zeros(3, side, side)
+    square[:, placement.top : placement.top + placement.height, placement.left : placement.left + placement.width] = (
+        content
+    )
     return square
 
 
-def place_mask(mask: NDArray[np.uint8], placement: Placement, side: int) -> Tensor:
-    """A training target: the mask resized bilinearly (so soft at its rim) into the square, side×side float."""
+def place_mask(mask: Tensor, placement: Placement, side: int) -> Tensor:
+    """A training target: the mask height×width resized bilinearly (so soft at its rim) into the square of floats."""
     size = (placement.height, placement.width)
-    resized = torch.from_numpy(mask).float()
-    if mask.shape != size:
+    resized = _window(mask, placement).float()
+    if resized.shape != size:
         resized = F.interpolate(resized[None, None], size=size, mode="bilinear", antialias=True)[0, 0]
     square = torch.zeros(side, side)
     square[placement.top : placement.top + placement.height, placement.left : placement.left + placement.width] = (
         resized
     )
     return square
+
+
+def _window(pixels: Tensor, placement: Placement) -> Tensor:
+    if placement.window is None:
+        return pixels
+    top, left, height, width = placement.window
+    return pixels[..., top : top + height, left : left + width]
 
 
 def restore_logits(

@@ -19,7 +19,7 @@ from workbench.config import RunConfig
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.registry import unknown_name
 
-METRIC = re.compile(r"oiou|miou|p@0\.[5-9]")
+METRIC = re.compile(r"oiou|miou|p(@|>=)0\.[5-9]|giou|ciou|n_acc|t_acc")
 
 
 class GridError(WorkbenchError):
@@ -43,7 +43,8 @@ class ReportConfig(BaseModel):
     def _known(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
         for metric in metrics:
             if not METRIC.fullmatch(metric):
-                raise ValueError(f"unknown metric {metric!r}; known: oiou, miou, p@0.5, p@0.6, p@0.7, p@0.8, p@0.9")
+                known = "oiou, miou, p@0.5 to p@0.9 (IoU over), p>=0.5 to p>=0.9, giou, ciou, n_acc, t_acc"
+                raise ValueError(f"unknown metric {metric!r}; known: {known}")
         return metrics
 
 

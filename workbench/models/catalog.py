@@ -129,7 +129,7 @@ model: {backbone} ({depth} layers of width {width}) at {side} px, {words} text t
 
 In the rules y are the text features, t the text tokens in the image encoder, and P a projector. The layers can be
 chosen for each variant, projector type and initialisation for each that has a projector: see `FusionConfig` in
-[`workbench/config.py`](../workbench/config.py).
+[`workbench/sections.py`](../workbench/sections.py).
 
 | setting | rule | released as | fusion parameters | trainable | GFLOPs |
 """

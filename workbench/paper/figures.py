@@ -21,11 +21,12 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 from workbench.config import digest_of
-from workbench.data.refer import decode_mask
+from workbench.data import masks
 from workbench.launch.grid import Grid
 from workbench.paper.style import ENDINGS, ERROR, MAP, PALETTE, WIDTH, new_figure, save, styled
-from workbench.paper.tables import METRIC_NAMES, make_table
+from workbench.paper.tables import make_table
 from workbench.store import RunFolder, StoreError
+from workbench.training.metrics import METRIC_NAMES
 from workbench.training.provenance import code_digest
 
 if TYPE_CHECKING:
@@ -112,8 +113,7 @@ def predictions(grid: Grid, results: Path) -> list[Path]:
         image, truth = shown.dataset.image(expression), shown.dataset.mask(expression)
         for axes, setting in zip(row[1:], shown.folders, strict=True):
             found = shown.row(setting, expression)
-            rle = {"size": [expression.height, expression.width], "counts": found["prediction"]}
-            predicted = decode_mask(rle, expression.height, expression.width)
+            predicted = masks.decode(found["prediction"].encode(), expression.height, expression.width)
             _photo(axes, _greyed(image), truth)
             _overlay(axes, predicted)
             axes.set_xlabel(f"IoU {100 * found['iou']:.0f}", labelpad=2)
@@ -196,11 +196,7 @@ def _shown(grid: Grid, results: Path) -> _Shown:
     if not folders:
         raise StoreError(f"{grid.file}: no completed run yet; train with: workbench submit {grid.file}")
     data = {name: grid.settings[name].data for name in folders}
-    other = [
-        n
-        for n, d in data.items()
-        if (d.dataset, d.recipe) != (data[next(iter(data))].dataset, data[next(iter(data))].recipe)
-    ]
+    other = [n for n, d in data.items() if not d.same_set(data[next(iter(data))])]
     if other:
         raise StoreError(f"{grid.file}: setting {other[0]!r} has other images; a picture needs the same ones for all")
     config = grid.settings[next(iter(folders))]

@@ -15,11 +15,10 @@ from workbench.analysis.statistics import Estimate, estimate, paired_difference
 from workbench.config import run_id
 from workbench.launch.grid import Grid
 from workbench.store import DamagedRecord, RunFolder, StoreError, expressions_frame
-from workbench.training.metrics import METRICS
+from workbench.training.metrics import METRIC_NAMES, applicable
 from workbench.training.provenance import code_digest
 
 DASH = "–"
-METRIC_NAMES = {"oiou": "oIoU", "miou": "mIoU"} | {m: m.upper() for m in METRICS if m.startswith("p@")}
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def make_table(grid: Grid, results: Path) -> Table:
         for split in grid.splits:
             here = frame[frame["split"] == split]
             there = None if baseline is None else baseline[baseline["split"] == split]
-            rows += [_row(setting, split, metric, here, there) for metric in METRICS]
+            rows += [_row(setting, split, metric, here, there) for metric in applicable(here)]
     return Table(grid, pd.DataFrame(rows), other_code, [f.name for f in missing])
 
 
@@ -137,8 +136,7 @@ def _comparable(grid: Grid, setting: str, frames: dict[str, pd.DataFrame]) -> pd
     """The baseline's expressions, if the setting was evaluated on the same data."""
     if grid.baseline is None or setting == grid.baseline or grid.baseline not in frames:
         return None
-    one, other = grid.settings[setting].data, grid.settings[grid.baseline].data
-    same = (one.dataset, one.split_by, one.recipe) == (other.dataset, other.split_by, other.recipe)
+    same = grid.settings[setting].data.same_set(grid.settings[grid.baseline].data)
     return frames[grid.baseline] if same else None
 
 

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from workbench.config import RunConfig
-from workbench.data.language import expression_kind
+from workbench.data import masks
 from workbench.data.loading import EvaluationBatch, Expression, ReferringDataset, evaluation_batches
 from workbench.data.transforms import dilated_mask, restore_logits
 from workbench.errors import InterruptedRun
 from workbench.models.backbones import normalise
 from workbench.models.referring_sam import ReferringSam
 from workbench.models.text_encoder import Tokenizer
-from workbench.training.metrics import iou
+from workbench.training.scoring import ORDER, score
 
 
 def evaluate(
@@ -38,17 +36,17 @@ def evaluate(
         stop: asked after every batch; True ends it with InterruptedRun.
 
     Returns:
-        One row an expression, by image and sentence: split, image_id, ref_id, ann_id, sent_id, sentence, category,
-        kind, height, width, intersection, union, predicted_area (pixels), iou, and prediction (COCO's compressed RLE).
+        One row an expression, see `score`, by image, referent and sentence.
     """
     rows: list[dict[str, Any]] = []
-    for batch in evaluation_batches(dataset, config.machine.evaluation_batch_size, rank, world):
-        masks = predict(model, tokenizer, dataset, batch, config, device)
-        rows += [_row(dataset, e, mask) for e, mask in zip(batch.expressions, masks, strict=True)]
+    machine, area = config.machine, config.evaluation.no_target_area
+    for batch in evaluation_batches(dataset, machine.evaluation_batch_size, rank, world, machine.loader_workers):
+        found = predict(model, tokenizer, dataset, batch, config, device)
+        rows += [score(e, mask, area) for e, mask in zip(batch.expressions, found, strict=True)]
         if stop():
             raise InterruptedRun(f"stopped in the evaluation of {batch.expressions[0].split}, which begins anew")
     frame = pd.DataFrame(rows)
-    return frame.sort_values(["image_id", "sent_id"], ignore_index=True) if rows else frame
+    return frame.sort_values(ORDER, ignore_index=True) if rows else frame
 
 
 @torch.inference_mode()
@@ -59,8 +57,8 @@ def predict(
     batch: EvaluationBatch,
     config: RunConfig,
     device: torch.device,
-) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
-    """The predicted masks of a batch, each height×width of its own image, zeros and ones."""
+) -> Iterator[bytes]:
+    """The predicted masks of a batch, each at the size of its own image, as compressed RLE counts."""
     model.eval()
     ids, attention_mask = (t.to(device) for t in tokenizer([e.sentence for e in batch.expressions]))
     image = normalise(batch.pixels.to(device), batch.content)
@@ -72,7 +70,7 @@ def predict(
     # The sigmoid is monotonous, so the threshold is applied to the logits.
     cut = float(torch.tensor(config.evaluation.threshold, dtype=torch.float64).logit())
     return (
-        _mask(dataset, e, mask, cut, config).cpu().numpy().astype(np.uint8)
+        masks.encode(_mask(dataset, e, mask, cut, config).cpu().numpy())
         for e, mask in zip(batch.expressions, logits, strict=True)
     )
 
@@ -83,27 +81,3 @@ def _mask(dataset: ReferringDataset, expression: Expression, logits: Tensor, cut
     if config.evaluation.masks == "dilated":
         return dilated_mask(logits, *where, cut, align_corners)
     return restore_logits(logits, *where, align_corners) > cut
-
-
-def _row(
-    dataset: ReferringDataset, expression: Expression, predicted: np.ndarray[Any, np.dtype[np.uint8]]
-) -> dict[str, Any]:
-    truth = dataset.mask(expression)
-    intersection, union = int((predicted & truth).sum()), int((predicted | truth).sum())
-    return {
-        "split": expression.split,
-        "image_id": expression.image_id,
-        "ref_id": expression.ref_id,
-        "ann_id": expression.ann_id,
-        "sent_id": expression.sent_id,
-        "sentence": expression.sentence,
-        "category": expression.category,
-        "kind": expression_kind(expression.sentence),
-        "height": expression.height,
-        "width": expression.width,
-        "intersection": intersection,
-        "union": union,
-        "predicted_area": int(predicted.sum()),
-        "iou": float(iou(intersection, union)),
-        "prediction": coco_mask.encode(np.asfortranarray(predicted))["counts"].decode("ascii"),
-    }

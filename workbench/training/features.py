@@ -31,7 +31,7 @@ def cached_features(
     Raises:
         DataError: no room on the disk, features that do not fit fp16, or an image that cannot be read.
     """
-    images = {e.image_id: e for e in dataset.expressions}
+    images = {e.image_id: e for e in dataset.expressions.one_of_each_image()}
     document = _document(model, dataset, config)
     digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
     folder = config.machine.data_root / "features" / f"{config.backbone.name}-{digest[:16]}"
@@ -65,7 +65,7 @@ def _document(model: ReferringSam, dataset: ReferringDataset, config: RunConfig)
     for name, tensor in model.image_encoder.vit.state_dict().items():
         weights.update(name.encode())
         weights.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    images = sorted({(e.image_id, e.file_name, e.height, e.width) for e in dataset.expressions})
+    images = [(e.image_id, e.file_name, e.height, e.width) for e in dataset.expressions.one_of_each_image()]
     sizes = [dataset.file_size(name) for _, name, *_ in images]
     listing = hashlib.sha256(json.dumps([images, sizes]).encode()).hexdigest()
     return {

@@ -19,9 +19,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.config import FusionConfig, RefshapesRecipe
+from workbench.data import masks as rle_masks
 from workbench.data import refshapes
-from workbench.data.refer import ReferData, decode_mask, read_image, read_refer
+from workbench.data.images import read_image
+from workbench.data.refer import read_refer
 from workbench.data.scenes import WORDS
+from workbench.data.tables import ReferData
 from workbench.models.backbones import backbones, build_sam, normalise
 from workbench.models.fusion import Sizes, build_fusion
 from workbench.models.image_encoder import FusedImageEncoder
@@ -179,7 +182,7 @@ class _Objects:
         objects = [row for row in data.objects.to_pylist() if row["image_id"] in wanted]
         self._image = np.array([place[row["image_id"]] for row in objects])
         size = self._pixels.shape[1:3]
-        self._masks = np.stack([decode_mask(json.loads(row["segmentation"]), *size) for row in objects])
+        self._masks = np.stack([rle_masks.decode(row["rle"], *size) for row in objects])
 
     def __len__(self) -> int:
         return len(self._image)

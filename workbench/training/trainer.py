@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from workbench.config import RunConfig, digest_of
 from workbench.data.datasets import open_dataset
 from workbench.data.loading import ReferringDataset, steps_per_epoch, training_loader
-from workbench.data.refer import ReferData
+from workbench.data.tables import ReferData
 from workbench.errors import CheckpointError, ConfigError, DataError, DivergedError, InterruptedRun
 from workbench.models import checkpoints
 from workbench.models.attention_policy import policy_file
@@ -40,6 +40,7 @@ from workbench.training.losses import mask_loss
 from workbench.training.metrics import summarise
 from workbench.training.provenance import code_digest, provenance
 from workbench.training.schedule import rate_factor
+from workbench.training.scoring import ORDER
 from workbench.training.state import averaged, build_optimizer, load_weights_of, tensors
 
 logger = logging.getLogger(__name__)
@@ -311,7 +312,7 @@ class Trainer:
             self._stop if alone else lambda: False,
         )
         frame: pd.DataFrame = pd.concat(gather_object([share]))
-        frame = frame.sort_values(["image_id", "sent_id"], ignore_index=True)
+        frame = frame.sort_values(ORDER, ignore_index=True)
         rate = round(len(frame) / (time.monotonic() - began), 1)
         self._event("evaluate", split=split, expressions=len(frame), **summarise(frame), expressions_per_second=rate)
         if self._log is not None and kept is not None:

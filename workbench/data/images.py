@@ -1,0 +1,82 @@
+"""Image files: their size without decoding, and their pixels; formats that photographs come in, and no others."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from workbench.data.masks import MOST_PIXELS
+from workbench.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+
+
+def image_size(file: Path) -> tuple[int, int]:
+    """Height and width as the file's head says; DataError where there is none."""
+    try:
+        with warnings.catch_warnings(), Image.open(file, formats=FORMATS) as image:
+            warnings.simplefilter("ignore")
+            return image.height, image.width
+    except FileNotFoundError:
+        raise DataError(f"missing image {file.name} in {file.parent}") from None
+    except Exception as error:  # Pillow raises whatever a broken file stumbles over
+        raise DataError(f"{file}: image cannot be decoded: {_named(error)}") from None
+
+
+def read_pixels(file: Path, size: tuple[int, int] | None = None) -> torch.Tensor:
+    """The pixels, 3×height×width uint8.
+
+    JPEG is decoded by torchvision, to the same pixels as by Pillow and faster; all else by Pillow.
+
+    Args:
+        size: height and width that it must have; looked at before anything is decoded.
+
+    Raises:
+        DataError: the file is missing, cut short, no image, or of another size.
+    """
+    try:
+        content = file.read_bytes()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            _check_size(file, (image.height, image.width), size)
+            if image.format == "JPEG":
+                return _decode_jpeg(content)
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    except FileNotFoundError:
+        raise DataError(f"missing image {file.name} in {file.parent}") from None
+    except DataError:
+        raise
+    except Exception as error:  # both raise whatever a broken file stumbles over
+        raise DataError(f"{file}: image cannot be decoded: {_named(error)}") from None
+
+
+def read_image(file: Path) -> NDArray[np.uint8]:
+    """The pixels, height×width×3; see `read_pixels`."""
+    return read_pixels(file).permute(1, 2, 0).contiguous().numpy()
+
+
+def _decode_jpeg(content: bytes) -> torch.Tensor:
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    pixels: torch.Tensor = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
+    return pixels
+
+
+def _check_size(file: Path, found: tuple[int, int], wanted: tuple[int, int] | None) -> None:
+    if wanted is not None and found != wanted:
+        raise DataError(f"{file}: the image is {found[0]}×{found[1]}, its annotation says {wanted[0]}×{wanted[1]}")
+    if found[0] * found[1] > MOST_PIXELS:
+        raise DataError(f"{file}: an image of {found[0]}×{found[1]} pixels; at most {MOST_PIXELS:,} in all are read")
+
+
+def _named(error: Exception) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    # torchvision names its own source file before the reason.
+    return text.rpartition(": ")[2][:200] if "decode_jpeg" in text else text[:200]

@@ -1,0 +1,209 @@
+"""Preparing a data set: its files are checked and converted once, to Arrow tables that open at once.
+
+`<root>/prepared/<folder>-<split_by>/` holds images.arrow, objects.arrow, expressions.arrow and prepared.json, which
+says what they were made from. Deleting it loses nothing: it is made anew from the original files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from workbench.config import digest_of
+from workbench.data import tables
+from workbench.data.images import image_size
+from workbench.data.refer import Source, check_images_are_there, read
+from workbench.data.tables import Progress, ReferData
+from workbench.errors import DataError
+
+FOLDER = "prepared"
+RECORD = "prepared.json"
+TABLES = ("images", "objects", "expressions")
+SHOWN = 5
+
+
+class NotPrepared(DataError):
+    """There are no tables of these files yet, or they are of other files."""
+
+
+def prepared_folder(root: Path, folder_name: str, split_by: str) -> Path:
+    """Where the tables of a data set lie."""
+    return root / FOLDER / f"{folder_name}-{split_by}"
+
+
+def prepare(source: Source, place: Path, progress: Progress | None = None) -> ReferData:
+    """Check a data set's files and write its tables; what was there before is replaced as a whole.
+
+    Args:
+        place: see `prepared_folder`.
+
+    Raises:
+        DataError: the files are not what they should be, an image is missing or of another size, or the disk is full.
+    """
+    stamps = [_stamp(file, place) for file in source.files]
+    data = read(source, progress)
+    check_images_are_there(data)
+    check_sizes(data, progress)
+    record = {
+        "format": tables.FORMAT,
+        "name": source.name,
+        "split_by": source.split_by,
+        "form": source.form,
+        "sources": [{**stamp, "sha256": digest_of(file)} for stamp, file in zip(stamps, source.files, strict=True)],
+        "folder": os.path.relpath(source.folder, place),
+        "image_folder": os.path.relpath(data.image_folder, place),
+        "digest": data.digest,
+        "notes": list(data.notes),
+        "made": time.time(),
+    }
+    _write(data, record, place)
+    return open_prepared(place)
+
+
+def check_sizes(data: ReferData, progress: Progress | None = None) -> None:
+    """DataError names images whose files' heads contradict their annotations, or that have no head."""
+    rows = np.sort(pc.unique(data.expressions["image_row"]).to_numpy())
+    names, heights, widths = (data.images[c].take(rows).to_pylist() for c in ("file_name", "height", "width"))
+    wrong: list[str] = []
+    for done, (name, *size) in enumerate(zip(names, heights, widths, strict=True), start=1):
+        try:
+            found = image_size(data.image_folder / name)
+        except DataError as error:
+            wrong.append(str(error))
+        else:
+            if list(found) != size:
+                wrong.append(f"{name} is {found[0]}×{found[1]}, its annotation says {size[0]}×{size[1]}")
+        if progress and (done % 200 == 0 or done == len(names)):
+            progress(done, len(names))
+    if wrong:
+        more = f" (and {len(wrong) - SHOWN} more)" if len(wrong) > SHOWN else ""
+        raise DataError(f"{data.image_folder}: " + "; ".join(wrong[:SHOWN]) + more)
+
+
+def open_prepared(place: Path) -> ReferData:
+    """Map a prepared data set's tables.
+
+    Raises:
+        NotPrepared: there are none, or the original files changed since.
+        DataError: the tables are damaged.
+    """
+    record = read_record(place)
+    _check_sources(record, place)
+    images, objects, expressions = (
+        _map(place / f"{name}.arrow", schema) for name, schema in zip(TABLES, _schemas(), strict=True)
+    )
+    image_folder = Path(os.path.normpath(place / record["image_folder"]))
+    folder = Path(os.path.normpath(place / record["folder"]))
+    if not image_folder.is_dir():
+        raise DataError(f"missing image folder {image_folder} of {place}")
+    digest = tables.digest_of_tables((images, objects, expressions))
+    if digest != record["digest"]:
+        raise DataError(f"{place}: its tables were changed or damaged; {_again(record)}")
+    notes = tuple(record["notes"])
+    return ReferData(record["name"], folder, image_folder, images, objects, expressions, digest, notes, place)
+
+
+def read_record(place: Path) -> dict[str, Any]:
+    """The content of prepared.json; NotPrepared where there is none, or one of another format."""
+    file = place / RECORD
+    try:
+        record = json.loads(file.read_bytes())
+        known = {"format", "name", "split_by", "sources", "folder", "image_folder", "digest", "notes"} <= record.keys()
+    except FileNotFoundError:
+        raise NotPrepared(f"{place}: not prepared") from None
+    except (ValueError, AttributeError, RecursionError, NotADirectoryError) as error:
+        raise DataError(f"{file}: damaged ({str(error)[:100]}); remove its folder, and it is made anew") from None
+    texts = [record[k] for k in ("name", "split_by", "folder", "image_folder", "digest")] if known else [None]
+    if not known or not all(isinstance(t, str) for t in texts) or not isinstance(record["sources"], list):
+        raise DataError(f"{file}: damaged; remove its folder, and it is made anew")
+    if not isinstance(record["notes"], list) or not all(isinstance(note, str) for note in record["notes"]):
+        raise DataError(f"{file}: damaged; remove its folder, and it is made anew")
+    if record["format"] != tables.FORMAT:
+        raise NotPrepared(f"{place}: prepared by another version")
+    return dict(record)
+
+
+def _stamp(file: Path, place: Path) -> dict[str, Any]:
+    try:
+        stat = file.stat()
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}") from None
+    return {"file": os.path.relpath(file, place), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def _check_sources(record: dict[str, Any], place: Path) -> None:
+    """Files that are gone do not matter; those that are there must be the ones that were read."""
+    for source in record["sources"]:
+        if not isinstance(source, dict) or not isinstance(source.get("file"), str):
+            raise DataError(f"{place / RECORD}: damaged; {_again(record)}")
+        file = Path(os.path.normpath(place / source["file"]))
+        with contextlib.suppress(FileNotFoundError):
+            stat = file.stat()
+            same = (stat.st_size, stat.st_mtime_ns) == (source.get("bytes"), source.get("mtime_ns"))
+            if not same and digest_of(file) != source.get("sha256"):
+                raise NotPrepared(f"{file} changed since it was prepared; {_again(record)}")
+
+
+def _again(record: dict[str, Any]) -> str:
+    return f"make them anew: workbench data prepare {record['name']} --split-by {record['split_by']}"
+
+
+def _schemas() -> tuple[pa.Schema, ...]:
+    return tables.IMAGES, tables.OBJECTS, tables.EXPRESSIONS
+
+
+def _map(file: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+        if table.schema != schema:
+            raise DataError(f"{file}: its columns are others; remove its folder, and it is made anew")
+        table.validate(full=True)
+    except FileNotFoundError:
+        raise DataError(f"missing file {file}; remove its folder, and it is made anew") from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise DataError(f"{file}: damaged ({why}); remove its folder, and it is made anew") from None
+    return table.combine_chunks()
+
+
+def _write(data: ReferData, record: dict[str, Any], place: Path) -> None:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    except OSError as error:
+        raise DataError(f"cannot write {place}: {error.strerror}") from None
+    try:
+        parts: Sequence[pa.Table] = (data.images, data.objects, data.expressions)
+        for name, table in zip(TABLES, parts, strict=True):
+            with pa.OSFile(str(partial / f"{name}.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table)
+        (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        partial.chmod(0o755)
+        _replace(partial, place)
+    except OSError as error:
+        raise DataError(f"cannot write {place}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replace(partial: Path, place: Path) -> None:
+    """Put a folder in another's place. Whoever has the old tables open keeps them; of two makers either's stays."""
+    for _ in range(10):
+        with contextlib.suppress(OSError):
+            partial.rename(place)
+            return
+        with contextlib.suppress(FileNotFoundError):
+            place.rename(partial.with_name(f"{partial.name}-old"))
+        shutil.rmtree(partial.with_name(f"{partial.name}-old"), ignore_errors=True)
+    partial.rename(place)

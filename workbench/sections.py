@@ -1,0 +1,360 @@
+"""The sections of a configuration, field by field. `workbench.config` puts them together and makes the identity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+BUILTIN = "builtin"
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class BackboneConfig(Section):
+    """SAM's three parts. Weights come from `checkpoint`; null starts from random ones."""
+
+    name: str = "vit_mini"
+    checkpoint: str | None = BUILTIN
+    """`builtin` (shipped, `vit_mini` only), a SAM file's path, or its name under `machine.checkpoint_root`."""
+    checkpoint_sha256: str | None = None
+    """Pins the file's content; filled in for `builtin`."""
+    image_size: int = Field(64, ge=8)
+    """Side of the square the image is fitted into, in pixels."""
+    attention: Literal["global", "windowed"] = "global"
+    decoder_depth: int = Field(2, ge=2)
+    """Layers of the mask decoder's two-way transformer; those past SAM's two start from random weights."""
+    mask_upsampling: Literal["half_pixel", "align_corners"] = "half_pixel"
+    """How low-resolution logits are enlarged to the model's square: as SAM does, or as the released DIT code does."""
+
+
+class ProjectorConfig(Section):
+    """How text features become tokens of the image encoder."""
+
+    type: str = "linear"
+    """`linear`, `mlp`, `bottleneck`, `shared` (one for all layers), `identity` or `gated`."""
+    init: Literal["zero", "default", "ones", "normal", "released"] = "zero"
+    """Of the last affine map: all zero, torch's own, weights of one, N(0, 0.02), or the variant's as released."""
+    rank: int | None = Field(None, ge=1)
+    """Inner width, of `bottleneck` alone; 32 where not given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_type(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        kind, init = values.get("type", "linear"), values.get("init")
+        if kind == "bottleneck":
+            values = {**values, "rank": 32 if values.get("rank") is None else values["rank"]}
+        elif values.get("rank") is not None:
+            raise ValueError(f"'rank' belongs to the type bottleneck alone, not to {kind}")
+        if kind in ("gated", "identity") and init is None:
+            values = {**values, "init": "default"}
+        if kind == "gated" and init == "zero":
+            raise ValueError("a gate of zero on a map of zero can never learn: set init to default or normal")
+        if kind == "identity" and init not in (None, "default", "released"):
+            raise ValueError(f"the type identity has no weights to initialise, so init {init!r} means nothing")
+        return values
+
+
+class CrossAttentionConfig(Section):
+    """Of the variants whose words attend to something before they enter a block; the sizes are the released ones."""
+
+    keys: Literal["image", "text"] = "image"
+    """`l_dit_cross_attention` only: the image tokens, as intended, or the last block's text output, as released."""
+    width: int = Field(512, ge=1)
+    heads: int = Field(8, ge=1)
+    mlp_width: int = Field(2048, ge=1)
+    """`l_dit_cross_attention_ffn` only."""
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> CrossAttentionConfig:
+        if self.width % self.heads:
+            raise ValueError(f"the width, {self.width}, is not a multiple of the {self.heads} heads")
+        return self
+
+
+class FusionConfig(Section):
+    """Where and how text enters the image encoder."""
+
+    variant: str = "default"
+    layers: Literal["all"] | dict[Literal["first", "last", "every"], int] | tuple[int, ...] = "all"
+    """`all`, `{first: k}`, `{last: k}`, `{every: k}` (0, k, 2k, …) or a list of block indices from 0."""
+    projector: ProjectorConfig = ProjectorConfig()
+    text_projection: bool = False
+    """A Linear from the text's width to the image encoder's before all else, as released for ViT-H."""
+    cross_attention: CrossAttentionConfig = CrossAttentionConfig()
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _a_known_form(cls, layers: Any) -> Any:
+        known = layers == "all" or isinstance(layers, list | tuple)
+        if not known and not (isinstance(layers, dict) and set(layers) <= {"first", "last", "every"}):
+            raise ValueError("one of all, {first: k}, {last: k}, {every: k} and a list of layers from 0")
+        return layers
+
+    @field_validator("layers")
+    @classmethod
+    def _one_rule(cls, layers: Any) -> Any:
+        if isinstance(layers, dict):
+            if len(layers) != 1:
+                raise ValueError(f"one of first, last and every, not {sorted(layers) or 'none'}")
+            if (count := next(iter(layers.values()))) < 1:
+                raise ValueError(f"a number of layers from 1, not {count}")
+        elif isinstance(layers, tuple):
+            if not layers:
+                raise ValueError("an empty list fuses nothing; use the variant 'default' for that")
+            if len(set(layers)) != len(layers):
+                raise ValueError(f"a layer stands twice in {list(layers)}")
+            return tuple(sorted(layers))
+        return layers
+
+
+class TextEncoderConfig(Section):
+    """A BERT-like encoder from `transformers`."""
+
+    name: str = "bert_mini"
+    """`bert_mini` (shipped), a Hugging Face directory, its name under `machine.checkpoint_root`, or a hub name."""
+    sha256: str | None = None
+    """Pins the content of a directory's weights file; filled in for `bert_mini`."""
+    pretrained: bool = True
+    layer: int | None = Field(None, ge=1)
+    """Take the output of this layer, counted from 1; null means the last."""
+    max_tokens: int = Field(16, ge=3)
+    """[CLS] and [SEP] included; longer sentences are cut."""
+    mask_padding: bool = True
+
+
+class StartConfig(Section):
+    """Weights of a whole model to begin from, in place of those of its parts."""
+
+    file: str | None = None
+    """As `import-released` or a run's checkpoint holds them: a path, or a name under `machine.checkpoint_root`."""
+    sha256: str | None = None
+    """Of the file; required with it, for checkpoints of many runs share one name."""
+    run: str | None = None
+    """In the place of a file: a setting id, whose completed run is begun from. A grid file names it as
+    `{grid: FILE, setting: NAME}`, and the run is then trained before."""
+    seed: Annotated[int, Field(ge=0)] | Literal["same"] = "same"
+    """Of that run; `same`: the seed that this one has."""
+
+    @model_validator(mode="after")
+    def _file_or_run(self) -> StartConfig:
+        if (self.file is None) != (self.sha256 is None):
+            raise ValueError("'file' and 'sha256' come together; sha256sum FILE prints the latter")
+        if self.file is not None and self.run is not None:
+            raise ValueError("either a file or a run, not both")
+        if self.run is None and self.seed != "same":
+            raise ValueError("'seed' belongs to a run to begin from")
+        return self
+
+    @property
+    def given(self) -> bool:
+        """Whether there are weights to begin from."""
+        return self.file is not None or self.run is not None
+
+    def run_for(self, seed: int) -> str | None:
+        """The id of the run to begin from, for a training with this seed; None where none is named."""
+        return self.run and f"{self.run}/seed{seed if self.seed == 'same' else self.seed}"
+
+
+class RefshapesRecipe(Section):
+    """What the procedural data set is made from; see `workbench.data.refshapes`."""
+
+    seed: int = Field(0, ge=0)
+    width: int = Field(64, ge=48)
+    height: int = Field(64, ge=48)
+    train_images: int = Field(6000, ge=1)
+    eval_images: int = Field(150, ge=1)
+    """Images of each of val, testA, testB and testC."""
+    targets: Literal["one", "any"] = "one"
+    """`any`: expressions that fit several shapes or none come on top, and gRefCOCO's format is written."""
+
+    def document(self) -> dict[str, Any]:
+        """The recipe as it names the folder; without what came later where it is as it was before."""
+        return self.model_dump(exclude={"targets"} if self.targets == "one" else None)
+
+
+class AugmentationConfig(Section):
+    """How training images vary, besides the flip. Evaluation sees every image as it is."""
+
+    scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
+    """One is drawn: the longer side as a share of the model's square. Released: 1, 0.9375, …, 0.625."""
+    large_scale_jitter: tuple[Positive, Positive] | None = None
+    """SAM's own, [0.1, 2.0] there: a share is drawn between the two, and where the image becomes larger than the
+    square, a window that shows the referent."""
+    color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Brightness, contrast and saturation, in random order, each by a factor within 1 ± this. Released: 0.4."""
+    color_jitter_probability: Fraction = 0.8
+    swap: Literal["words", "substrings"] = "words"
+    """What a flip exchanges in the sentence: the words left and right, or these letters anywhere, as released."""
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> AugmentationConfig:
+        if self.scales is not None and self.large_scale_jitter is not None:
+            raise ValueError("either 'scales' or 'large_scale_jitter', not both")
+        if self.scales is not None and not self.scales:
+            raise ValueError("'scales' must not be empty; null leaves images as large as the square")
+        if self.large_scale_jitter is not None and self.large_scale_jitter[0] > self.large_scale_jitter[1]:
+            raise ValueError(f"'large_scale_jitter' goes from small to large, not {list(self.large_scale_jitter)}")
+        return self
+
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether an image looks other from one time to the next."""
+        return self.scales is not None or self.large_scale_jitter is not None or self.color_jitter > 0
+
+
+class DataConfig(Section):
+    """What is fed in, in training."""
+
+    dataset: str = "refshapes"
+    split_by: str = "unc"
+    sha256: str | None = None
+    """Of what `workbench data prepare` makes of the data set; filled in from there, and pins it."""
+    train_split: str = "train"
+    recipe: RefshapesRecipe | None = None
+    """Of `refshapes` only, and filled in there."""
+    epoch: Literal["expressions", "referents"] = "expressions"
+    """One pass is over every expression, or over every referent with one of its expressions drawn at random."""
+    horizontal_flip: Fraction = 0.5
+    padding: Literal["bottom_right", "centred"] = "bottom_right"
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe_of_refshapes(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            if values.get("dataset", "refshapes") == "refshapes":
+                return {**values, "recipe": values.get("recipe") or {}}
+            if values.get("recipe") is not None:
+                raise ValueError("'recipe' belongs to the data set refshapes alone")
+        return values
+
+    def same_set(self, other: DataConfig) -> bool:
+        """Whether both hold the same expressions."""
+        mine, others = ((d.dataset, d.split_by, d.recipe, d.sha256) for d in (self, other))
+        return mine == others
+
+
+class FreezeConfig(Section):
+    """Which parts keep their weights."""
+
+    image_encoder: bool = False
+    neck: bool = False
+    text_encoder: bool = False
+    mask_decoder: bool = False
+    fusion: bool = False
+
+
+class OptimizerConfig(Section):
+    """Adam or AdamW."""
+
+    name: Literal["adamw", "adam"] = "adamw"
+    learning_rate: Positive = 1e-3
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    clip_norm: Positive | None = 1.0
+
+
+class ScheduleConfig(Section):
+    """The learning rate's course, as a share of its peak."""
+
+    name: Literal["one_cycle", "warmup_cosine", "constant"] = "one_cycle"
+    warmup: Fraction = 0.1
+    """Share of all steps."""
+    start: Fraction = 0.04
+    end: Fraction = 0.0
+
+
+class EmaConfig(Section):
+    """Exponential moving average of the weights; when on, it is what is evaluated."""
+
+    decay: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """The decay at step t is min(decay, (1+t)/(10+t)); null turns it off."""
+
+
+class LossConfig(Section):
+    """Weights of the mean binary cross-entropy and of the Dice loss."""
+
+    bce: Annotated[float, Field(ge=0)] = 5.0
+    dice: Annotated[float, Field(ge=0)] = 1.0
+
+
+class TrainingConfig(Section):
+    """One training."""
+
+    steps: int | None = Field(None, ge=0)
+    """0 trains nothing: the weights that `start_from` names are evaluated."""
+    epochs: Positive | Literal["released"] | None = None
+    """Passes over the training split; `released`: as many as the released code gives the fusion variant."""
+    batch_size: int = Field(64, ge=1)
+    """Over all processes together."""
+    freeze: FreezeConfig = FreezeConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    ema: EmaConfig = EmaConfig()
+    loss: LossConfig = LossConfig()
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    cache_features: bool = False
+    """Compute what a frozen image encoder makes of each image before text comes in once, and keep it (in fp16)."""
+    deterministic: bool = True
+    explosion_factor: Annotated[float, Field(gt=1)] = 100.0
+    """A loss over this many times the first one ends the run as diverged."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> TrainingConfig:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("exactly one of 'steps' and 'epochs' must be set")
+        return self
+
+
+class EvaluationConfig(Section):
+    """Which splits, and how a mask is made from logits."""
+
+    splits: tuple[str, ...] = ("val", "testA", "testB")
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Probability over which a pixel counts as predicted."""
+    masks: Literal["upsampled", "dilated"] = "upsampled"
+    """`upsampled` logits are cut at the original size. `dilated`: cut in the model's square, enlarged bilinearly, and
+    every pixel that a predicted one touches counts, as in the released code; it scores a perfect disc of radius 12 at
+    0.84 against itself."""
+    no_target_area: int = Field(0, ge=0)
+    """A mask of fewer pixels than this, at the original size, is the answer "nothing is meant". gRefCOCO's protocol
+    has 50."""
+
+    @field_validator("splits")
+    @classmethod
+    def _unique(cls, splits: tuple[str, ...]) -> tuple[str, ...]:
+        if not splits or len(set(splits)) != len(splits):
+            raise ValueError(f"at least one split, none twice, not {list(splits)}")
+        return splits
+
+
+class MachineConfig(Section):
+    """Where things lie here and how many hands there are. Changes no result, so it is not part of the identity."""
+
+    data_root: Path = Path("data")
+    checkpoint_root: Path = Path("checkpoints")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: bool = False
+    """Compile the image encoder with torch.compile for training; the first steps then take minutes."""
+    threads: int | None = Field(None, ge=1)
+    loader_workers: int = Field(0, ge=0)
+    cache_images: bool = True
+    """Keep decoded images in memory while they fit in 2 GB."""
+    evaluation_batch_size: int = Field(64, ge=1)
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 2.0
+    log_steps: int = Field(20, ge=1)
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Names that accelerate knows (tensorboard, wandb, …)."""

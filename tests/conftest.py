@@ -15,8 +15,8 @@ import torch
 from omegaconf import OmegaConf
 
 from workbench import cli
-from workbench.config import BERT_MINI, RefshapesRecipe, RunConfig
-from workbench.data import refshapes
+from workbench.config import BERT_MINI, DataConfig, RefshapesRecipe, RunConfig
+from workbench.data.datasets import open_data
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = {"seed": 3, "train_images": 40, "eval_images": 6}
@@ -25,7 +25,7 @@ RECIPE = {"seed": 3, "train_images": 40, "eval_images": 6}
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
-    refshapes.ensure(root, RefshapesRecipe(**RECIPE))
+    open_data(DataConfig(recipe=RefshapesRecipe(**RECIPE)), root)
     return root
 
 

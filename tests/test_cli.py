@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from workbench.config import RefshapesRecipe
+from workbench.config import DataConfig, RefshapesRecipe
 from workbench.data import refshapes
+from workbench.data.datasets import open_data
 
 Write = Callable[..., Path]
 
@@ -199,9 +200,9 @@ def test_what_the_system_refuses_is_one_line(workbench: Any, grid_file: Write, t
 
 def test_a_broken_image_is_named_also_by_a_loader_worker(workbench: Any, grid_file: Write, tmp_path: Path) -> None:
     root = tmp_path / "own"
-    folder = refshapes.ensure(root, RefshapesRecipe(seed=3, train_images=40, eval_images=6))
-    for image in (folder / "images").iterdir():
-        image.write_bytes(b"no picture")
+    data = open_data(DataConfig(recipe=RefshapesRecipe(seed=3, train_images=40, eval_images=6)), root)
+    for image in data.image_folder.iterdir():
+        image.write_bytes(image.read_bytes()[:60])  # its head is whole
     grid = grid_file("settings: {a: {machine.loader_workers: 2}}\n")
     outcome = workbench("train", grid, "--setting", "a", "--data-root", root, "--results", tmp_path / "r")
     fails(outcome, ".png: image cannot be decoded")

@@ -32,6 +32,8 @@ RUNS = "runs"
 SUBMISSIONS = "submissions"
 TENSORBOARD = "tensorboard"
 RECORD = "run.json"
+SCORED = "scored"
+_SCORE = "score.json"
 _LOG = "log.jsonl"
 _ERROR = ".error-of-process-"
 _EXPRESSIONS = "expressions.parquet"
@@ -279,6 +281,54 @@ class RunFolder:
         """The newest whole checkpoint, or None."""
         found = sorted(self.checkpoints.glob("step-*")) if self.checkpoints.is_dir() else []
         return found[-1] if found else None
+
+
+class ScoredFolder:
+    """Masks of somebody else's model, scored by this code: `<results>/scored/<name>/`.
+
+    Args:
+        results: the results folder.
+        name: of the model, as tables show it.
+    """
+
+    def __init__(self, results: Path, name: str) -> None:
+        self.name = name
+        self.path = results / SCORED / name
+
+    def record(self) -> dict[str, Any]:
+        """What was scored, on what, and the metrics; StoreError where there is nothing, or nothing readable."""
+        file = self.path / _SCORE
+        try:
+            record = json.loads(file.read_bytes())
+        except FileNotFoundError:
+            raise StoreError(
+                f"no scores of {self.name!r} in {self.path.parent}; make them with: "
+                f"workbench evaluate --predictions FILE --name {self.name}"
+            ) from None
+        except ValueError as error:
+            raise StoreError(f"{file}: damaged ({error}); score the predictions again") from None
+        if not isinstance(record, dict):
+            raise StoreError(f"{file}: damaged (no object); score the predictions again")
+        return record
+
+    def expressions(self) -> pd.DataFrame:
+        """One row a scored expression."""
+        import pandas as pd
+
+        file = self.path / _EXPRESSIONS
+        try:
+            return pd.read_parquet(file)
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{file}: not readable ({error}); score the predictions again") from None
+
+    def write(self, record: dict[str, Any], frame: pd.DataFrame) -> None:
+        """Store both; the record comes last, so that what has one is whole."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / _SCORE).unlink(missing_ok=True)
+        partial = self.path / f".{_EXPRESSIONS}"
+        frame.to_parquet(partial, index=False)
+        partial.replace(self.path / _EXPRESSIONS)
+        write_atomically(self.path / _SCORE, json.dumps(record, indent=1, allow_nan=False).encode())
 
 
 class RunLog:

@@ -106,7 +106,7 @@ def test_logits_come_back_to_the_original_size_in_place(height: int, width: int,
     assert max(placement.height, placement.width) == 64
     mask = np.zeros((height, width), dtype=np.uint8)
     mask[height // 4 : height // 2, width // 2 : width - 4] = 1
-    square = place_mask(torch.from_numpy(mask), placement, 64)
+    square = place_mask(mask, placement, 64)
     assert square.sum() / 64**2 == pytest.approx(mask.mean() * placement.height * placement.width / 64**2, rel=0.02)
     back = restore_logits(square * 2 - 1, placement, 64, height, width) > 0
     assert back.shape == (height, width)

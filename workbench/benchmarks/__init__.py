@@ -26,6 +26,13 @@ def _attention(device: torch.device, report: Report) -> dict[str, float]:
     return run(device, report)
 
 
+@benchmarks.register("data")
+def _data(device: torch.device, report: Report) -> dict[str, float]:
+    from workbench.benchmarks.data import run
+
+    return run(device, report)
+
+
 @benchmarks.register("encoder")
 def _encoder(device: torch.device, report: Report) -> dict[str, float]:
     from workbench.benchmarks.encoder import run

@@ -61,12 +61,12 @@ def peak_memory(prepare: Callable[[], Callable[[], object]], device: torch.devic
 
 def _resident_growth(prepare: Callable[[], Callable[[], object]]) -> float:
     run = prepare()
-    before = _most_resident()
+    before = most_resident()
     run()
-    return _most_resident() - before
+    return most_resident() - before
 
 
-def _most_resident() -> float:
+def most_resident() -> float:
     """MiB this process had resident at most. Not from getrusage, which keeps the parent's peak across exec."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) / 1024

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.cli.options import RESULTS, GridFile, Json, Results, app, duration_of, load_grid_file, print_rows, warn
+from workbench.cli.options import (
+    RESULTS,
+    DataRoot,
+    GridFile,
+    Json,
+    Results,
+    app,
+    duration_of,
+    load_grid_file,
+    print_rows,
+    warn,
+)
 
 if TYPE_CHECKING:
     from workbench.launch.status import RunStatus
@@ -24,12 +35,13 @@ def status(
     only: Annotated[str | None, typer.Option(help="Only the settings whose names match.")] = None,
     seeds: Annotated[str | None, typer.Option(help="In place of the grid's own, e.g. 0-4.")] = None,
     results: Results = RESULTS,
+    data_root: DataRoot = None,
     watch: Annotated[bool, typer.Option("--watch", help="Again every ten seconds until all have ended.")] = False,
     as_json: Json = False,
 ) -> None:
     """Where each run stands: state, step, speed, time left, and what went wrong, by cause."""
     while True:
-        found = _statuses(grid, only, seeds, results)
+        found = _statuses(grid, only, seeds, results, data_root)
         if watch and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
         if as_json:
@@ -41,7 +53,9 @@ def status(
         time.sleep(WATCH_SECONDS)
 
 
-def _statuses(grid: Path | None, only: str | None, seeds: str | None, results: Path) -> list[RunStatus]:
+def _statuses(
+    grid: Path | None, only: str | None, seeds: str | None, results: Path, data_root: Path | None
+) -> list[RunStatus]:
     from workbench.launch.grid import parse_seeds
     from workbench.launch.launcher import stages
     from workbench.launch.standing import forgiving, look_at_queue
@@ -51,7 +65,7 @@ def _statuses(grid: Path | None, only: str | None, seeds: str | None, results: P
     look = forgiving(look_at_queue, warn)
     if grid is None:
         return all_statuses(results, look)
-    loaded = load_grid_file(grid).narrowed(only, None if seeds is None else parse_seeds(seeds))
+    loaded = load_grid_file(grid, data_root).narrowed(only, None if seeds is None else parse_seeds(seeds))
     return statuses(plan_runs([run for stage in stages(loaded) for run in stage.runs], results, look))
 
 
@@ -95,6 +109,7 @@ def logs(
     lines: Annotated[int, typer.Option(min=1, help="The last so many.")] = 40,
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has ended.")] = False,
     results: Results = RESULTS,
+    data_root: DataRoot = None,
 ) -> None:
     """What a run logged, and what its last job printed where it did not end well."""
     from workbench.errors import WorkbenchError
@@ -102,7 +117,7 @@ def logs(
     from workbench.registry import unknown_name
     from workbench.store import RunFolder
 
-    loaded = load_grid_file(grid)
+    loaded = load_grid_file(grid, data_root)
     if setting not in loaded.settings:
         raise WorkbenchError(f"{grid}: {unknown_name('setting', setting, list(loaded.settings))}")
     folder = RunFolder.of(results, loaded.settings[setting], loaded.seeds[0] if seed is None else seed)
@@ -132,6 +147,7 @@ def cancel(
     only: Annotated[str | None, typer.Option(help="Only the settings whose names match.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Only these, e.g. 0-4.")] = None,
     results: Results = RESULTS,
+    data_root: DataRoot = None,
 ) -> None:
     """Cancel a grid's queued and running jobs on the cluster; a running one saves first."""
     from workbench.launch.grid import parse_seeds
@@ -139,7 +155,7 @@ def cancel(
     from workbench.launch.standing import look_at_queue
     from workbench.launch.submission import plan
 
-    loaded = load_grid_file(grid).narrowed(only, None if seeds is None else parse_seeds(seeds))
+    loaded = load_grid_file(grid, data_root).narrowed(only, None if seeds is None else parse_seeds(seeds))
     cancelled = cancel_runs(plan(loaded, results, look_at_queue), results)
     for planned in cancelled:
         print(f"cancelled {planned.run.setting} seed {planned.run.seed} (job {planned.standing.task.id})")  # type: ignore[union-attr]

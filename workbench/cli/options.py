@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,10 +40,32 @@ def machine_of(data_root: Path | None, checkpoint_root: Path | None) -> dict[str
 
 
 def load_grid_file(file: Path, data_root: Path | None = None, checkpoint_root: Path | None = None) -> Grid:
-    """A checked grid."""
+    """A checked grid, its data sets prepared where they are here and were not."""
     from workbench.launch.grid import load_grid
 
-    return load_grid(file, machine_of(data_root, checkpoint_root))
+    with preparing() as progress:
+        grid = load_grid(file, machine_of(data_root, checkpoint_root), progress)
+    for config in {c.data.dataset: c for c in grid.settings.values() if c.data.recipe is None}.values():
+        if config.data.sha256 is None:
+            warn(
+                f"the data set {config.data.dataset} is not in {config.machine.data_root}, so the ids of its runs are "
+                "not known; name its folder with --data-root, or pin data.sha256"
+            )
+    return grid
+
+
+@contextlib.contextmanager
+def preparing() -> Iterator[Callable[[int, int], None]]:
+    """What shows the progress of preparing a data set, if it comes to that."""
+    with contextlib.ExitStack() as held:
+        shown: list[Any] = []
+
+        def progress(done: int, total: int) -> None:
+            if not shown:
+                shown.append(held.enter_context(progress_of("preparing the data set", "objects and images")))
+            shown[0](done, total)
+
+        yield progress
 
 
 def progress_of(what: str, unit: str) -> Any:

@@ -1,13 +1,26 @@
-"""Commands that show results: table and figure."""
+"""Commands that show results: table, figure, and evaluate, which scores masks made elsewhere."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from workbench.cli.options import RESULTS, CheckpointRoot, DataRoot, GridFile, Results, app, load_grid_file
+from workbench.cli.data import DATA, Root, SplitBy, open_named
+from workbench.cli.options import (
+    RESULTS,
+    CheckpointRoot,
+    DataRoot,
+    GridFile,
+    Json,
+    Results,
+    app,
+    load_grid_file,
+    print_rows,
+    progress_of,
+)
 
 
 class FigureName(StrEnum):
@@ -19,16 +32,96 @@ class FigureName(StrEnum):
     all = "all"
 
 
-@app.command()
-def table(grid: GridFile, results: Results = RESULTS) -> None:
-    """Print the grid's table and write it as table.md and table.csv, with a JSON of where it comes from."""
-    from workbench.paper.tables import make_table
+class Breakdown(StrEnum):
+    """What expressions can be sorted by."""
 
-    loaded = load_grid_file(grid)
+    length = "length"
+    kind = "kind"
+    size = "size"
+    distractors = "distractors"
+
+
+By = Annotated[
+    list[Breakdown] | None,
+    typer.Option(help="Also by the expressions' length or kind of words, or their referents' size or distractors."),
+]
+
+
+@app.command()
+def table(
+    grid: GridFile,
+    by: By = None,
+    results: Results = RESULTS,
+    data_root: DataRoot = None,
+) -> None:
+    """Print the grid's table and write it as table.md and table.csv, with a JSON of where it comes from."""
+    from workbench.paper.breakdowns import breakdown_text, write_breakdown
+    from workbench.paper.tables import completed_frames, make_table
+
+    loaded = load_grid_file(grid, data_root)
     made = make_table(loaded, results)
     print(made.text())
-    for file in made.write(results / loaded.name):
+    files = made.write(results / loaded.name)
+    for name in by or []:
+        frames, *_ = completed_frames(loaded, results)
+        text = breakdown_text(frames, name.value, loaded.report.metrics[0])
+        print(text)
+        files.append(write_breakdown(text, results / loaded.name, name.value))
+    for file in files:
         print(f"wrote {file}")
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[
+        Path, typer.Option(help="JSON: a list of {sent_id, segmentation}, masks in COCO's RLE.", show_default=False)
+    ],
+    dataset: Annotated[str, typer.Option(help="refcoco, refcoco+, refcocog, grefcoco, or a folder under the root.")],
+    name: Annotated[
+        str | None, typer.Option(help="Keep the scores under this name, for a grid's report.models.")
+    ] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Else every split that the file speaks of.")] = None,
+    split_by: SplitBy = None,
+    no_target_area: Annotated[
+        int, typer.Option(min=0, help="Masks of fewer pixels answer that nothing is meant; gRefCOCO's protocol has 50.")
+    ] = 0,
+    by: By = None,
+    root: Root = DATA,
+    results: Results = RESULTS,
+    as_json: Json = False,
+) -> None:
+    """Score anybody's masks by the same code, so that other models enter the same tables."""
+    import json
+
+    from workbench.data.tables import plain_name
+    from workbench.paper.breakdowns import breakdown_text
+    from workbench.store import ScoredFolder
+    from workbench.training.metrics import METRIC_NAMES, summarise
+    from workbench.training.predictions import score_predictions, store_scores
+
+    if name is not None:
+        plain_name(name, "--name")
+    data, wanted = open_named(dataset, root, split_by)
+    with progress_of(f"scoring {predictions.name}", "expressions") as step:
+        frame = score_predictions(data, predictions, split or (), no_target_area, step)
+    parts = {str(key): part for key, part in frame.groupby("split", sort=False)}
+    metrics = {key: {"expressions": len(part), **summarise(part)} for key, part in parts.items()}
+    if name is not None:
+        store_scores(ScoredFolder(results, name), data, wanted, predictions, frame, no_target_area)
+    if as_json:
+        print(json.dumps(metrics, indent=1))
+        return
+    names = [metric for metric in METRIC_NAMES if any(metric in found for found in metrics.values())]
+    rows = [("expressions", *(f"{found['expressions']:,}" for found in metrics.values()))]
+    for metric in names:
+        rows.append(
+            (METRIC_NAMES[metric], *(f"{100 * f[metric]:.2f}" if metric in f else "–" for f in metrics.values()))
+        )
+    print_rows((f"{data.name} ({wanted}), in per cent", *metrics), rows)
+    for breakdown in by or []:
+        print("\n" + breakdown_text({name or predictions.stem: frame}, breakdown.value, "miou"), end="")
+    if name is not None:
+        print(f"stored as {name!r}; a grid shows it with report: {{models: [{name}]}}")
 
 
 @app.command()

@@ -20,6 +20,7 @@ from workbench.cli.options import (
     app,
     load_grid_file,
     machine_of,
+    preparing,
     print_rows,
     progress_of,
     warn,
@@ -208,11 +209,11 @@ def _run_here(grid: Grid, results: Path, chosen: list[Any], workers: int) -> Non
     after = submission.plan(grid, results)
     if any(p.state == "completed" for p in after):
         for what in grid.then:
+            machine = next(iter(grid.settings.values())).machine
+            roots = machine.data_root, machine.checkpoint_root
             if what == "table":
-                outputs.table(grid.file, results)
+                outputs.table(grid.file, results=results, data_root=roots[0])
             else:
-                machine = next(iter(grid.settings.values())).machine
-                roots = machine.data_root, machine.checkpoint_root
                 outputs.figure(outputs.FigureName.all, grid.file, False, results, *roots)
     if elsewhere := [p for p in after if p.state in ("running", "queued")]:
         print(f"{len(elsewhere)} runs are being trained by other processes; see: workbench status {grid.file}")
@@ -262,7 +263,8 @@ def train(
     from workbench.store import RunFolder
 
     if is_preset(config):
-        chosen = load_preset(config, machine_of(data_root, checkpoint_root))
+        with preparing() as progress:
+            chosen = load_preset(config, machine_of(data_root, checkpoint_root), progress)
     else:
         grid = load_grid_file(config, data_root, checkpoint_root)
         if setting is None or setting not in grid.settings:
@@ -289,4 +291,5 @@ def train(
 
         train_run(chosen, seed, folder, lambda: bool(stopping), report)
     for split, metrics in folder.record()["metrics"].items():
-        print(f"{split}: mIoU {100 * metrics['miou']:.2f}, oIoU {100 * metrics['oiou']:.2f}")
+        shown = [f"{label} {100 * metrics[m]:.2f}" for m, label in (("miou", "mIoU"), ("oiou", "oIoU")) if m in metrics]
+        print(f"{split}: {', '.join(shown)}")

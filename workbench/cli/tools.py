@@ -1,4 +1,4 @@
-"""Commands around the runs: data, weights, variants, benchmarks, notebooks."""
+"""Commands around the runs: weights, variants, benchmarks, notebooks."""
 
 from __future__ import annotations
 
@@ -13,38 +13,12 @@ import typer
 
 from workbench.cli.options import Json, app, print_rows, progress_of
 
-data_app = typer.Typer(help="Make data sets.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(data_app, name="data")
-
 
 class PretrainedName(StrEnum):
     """What `pretrain` can make."""
 
     vit_mini = "vit_mini"
     bert_mini = "bert_mini"
-
-
-@data_app.command("make")
-def data_make(
-    name: Annotated[str, typer.Argument(help="refshapes")],
-    root: Annotated[Path, typer.Option(envvar="WORKBENCH_DATA", help="Folder of data sets.")] = Path("data"),
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    train_images: Annotated[int, typer.Option(min=1)] = 5000,
-    eval_images: Annotated[int, typer.Option(min=1, help="Images of each other split.")] = 150,
-    width: Annotated[int, typer.Option(min=48)] = 64,
-    height: Annotated[int, typer.Option(min=48)] = 64,
-) -> None:
-    """Write a procedural data set in RefCOCO's form; the same options write the same bytes."""
-    from workbench.config import RefshapesRecipe
-    from workbench.data import refshapes
-    from workbench.errors import DataError
-
-    if name != "refshapes":
-        raise DataError(f"{name!r} cannot be made; known: refshapes")
-    recipe = RefshapesRecipe(seed=seed, width=width, height=height, train_images=train_images, eval_images=eval_images)
-    with progress_of("refshapes", "images") as step:
-        folder = refshapes.ensure(root, recipe, step)
-    print(folder)
 
 
 @app.command()
@@ -116,7 +90,7 @@ def list_variants(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="attention, encoder, launch or reuse.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="attention, data, encoder, launch or reuse.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print one flat JSON object and nothing else.")] = False,
     write_policy: Annotated[
         Path | None, typer.Option(help="With `attention`: write the fastest choices as this machine's policy table.")

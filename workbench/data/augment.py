@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,11 +30,11 @@ class Augmentation:
     colours: tuple[tuple[int, float], ...] = ()
 
 
-def draw(config: DataConfig, seed: int, height: int, width: int, side: int, box: Callable[[], Box]) -> Augmentation:
+def draw(config: DataConfig, seed: int, height: int, width: int, side: int, box: Box) -> Augmentation:
     """The draws for an image of height×width and a square of `side`.
 
     Args:
-        box: asked for the referent's box where a window must show it; one without an area may be anywhere.
+        box: of the referent, which a window must show; one without an area may be anywhere.
     """
     rng = np.random.default_rng(seed)
     flipped = bool(rng.random() < config.horizontal_flip)
@@ -49,7 +48,7 @@ def draw(config: DataConfig, seed: int, height: int, width: int, side: int, box:
         share = float(rng.uniform(*options.large_scale_jitter))
     placement = place(height, width, side, config.padding, share * side)
     if share > 1:
-        placement = _window(rng, height, width, side, share * side, box(), config)
+        placement = _window(rng, height, width, side, share * side, box, config)
     colours: tuple[tuple[int, float], ...] = ()
     if options.color_jitter and rng.random() < options.color_jitter_probability:
         strength = options.color_jitter
@@ -90,10 +89,11 @@ def change_colours(pixels: Tensor, colours: tuple[tuple[int, float], ...]) -> Te
     grey = torch.tensor(GREY)
     found = pixels.reshape(3, -1).float()
     for kind, factor in colours:
-        towards: Tensor | float = 0.0
-        if kind == 1:
-            towards = float(grey @ found.mean(dim=1))
-        elif kind == 2:
-            towards = grey @ found
-        found.mul_(factor).add_(towards * (1 - factor)).clamp_(0, 255)
+        if kind == 0:
+            found.mul_(factor)
+        elif kind == 1:
+            torch.add((grey @ found.mean(dim=1)) * (1 - factor), found, alpha=factor, out=found)
+        else:
+            torch.add((grey @ found).mul_(1 - factor), found, alpha=factor, out=found)
+        found.clamp_(0, 255)
     return found.add_(0.5).to(torch.uint8).view_as(pixels)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from workbench.data.masks import MOST_PIXELS
 from workbench.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 
@@ -40,6 +43,8 @@ def read_pixels(file: Path, size: tuple[int, int] | None = None) -> torch.Tensor
     Raises:
         DataError: the file is missing, cut short, no image, or of another size.
     """
+    import torch
+
     try:
         content = file.read_bytes()
         with warnings.catch_warnings():
@@ -63,6 +68,7 @@ def read_image(file: Path) -> NDArray[np.uint8]:
 
 
 def _decode_jpeg(content: bytes) -> torch.Tensor:
+    import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
     pixels: torch.Tensor = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)

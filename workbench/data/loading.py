@@ -11,6 +11,7 @@ from typing import Any, overload
 import numpy as np
 import pyarrow.compute as pc
 import torch
+import torchvision.io  # noqa: F401 - it takes seconds: here once, not in each worker at its first image
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -27,6 +28,8 @@ from workbench.data.transforms import Placement, place, place_image, place_mask,
 from workbench.errors import DataError
 
 CACHE_BYTES = 2 * 1024**3
+START_METHOD = "fork"
+"""Of loader workers: they begin at once, with the libraries and tables of the process that wants them."""
 
 
 @dataclass(frozen=True)
@@ -177,9 +180,10 @@ class ReferringDataset(Dataset[dict[str, Any]]):
         index, seed = key
         expression = self.expressions[index]
         height, width = expression.height, expression.width
-        drawn = draw(self._config, seed, height, width, self.side, lambda: masks.box_of(expression.rle, height, width))
+        box = masks.box_of(expression.rle, height, width)
+        drawn = draw(self._config, seed, height, width, self.side, box)
         placement, flipped = drawn.placement, drawn.flipped
-        mask = place_mask(torch.from_numpy(self.mask(expression)), placement, self.side)
+        mask = place_mask(self.mask(expression), placement, self.side, box)
         swap = self._config.augmentation.swap == "substrings"
         example = {
             "mask": mask.flip(-1) if flipped else mask,
@@ -225,6 +229,7 @@ def training_loader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
+        multiprocessing_context=START_METHOD if workers else None,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         worker_init_fn=None if close_in_workers is None else functools.partial(_close, close_in_workers),
@@ -260,7 +265,11 @@ def evaluation_batches(
     What is in a batch does not depend on `world`, so that each mask comes out the same to the last bit.
     """
     batches = _Batches(dataset, batch_size, rank, world)
-    yield from DataLoader(batches, batch_size=None, num_workers=min(workers, len(batches)), collate_fn=_as_it_is)
+    workers = min(workers, len(batches))
+    context = START_METHOD if workers else None
+    yield from DataLoader(
+        batches, batch_size=None, num_workers=workers, collate_fn=_as_it_is, multiprocessing_context=context
+    )
 
 
 class _Batches(Dataset[EvaluationBatch]):

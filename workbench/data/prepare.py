@@ -47,6 +47,7 @@ def prepare(source: Source, place: Path, progress: Progress | None = None) -> Re
 
     Args:
         place: see `prepared_folder`.
+        progress: called with (objects and images done, both in all).
 
     Raises:
         DataError: the files are not what they should be, an image is missing or of another size, or the disk is full.
@@ -76,6 +77,7 @@ def check_sizes(data: ReferData, progress: Progress | None = None) -> None:
     rows = np.sort(pc.unique(data.expressions["image_row"]).to_numpy())
     names, heights, widths = (data.images[c].take(rows).to_pylist() for c in ("file_name", "height", "width"))
     wrong: list[str] = []
+    total = len(data.objects) + len(data.images)
     for done, (name, *size) in enumerate(zip(names, heights, widths, strict=True), start=1):
         try:
             found = image_size(data.image_folder / name)
@@ -84,11 +86,13 @@ def check_sizes(data: ReferData, progress: Progress | None = None) -> None:
         else:
             if list(found) != size:
                 wrong.append(f"{name} is {found[0]}×{found[1]}, its annotation says {size[0]}×{size[1]}")
-        if progress and (done % 200 == 0 or done == len(names)):
-            progress(done, len(names))
+        if progress and done % 200 == 0:
+            progress(len(data.objects) + done, total)
     if wrong:
         more = f" (and {len(wrong) - SHOWN} more)" if len(wrong) > SHOWN else ""
         raise DataError(f"{data.image_folder}: " + "; ".join(wrong[:SHOWN]) + more)
+    if progress:
+        progress(total, total)
 
 
 def open_prepared(place: Path) -> ReferData:

@@ -73,7 +73,7 @@ def read(source: Source, progress: Progress | None = None) -> ReferData:
     """Read a data set from its files.
 
     Args:
-        progress: called with (objects done, objects in all).
+        progress: called with (objects done, objects and images in all).
 
     Raises:
         DataError: a file is missing, damaged, not what its name says, or a reference points nowhere.

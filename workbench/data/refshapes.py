@@ -2,6 +2,8 @@
 
 `<folder>/instances.json`, `<folder>/refs(unc).p` and `<folder>/images/COCO_train2014_<12 digits>.png`.
 Splits: train, val, testA (attributes and places), testB (relations), testC (combinations never trained on).
+With `targets: any` there is `grefs(unc).json` instead, in gRefCOCO's form: to the same images and expressions come some
+that mean several shapes, and some that mean nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +23,19 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from workbench.config import RefshapesRecipe
-from workbench.data.scenes import HELD_OUT, KINDS, SHAPES, Kind, Shape, describe, draw_scene, mask_of, paint
+from workbench.data.scenes import (
+    HELD_OUT,
+    KINDS,
+    SHAPES,
+    Kind,
+    Shape,
+    describe,
+    describe_nothing,
+    describe_several,
+    draw_scene,
+    mask_of,
+    paint,
+)
 from workbench.errors import DataError
 
 FORMAT_VERSION = 1
@@ -92,22 +106,27 @@ def _write(folder: Path, recipe: RefshapesRecipe, progress: Callable[[int, int],
         images.append({"id": image_id, "file_name": file_name, "width": recipe.width, "height": recipe.height})
         first_annotation = len(annotations) + 1
         annotations += [_annotation(first_annotation + i, image_id, shape, recipe) for i, shape in enumerate(scene)]
-        for target, texts in sentences.items():
-            refs.append(
-                {
-                    "ref_id": len(refs) + 1,
-                    "ann_id": first_annotation + target,
-                    "image_id": image_id,
-                    "category_id": SHAPES.index(scene[target].shape) + 1,
-                    "file_name": f"{file_name[:-4]}_{first_annotation + target}.png",
-                    "split": split,
-                    "sent_ids": list(range(sent_id, sent_id + len(texts))),
-                    "sentences": [
-                        {"raw": text, "sent": text, "sent_id": sent_id + i, "tokens": text.split()}
-                        for i, text in enumerate(texts)
-                    ],
-                }
-            )
+        meant: list[tuple[list[int], list[str]]] = [([target], texts) for target, texts in sentences.items()]
+        if recipe.targets == "any":
+            # A generator of its own: the images and the other expressions stay as they are without these.
+            meant += _generalised(np.random.default_rng([recipe.seed, image_id, 1]), scene, split == "testC")
+        for targets, texts in meant:
+            categories = [SHAPES.index(scene[target].shape) + 1 for target in targets]
+            ids = [first_annotation + target for target in targets]
+            ref: dict[str, Any] = {
+                "ref_id": len(refs) + 1,
+                "ann_id": ids[0] if recipe.targets == "one" else ids or [-1],
+                "image_id": image_id,
+                "category_id": categories[0] if recipe.targets == "one" else categories or [-1],
+                "file_name": f"{file_name[:-4]}_{ids[0] if ids else -1}.png",
+                "split": split,
+                "sent_ids": list(range(sent_id, sent_id + len(texts))),
+                "sentences": [
+                    {"raw": text, "sent": text, "sent_id": sent_id + i, "tokens": text.split()}
+                    for i, text in enumerate(texts)
+                ],
+            }
+            refs.append(ref if recipe.targets == "one" else ref | {"no_target": not targets})
             sent_id += len(texts)
         if progress and (number % 50 == 0 or image_id == total):
             progress(image_id, total)
@@ -119,8 +138,11 @@ def _write(folder: Path, recipe: RefshapesRecipe, progress: Callable[[int, int],
         "categories": [{"id": i + 1, "name": shape, "supercategory": "shape"} for i, shape in enumerate(SHAPES)],
     }
     (folder / "instances.json").write_text(json.dumps(instances))
-    # Protocol 2, as the original files; through JSON first, so that no string is shared and the bytes are stable.
-    (folder / "refs(unc).p").write_bytes(pickle.dumps(json.loads(json.dumps(refs)), protocol=2))
+    if recipe.targets == "any":
+        (folder / "grefs(unc).json").write_text(json.dumps(refs))
+    else:
+        # Protocol 2, as the original files; through JSON first, so that no string is shared and the bytes are stable.
+        (folder / "refs(unc).p").write_bytes(pickle.dumps(json.loads(json.dumps(refs)), protocol=2))
     for path in folder.rglob("*"):
         os.utime(path, (0, 0))
 
@@ -157,6 +179,16 @@ def _sentences(
         if len(chosen) == REFERENTS_PER_IMAGE:
             break
     return chosen
+
+
+def _generalised(rng: np.random.Generator, scene: list[Shape], held_out: bool) -> list[tuple[list[int], list[str]]]:
+    """Targets and sentences as gRefCOCO has them: one reference to several, and every other time one to nothing."""
+    found: list[tuple[list[int], list[str]]] = []
+    if several := describe_several(rng, scene):
+        found.append((several[1], [several[0]]))
+    if rng.random() < 0.5 and (nothing := describe_nothing(rng, scene, held_out)):
+        found.append(([], [nothing]))
+    return found
 
 
 def _annotation(ann_id: int, image_id: int, shape: Shape, recipe: RefshapesRecipe) -> dict[str, Any]:

@@ -200,3 +200,46 @@ def _relation(rng: np.random.Generator, scene: list[Shape], target: int) -> str 
             if others and ahead[target] >= MARGIN and max(others) <= -MARGIN:
                 return f"{words} {phrasings[rng.integers(len(phrasings))]} the {named[0]}"
     return None
+
+
+def describe_several(rng: np.random.Generator, scene: list[Shape]) -> tuple[str, list[int]] | None:
+    """A sentence that means two shapes or more, and which; by what they share, or one after the other."""
+    groups = []
+    for target in range(len(scene)):
+        for _, named in _phrases(scene[target], NOUNS[0]):
+            fits = [i for i, shape in enumerate(scene) if _matches(shape, named)]
+            if named and 2 <= len(fits) < len(scene) and (named, fits) not in groups:
+                groups.append((named, fits))
+    if groups and rng.random() < 0.5:
+        named, fits = groups[rng.integers(len(groups))]
+        noun = named[-1] if named[-1] in SHAPES else NOUNS[rng.integers(len(NOUNS))]
+        words = [*(word for word in named if word != noun), _plural(noun)]
+        starts = ("all", "both", "the two") if len(fits) == 2 else ("all", "all the")
+        return f"{starts[rng.integers(len(starts))]} {' '.join(words)}", fits
+    pair = [int(i) for i in rng.permutation(len(scene))[:2]]
+    found = [_choose(rng, scene, target, unique=True) for target in pair]
+    if found[0] is None or found[1] is None:
+        return None
+    return f"the {found[0][0]} and the {found[1][0]}", sorted(pair)
+
+
+def describe_nothing(rng: np.random.Generator, scene: list[Shape], held_out: bool) -> str | None:
+    """A sentence that fits no shape, though colour and shape are each in the scene where that can be.
+
+    Args:
+        held_out: whether combinations of `HELD_OUT` may be named.
+    """
+    colours, shapes = {o.colour for o in scene}, {o.shape for o in scene}
+    there = {(o.colour, o.shape) for o in scene}
+    near = sorted(set(itertools.product(colours, shapes)) - there)
+    far = sorted(set(itertools.product(COLOURS, SHAPES)) - there)
+    options = [pair for pair in (near or far) if held_out or pair not in HELD_OUT]
+    if not options:
+        return None
+    colour, shape = options[rng.integers(len(options))]
+    size = [("small", "large")[rng.integers(2)]] if rng.random() < 0.3 else []
+    return " ".join([*(["the"] if rng.random() < 0.4 else []), *size, colour, shape])
+
+
+def _plural(noun: str) -> str:
+    return f"{noun}es" if noun.endswith("s") else f"{noun}s"

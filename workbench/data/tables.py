@@ -117,6 +117,9 @@ class Raw:
 def assemble(raw: Raw, name: str, folder: Path, image_folder: Path, progress: Progress | None = None) -> ReferData:
     """Check what a reader read and make the tables of it.
 
+    Args:
+        progress: called with (objects done, objects and images in all).
+
     Raises:
         DataError: names the item: a wrong type, an id that stands twice, a reference to nowhere, a broken mask.
     """
@@ -145,7 +148,11 @@ def _objects(
     object_row: dict[int, int] = {}
     rows: list[tuple[tuple[Any, ...], str]] = []
     present: dict[int, Counter[str]] = {}
-    for done, (where, ann_id, image_id, category, crowd, box, segmentation) in enumerate(raw.objects, start=1):
+    count, total = len(raw.objects), len(raw.objects) + len(raw.images)
+    raw.objects.reverse()
+    while raw.objects:
+        # Taken off one by one: polygons as Python's numbers are by far the largest thing in memory.
+        where, ann_id, image_id, category, crowd, box, segmentation = raw.objects.pop()
         whole(ann_id, f"{where}: id")
         if ann_id in object_row:
             raise DataError(f"{where}: annotation id {ann_id} stands twice")
@@ -160,8 +167,8 @@ def _objects(
         present.setdefault(image_id, Counter())[category] += not crowd
         pixels = masks.area(rle, height, width)
         rows.append(((ann_id, image_id, category, crowd, _box(box, where), pixels, rle), category))
-        if progress and (done % 500 == 0 or done == len(raw.objects)):
-            progress(done, len(raw.objects))
+        if progress and (len(rows) % 500 == 0 or len(rows) == count):
+            progress(len(rows), total)
     return object_row, rows, present
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -58,17 +62,57 @@ def place_image(content: Tensor, placement: Placement, side: int) -> Tensor:
     return square
 
 
-def place_mask(mask: Tensor, placement: Placement, side: int) -> Tensor:
-    """A training target: the mask height×width resized bilinearly (so soft at its rim) into the square of floats."""
-    size = (placement.height, placement.width)
-    resized = _window(mask, placement).float()
-    if resized.shape != size:
-        resized = F.interpolate(resized[None, None], size=size, mode="bilinear", antialias=True)[0, 0]
+def place_mask(
+    mask: NDArray[np.uint8], placement: Placement, side: int, box: tuple[int, int, int, int] | None = None
+) -> Tensor:
+    """A training target: the mask height×width resized bilinearly (so soft at its rim) into the square of floats.
+
+    Done by Pillow with 8 bits, as in the released code.
+
+    Args:
+        box: top, left, height and width of what is not zero; only that is resized.
+    """
+    top, left, height, width = placement.window or (0, 0, *mask.shape)
     square = torch.zeros(side, side)
-    square[placement.top : placement.top + placement.height, placement.left : placement.left + placement.width] = (
-        resized
+    content = square[
+        placement.top : placement.top + placement.height, placement.left : placement.left + placement.width
+    ]
+    shown = mask[top : top + height, left : left + width]
+    if shown.shape == content.shape:
+        content.copy_(torch.from_numpy(shown))
+        return square
+    down, across = height / placement.height, width / placement.width
+    top, left, box_height, box_width = (0, 0, height, width) if box is None else (box[0] - top, box[1] - left, *box[2:])
+    rows, read_rows = _touched(top, box_height, down, placement.height, height)
+    columns, read_columns = _touched(left, box_width, across, placement.width, width)
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        return square
+    picture = Image.fromarray(np.ascontiguousarray(shown[read_rows, read_columns]) * np.uint8(255))
+    edges = (
+        columns.start * across - read_columns.start,
+        rows.start * down - read_rows.start,
+        min(columns.stop * across - read_columns.start, picture.width),
+        min(rows.stop * down - read_rows.start, picture.height),
     )
+    size = (columns.stop - columns.start, rows.stop - rows.start)
+    part = picture.resize(size, Image.Resampling.BILINEAR, edges)
+    torch.div(torch.from_numpy(np.array(part)), 255, out=content[rows, columns])
     return square
+
+
+def _touched(start: int, length: int, scale: float, size: int, whole: int) -> tuple[slice, slice]:
+    """The resized rows (or columns) that an extent of the original has a part in, and all that these are made from.
+
+    Args:
+        scale: original rows to a resized one.
+        size, whole: how many resized and original rows there are.
+    """
+    reach = math.ceil(max(1.0, 1 / scale)) + 1
+    first = min(max(math.floor(start / scale) - reach, 0), size)
+    last = min(max(math.ceil((start + length) / scale) + reach, 0), size)
+    support = math.ceil(max(1.0, scale)) + 1
+    read_first, read_last = math.floor(first * scale) - support, math.ceil(last * scale) + support
+    return slice(first, last), slice(max(read_first, 0), min(read_last, whole))
 
 
 def _window(pixels: Tensor, placement: Placement) -> Tensor:

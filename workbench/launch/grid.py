@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +37,8 @@ class ReportConfig(BaseModel):
     figure_split: str = "val"
     """The split that pictures are drawn from."""
     examples: int = Field(4, ge=1)
+    models: tuple[str, ...] = ()
+    """More rows of the table: what `workbench evaluate --predictions FILE --name NAME` scored."""
 
     @field_validator("metrics")
     @classmethod
@@ -157,11 +159,21 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(sorted(seeds))
 
 
-def load_grid(file: Path, machine: Mapping[str, Any] | None = None, _above: tuple[Path, ...] = ()) -> Grid:
+Progress = Callable[[int, int], None]
+
+
+def load_grid(
+    file: Path,
+    machine: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    _above: tuple[Path, ...] = (),
+) -> Grid:
     """Read and check a grid file; nothing is built or run.
 
     Args:
         machine: fields of `machine` that stand over the file's own.
+        progress: called with (steps done, steps in all) while a data set is prepared, which is done where its files
+            are here and its digest, a part of the ids, is not known yet.
 
     Raises:
         GridError: names file, setting, key and value.
@@ -179,9 +191,9 @@ def load_grid(file: Path, machine: Mapping[str, Any] | None = None, _above: tupl
     for name, overrides in _expanded(file, grid):
         values = _merged(base, _with_presets(file, f"settings.{name}", overrides), {"machine": dict(machine or {})})
         resolved = _resolved(file, name, values)
-        if need := _need(file, name, resolved, machine, (*_above, file.resolve())):
+        if need := _need(file, name, resolved, machine, progress, (*_above, file.resolve())):
             needs[name] = need
-        config = _checked(file, name, resolved)
+        config = _checked(file, name, resolved, progress)
         if name in settings:
             raise GridError(f"{file}: two settings are named {name!r}")
         if config.setting_id in owner:
@@ -195,7 +207,12 @@ def load_grid(file: Path, machine: Mapping[str, Any] | None = None, _above: tupl
 
 
 def _need(
-    file: Path, name: str, values: dict[str, Any], machine: Mapping[str, Any] | None, above: tuple[Path, ...]
+    file: Path,
+    name: str,
+    values: dict[str, Any],
+    machine: Mapping[str, Any] | None,
+    progress: Progress | None,
+    above: tuple[Path, ...],
 ) -> Need | None:
     """What `start_from: {grid: FILE, setting: NAME}` means; the values then name the setting's id in its place."""
     start = values.get("start_from")
@@ -203,7 +220,7 @@ def _need(
         return None
     where = f"{_where(file, name)}: start_from"
     other = file.parent / str(start["grid"])
-    grid = load_grid(other, machine, above)
+    grid = load_grid(other, machine, progress, above)
     setting = str(start.get("setting"))
     if setting not in grid.settings:
         raise GridError(f"{where}.setting: {unknown_name('setting', setting, list(grid.settings))} (of {other})")
@@ -225,10 +242,10 @@ def _check_report(file: Path, report: ReportConfig, settings: Mapping[str, RunCo
                 )
 
 
-def load_preset(file: Path, machine: Mapping[str, Any] | None = None) -> RunConfig:
-    """A preset file as a configuration of its own."""
+def load_preset(file: Path, machine: Mapping[str, Any] | None = None, progress: Progress | None = None) -> RunConfig:
+    """A preset file as a configuration of its own; see `load_grid`."""
     values = _merged(read_yaml(file), {"machine": dict(machine or {})})
-    return _checked(file, None, _resolved(file, None, values))
+    return _checked(file, None, _resolved(file, None, values), progress)
 
 
 def is_preset(file: Path) -> bool:
@@ -369,9 +386,14 @@ def _resolved(file: Path, setting: str | None, values: dict[str, Any]) -> dict[s
     return {str(key): value for key, value in resolved.items()}
 
 
-def _checked(file: Path, setting: str | None, values: dict[str, Any]) -> RunConfig:
+def _checked(file: Path, setting: str | None, values: dict[str, Any], progress: Progress | None) -> RunConfig:
     try:
-        return RunConfig.parse(values)
+        config = RunConfig.parse(values)
+        if config.data.recipe is not None or config.data.sha256 is not None:
+            return config
+        from workbench.data.datasets import pinned
+
+        return pinned(config, progress)
     except ConfigError as error:
         raise GridError(f"{_where(file, setting)}: {error}") from None
 

@@ -170,8 +170,8 @@ class ReportTask:
             logging.warning("%s is made by the later submission %s", record.runs[0], later)
             return
         for what in record.manifest["then"]:
-            roots = [f"--{root}-root={record.manifest[f'{root}_root']}" for root in ("data", "checkpoint")]
-            command = ["table", grid] if what == "table" else ["figure", "all", grid, *roots]
+            data, checkpoints = (f"--{root}-root={record.manifest[f'{root}_root']}" for root in ("data", "checkpoint"))
+            command = ["table", grid, data] if what == "table" else ["figure", "all", grid, data, checkpoints]
             main = [sys.executable, "-c", "from workbench.cli import main; main()"]
             subprocess.run([*main, *command, "--results", results], check=True)
 

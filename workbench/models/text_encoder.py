@@ -67,6 +67,11 @@ class Tokenizer:
         )
         return encoded["input_ids"], encoded["attention_mask"]
 
+    def lengths(self, sentences: Sequence[str]) -> list[int]:
+        """Tokens that each sentence takes, [CLS] and [SEP] included, before anything is cut."""
+        encoded = self._tokenizer(list(sentences), truncation=False, verbose=False)
+        return [len(ids) for ids in encoded["input_ids"]]
+
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The word pieces of token ids."""
         return [str(piece) for piece in self._tokenizer.convert_ids_to_tokens(list(ids))]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pandas as pd
 from workbench.analysis.statistics import Estimate, estimate, paired_difference
 from workbench.config import run_id
 from workbench.launch.grid import Grid
-from workbench.store import DamagedRecord, RunFolder, StoreError, expressions_frame
+from workbench.store import SCORED, DamagedRecord, RunFolder, ScoredFolder, StoreError, expressions_frame
 from workbench.training.metrics import METRIC_NAMES, applicable
 from workbench.training.provenance import code_digest
 
@@ -30,12 +30,14 @@ class Table:
             difference from the baseline with its bounds, and the runs.
         other_code: settings trained by other code than the package as it is now.
         missing: runs that are not completed.
+        scored: of the rows that are no settings but predictions of other models, the file each came from.
     """
 
     grid: Grid
     cells: pd.DataFrame
     other_code: Sequence[str]
     missing: Sequence[str]
+    scored: Mapping[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
         """The table as Markdown, one block a metric, in per cent."""
@@ -46,6 +48,9 @@ class Table:
         ]
         if self.other_code:
             notes.append(f"† trained by other code than this version's: {', '.join(self.other_code)}.")
+        if self.scored:
+            files = ", ".join(f"{name} ({file})" for name, file in self.scored.items())
+            notes.append(f"‡ predictions made elsewhere, scored by this code: {files}.")
         if self.missing:
             notes.append(f"{DASH} not completed: {', '.join(self.missing)}.")
         return "\n\n".join([f"## {self.grid.title}", *blocks, *notes]) + "\n"
@@ -64,16 +69,17 @@ class Table:
             "baseline": self.grid.baseline,
             "other_code": list(self.other_code),
             "missing": list(self.missing),
+            "scored": dict(self.scored),
         }
         files[2].write_text(json.dumps(source, indent=1) + "\n")
         return files
 
     def _block(self, metric: str) -> str:
         rows = [[METRIC_NAMES[metric], *self.grid.splits]]
-        for setting in self.grid.settings:
-            mark = " †" if setting in self.other_code else ""
+        for setting in self._rows():
+            mark = " †" if setting in self.other_code else " ‡" if setting in self.scored else ""
             rows.append([setting + mark, *(self._cell(setting, split, metric) for split in self.grid.splits)])
-        for setting in self.grid.settings:
+        for setting in self._rows():
             if self.grid.baseline not in (None, setting):
                 cells = [self._difference(setting, split, metric) for split in self.grid.splits]
                 rows.append([f"{setting} − {self.grid.baseline}", *cells])
@@ -83,6 +89,9 @@ class Table:
         ]
         lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
         return "\n".join(lines)
+
+    def _rows(self) -> list[str]:
+        return [*self.grid.settings, *self.scored]
 
     def _find(self, setting: str, split: str, metric: str) -> pd.Series[Any] | None:
         cells = self.cells
@@ -105,7 +114,30 @@ class Table:
 
 
 def make_table(grid: Grid, results: Path) -> Table:
-    """The table of a grid's completed runs; StoreError when there is none."""
+    """The table of a grid's completed runs, and of the predictions in its `report.models`.
+
+    Raises:
+        StoreError: no run is completed, or predictions were scored on other expressions.
+    """
+    frames, missing, other_code = completed_frames(grid, results)
+    scored = _scored(grid, results, frames)
+    rows = []
+    for setting, frame in frames.items():
+        baseline = _comparable(grid, setting, frames)
+        for split in grid.splits:
+            here = frame[frame["split"] == split]
+            there = None if baseline is None else baseline[baseline["split"] == split]
+            if len(here):
+                rows += [_row(setting, split, metric, here, there) for metric in applicable(here)]
+    return Table(grid, pd.DataFrame(rows), other_code, [f.name for f in missing], scored)
+
+
+def completed_frames(grid: Grid, results: Path) -> tuple[dict[str, pd.DataFrame], list[RunFolder], list[str]]:
+    """Evaluated expressions by setting, the runs that are not completed, and settings trained by other code.
+
+    Raises:
+        StoreError: no run is completed.
+    """
     frames: dict[str, pd.DataFrame] = {}
     missing: list[RunFolder] = []
     other_code: list[str] = []
@@ -122,21 +154,44 @@ def make_table(grid: Grid, results: Path) -> Table:
             other_code.append(setting)
     if not frames:
         raise StoreError(f"{grid.file}: no completed run yet; train with: workbench submit {grid.file}")
-    rows = []
-    for setting, frame in frames.items():
-        baseline = _comparable(grid, setting, frames)
+    return frames, missing, other_code
+
+
+def _scored(grid: Grid, results: Path, frames: dict[str, pd.DataFrame]) -> dict[str, str]:
+    """Put the frames of `report.models` to the others; the file that each model's predictions came from."""
+    files = {}
+    compared = next(iter(frames.values()))
+    for name in grid.report.models:
+        if name in grid.settings:
+            raise StoreError(f"{grid.file}: report.models: {name!r} is a setting's name")
+        folder = ScoredFolder(results, name)
+        predictions = folder.record()["predictions"]
+        frame = folder.expressions()
         for split in grid.splits:
-            here = frame[frame["split"] == split]
-            there = None if baseline is None else baseline[baseline["split"] == split]
-            rows += [_row(setting, split, metric, here, there) for metric in applicable(here)]
-    return Table(grid, pd.DataFrame(rows), other_code, [f.name for f in missing])
+            one, other = (part[part["split"] == split] for part in (frame, compared))
+            if len(one) and len(other) and not _same_expressions(one, other):
+                raise StoreError(f"{grid.file}: report.models: {name!r} was scored on another {split} than this grid's")
+        frames[name] = frame.assign(run=f"{SCORED}/{name}")
+        files[name] = f"{predictions['file']}, SHA-256 {predictions['sha256'][:12]}"
+    return files
+
+
+def _same_expressions(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    columns = ["image_id", "ref_id", "sent_id", "sentence"]
+    return (
+        one[columns]
+        .drop_duplicates()
+        .reset_index(drop=True)
+        .equals(other[columns].drop_duplicates().reset_index(drop=True))
+    )
 
 
 def _comparable(grid: Grid, setting: str, frames: dict[str, pd.DataFrame]) -> pd.DataFrame | None:
     """The baseline's expressions, if the setting was evaluated on the same data."""
     if grid.baseline is None or setting == grid.baseline or grid.baseline not in frames:
         return None
-    same = grid.settings[setting].data.same_set(grid.settings[grid.baseline].data)
+    baseline = grid.settings[grid.baseline].data
+    same = setting not in grid.settings or grid.settings[setting].data.same_set(baseline)
     return frames[grid.baseline] if same else None
 
 

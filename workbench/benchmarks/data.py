@@ -1,0 +1,153 @@
+"""`workbench bench data`: reading, preparing and loading a data set as large as RefCOCO, with random content.
+
+Figures:
+    prepare_seconds, prepare_mib: `workbench data prepare` of full-size annotations (142,210 expressions, 196,771
+        objects with polygons, 19,994 images), and the most memory the process had, its libraries included.
+    open_seconds: opening what was prepared, its digest checked.
+    first_batch_seconds: from there to the first training batch of 64 at 512 px, with two loader workers and the
+        libraries loaded.
+    images_per_second_per_core: training examples decoded and augmented as released, for ViT-B at 512 px, by one process
+        with one thread.
+    speedup: against a straightforward loader on the same examples and with the same draws: Pillow for the image and its
+        augmentation, pycocotools for the polygons. Neither keeps images, and neither scales pixels to floats.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import json
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from workbench.benchmarks import full_size
+from workbench.benchmarks.race import Report, in_fresh_process, in_words, most_resident, race
+from workbench.config import AugmentationConfig, DataConfig
+from workbench.data.loading import ReferringDataset, training_loader
+from workbench.data.pickles import load_plain
+from workbench.data.prepare import open_prepared, prepare, prepared_folder
+from workbench.data.refer import find
+
+SIDE, BATCH, EXAMPLES, ROUNDS = 512, 64, 48, 7
+CONFIG = DataConfig(
+    dataset="refcoco",
+    epoch="referents",
+    padding="centred",
+    augmentation=AugmentationConfig(
+        scales=tuple(1 - step / 16 for step in range(7)), color_jitter=0.4, swap="substrings"
+    ),
+)
+
+
+def run(device: torch.device, report: Report) -> dict[str, float]:
+    """All figures; see the module."""
+    with tempfile.TemporaryDirectory() as name:
+        report("writing annotations and images of RefCOCO's size")
+        folder = full_size.make(Path(name))
+        found = in_fresh_process(functools.partial(_prepared, folder))
+        report(", ".join(f"{figure} {value:.3g}" for figure, value in found.items()))
+        found |= in_fresh_process(functools.partial(_opened, folder))
+        report(", ".join(f"{figure} {value:.3g}" for figure, value in found.items()))
+        taken = in_fresh_process(functools.partial(_raced, folder))
+        report(in_words(f"{EXAMPLES} training examples", taken))
+        return found | {
+            "images_per_second_per_core": EXAMPLES / taken["ours"],
+            "speedup": taken["straightforward"] / taken["ours"],
+        }
+
+
+def _place(folder: Path) -> Path:
+    return prepared_folder(folder.parent, folder.name, "unc")
+
+
+def _prepared(folder: Path) -> dict[str, float]:
+    began = time.perf_counter()
+    prepare(find(folder, "refcoco", "unc"), _place(folder))
+    return {"prepare_seconds": time.perf_counter() - began, "prepare_mib": most_resident()}
+
+
+def _opened(folder: Path) -> dict[str, float]:
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        data = open_prepared(_place(folder))
+        seconds.append(time.perf_counter() - began)
+    began = time.perf_counter()
+    dataset = ReferringDataset(data, "train", SIDE, CONFIG)
+    next(iter(training_loader(dataset, CONFIG, BATCH, steps=100, seed=0, workers=2)))
+    return {"open_seconds": statistics.median(seconds), "first_batch_seconds": time.perf_counter() - began}
+
+
+def _raced(folder: Path) -> dict[str, float]:
+    torch.set_num_threads(1)
+    data = open_prepared(_place(folder))
+    dataset = ReferringDataset(data, "train", SIDE, CONFIG, cache=False)
+    keys = [(int(i), int(i)) for i in np.random.default_rng(0).permutation(len(dataset))[:EXAMPLES]]
+    plain = StraightforwardLoader(folder)
+    sentences = {dataset.expressions[index].sent_id: seed for index, seed in keys}
+
+    def ours() -> None:
+        for key in keys:
+            dataset[key]
+
+    def straightforward() -> None:
+        for sent_id, seed in sentences.items():
+            plain.example(sent_id, seed)
+
+    # The annotations of the one, millions of Python objects, would have the collector slow both.
+    gc.freeze()
+    try:
+        return race({"ours": ours, "straightforward": straightforward}, ROUNDS, torch.device("cpu"))
+    finally:
+        gc.unfreeze()
+
+
+class StraightforwardLoader:
+    """The released augmentation as one would write it with Pillow, pycocotools and dictionaries of annotations."""
+
+    def __init__(self, folder: Path) -> None:
+        instances = json.loads((folder / "instances.json").read_bytes())
+        self._images = {image["id"]: image for image in instances["images"]}
+        self._objects = {a["id"]: a for a in instances["annotations"]}
+        refs = load_plain(folder / "refs(unc).p")
+        self._refs = {s["sent_id"]: (ref, s["sent"]) for ref in refs for s in ref["sentences"]}
+        self._folder = folder / "images"
+
+    def example(self, sent_id: int, seed: int) -> tuple[Tensor, Tensor, str]:
+        """Pixels 3×512×512 uint8, mask 512×512 and sentence."""
+        draw = random.Random(seed)
+        ref, sentence = self._refs[sent_id]
+        details = self._images[ref["image_id"]]
+        image = Image.open(self._folder / details["file_name"]).convert("RGB")
+        polygons = self._objects[ref["ann_id"]]["segmentation"]
+        parts = coco_mask.decode(coco_mask.frPyObjects(polygons, details["height"], details["width"]))
+        mask = Image.fromarray((parts.sum(axis=2) > 0).astype(np.uint8) * 255)
+        scale = SIDE * draw.choice(CONFIG.augmentation.scales or (1.0,)) / max(image.size)
+        size = (round(image.width * scale), round(image.height * scale))
+        image = image.resize(size, Image.Resampling.BILINEAR)
+        mask = mask.resize(size, Image.Resampling.BILINEAR)
+        if draw.random() < CONFIG.augmentation.color_jitter_probability:
+            enhancers: list[Any] = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color]
+            draw.shuffle(enhancers)
+            for enhancer in enhancers:
+                image = enhancer(image).enhance(draw.uniform(0.6, 1.4))
+        if draw.random() < CONFIG.horizontal_flip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            mask = mask.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            sentence = sentence.replace("right", "\0").replace("left", "right").replace("\0", "left")
+        left, top = (SIDE - size[0]) // 2, (SIDE - size[1]) // 2
+        square, target = torch.zeros(3, SIDE, SIDE, dtype=torch.uint8), torch.zeros(SIDE, SIDE)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        square[:, top : top + size[1], left : left + size[0]] = pixels
+        target[top : top + size[1], left : left + size[0]] = torch.from_numpy(np.array(mask)).float() / 255
+        return square, target, sentence

@@ -1,0 +1,190 @@
+"""Commands on data sets: make, prepare, check, show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from workbench.cli.options import RESULTS, Results, app, print_rows, progress_of
+
+if TYPE_CHECKING:
+    from workbench.data.tables import ReferData
+
+data_app = typer.Typer(help="Make, prepare, check and look at data sets.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+Name = Annotated[
+    str, typer.Argument(help="refcoco, refcoco+, refcocog, grefcoco, or a folder under the root.", show_default=False)
+]
+Root = Annotated[Path, typer.Option(envvar="WORKBENCH_DATA", help="Folder of data sets.")]
+SplitBy = Annotated[
+    str | None, typer.Option(help="unc, google or umd; umd for refcocog where it is not given, else unc.")
+]
+DATA = Path("data")
+
+
+@data_app.command("make")
+def data_make(
+    name: Annotated[str, typer.Argument(help="refshapes")],
+    root: Root = DATA,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    train_images: Annotated[int, typer.Option(min=1)] = 5000,
+    eval_images: Annotated[int, typer.Option(min=1, help="Images of each other split.")] = 150,
+    width: Annotated[int, typer.Option(min=48)] = 64,
+    height: Annotated[int, typer.Option(min=48)] = 64,
+    any_targets: Annotated[
+        bool, typer.Option("--any-targets", help="Also expressions with several targets or none, in gRefCOCO's form.")
+    ] = False,
+) -> None:
+    """Write a procedural data set in RefCOCO's form; the same options write the same bytes."""
+    from workbench.config import RefshapesRecipe
+    from workbench.data import refshapes
+    from workbench.errors import DataError
+
+    if name != "refshapes":
+        raise DataError(f"{name!r} cannot be made; known: refshapes")
+    recipe = RefshapesRecipe(
+        seed=seed, width=width, height=height, train_images=train_images, eval_images=eval_images,
+        targets="any" if any_targets else "one",
+    )  # fmt: skip
+    with progress_of("refshapes", "images") as step:
+        folder = refshapes.ensure(root, recipe, step)
+    print(folder)
+
+
+@data_app.command("prepare")
+def data_prepare(name: Name, root: Root = DATA, split_by: SplitBy = None, results: Results = RESULTS) -> None:
+    """Check a data set's files, convert them once, and count what is in them beside the published numbers."""
+    from workbench.data import counts
+    from workbench.data.prepare import prepare, prepared_folder
+
+    source = _source(name, root, split_by)
+    place = prepared_folder(root, source.folder.name, source.split_by)
+    with progress_of(f"preparing {name}", "objects and images") as step:
+        data = prepare(source, place, step)
+    found = counts.counts(data)
+    units = [unit for unit in counts.UNITS if found[counts.WHOLE][unit] or unit in counts.UNITS[:3]]
+    print(f"{data.name} ({source.split_by}), read from its {source.form} form in {source.folder}")
+    print_rows(("split", *units), [(split, *(f"{row[unit]:,}" for unit in units)) for split, row in found.items()])
+    file = results / counts.STATISTICS
+    known = counts.published(file, source.name, source.split_by)
+    apart = counts.differences(found, known)
+    if known:
+        print(f"{len(known) - len(apart)} of {len(known)} published counts are met ({file})")
+    else:
+        print(f"nothing is published about it ({file})")
+    for line in apart:
+        print(f"differs: {line}")
+    for note in data.notes:
+        print(f"note: {note}")
+    print(f"sha256 {data.digest}")
+    print(f"wrote {place}")
+
+
+@data_app.command("check")
+def data_check(
+    name: Name,
+    root: Root = DATA,
+    split_by: SplitBy = None,
+    text_encoder: Annotated[
+        str | None, typer.Option(help="Whose tokens are counted; bert_mini for refshapes, else bert-base-uncased.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=3, help="14 for bert_mini, else 20.")] = None,
+    checkpoint_root: Annotated[
+        Path, typer.Option(envvar="WORKBENCH_CHECKPOINTS", help="Folder of SAM's and BERT's weights.")
+    ] = Path("checkpoints"),
+) -> None:
+    """Decode every image and look at every expression; exits with 1 where something is wrong."""
+    from workbench.data.check import check
+
+    data, _ = open_named(name, root, split_by)
+    encoder = text_encoder or ("bert_mini" if data.name == "refshapes" else "bert-base-uncased")
+    limit = max_tokens or (14 if encoder == "bert_mini" else 20)
+    lengths, why = _lengths_of(encoder, checkpoint_root)
+    with progress_of(f"checking {name}", "images") as step:
+        findings = check(data, lengths, limit, step)
+    for finding in findings:
+        print(f"{'wrong' if finding.wrong else 'note'}: {finding.text()}")
+    for note in data.notes:
+        print(f"note: {note}")
+    if why:
+        print(f"not checked: sentences over {limit} tokens, for {why}")
+    wrong = sum(finding.count for finding in findings if finding.wrong)
+    print(f"{data.name}: {len(data.expressions):,} expressions, {wrong:,} things wrong")
+    if wrong:
+        raise typer.Exit(1)
+
+
+@data_app.command("show")
+def data_show(
+    name: Name,
+    index: Annotated[int, typer.Option(help="Of the referent, from 0, in the files' order.")],
+    split: Annotated[str | None, typer.Option(help="Count within this split.")] = None,
+    root: Root = DATA,
+    split_by: SplitBy = None,
+    results: Results = RESULTS,
+) -> None:
+    """Draw one referent: its image, its mask, and the sentences that mean it."""
+    from workbench.paper.examples import show_referent
+
+    data, _ = open_named(name, root, split_by)
+    stem = "-".join([data.folder.name, *([split] if split else []), str(index)])
+    for file in show_referent(data, index, results / "data", stem, split):
+        print(f"wrote {file}")
+
+
+def _source(name: str, root: Path, split_by: str | None) -> Any:
+    from workbench.data.datasets import datasets
+    from workbench.data.refer import find
+    from workbench.data.tables import plain_name
+    from workbench.errors import DataError
+    from workbench.registry import unknown_name
+
+    plain_name(name, "NAME")
+    known = [known for known in datasets if known != "refshapes"]
+    folders = sorted(path.name for path in root.glob("*") if (path / "instances.json").is_file())
+    if name not in known and name not in folders:
+        raise DataError(f"{unknown_name('data set', name, list(dict.fromkeys([*known, *folders])))} (under {root})")
+    wanted = split_by or ("umd" if name == "refcocog" else "unc")
+    return find(root / name, "refshapes" if name.startswith("refshapes-") else name, plain_name(wanted, "--split-by"))
+
+
+def open_named(name: str, root: Path, split_by: str | None) -> tuple[ReferData, str]:
+    """A data set by its name or folder, prepared or read from its files as they are, and by whom it is split.
+
+    Images are not looked at: a broken one must not be in the way of finding it.
+    """
+    from workbench.data.prepare import NotPrepared, open_prepared, prepared_folder
+    from workbench.data.refer import read
+
+    wanted = split_by or ("umd" if name == "refcocog" else "unc")
+    try:
+        return open_prepared(prepared_folder(root, name, wanted)), wanted
+    except NotPrepared:
+        source = _source(name, root, split_by)
+        with progress_of(f"reading {name}", "objects and images") as step:
+            return read(source, step), wanted
+
+
+def _lengths_of(encoder: str, checkpoint_root: Path) -> tuple[Any, str]:
+    """How to count tokens, or why not."""
+    from workbench.config import TextEncoderConfig
+    from workbench.errors import CheckpointError
+    from workbench.models.text_encoder import load_tokenizer, locate
+
+    config = TextEncoderConfig(name=encoder)
+    try:
+        # A check need not wait for a hub.
+        if not Path(locate(config, checkpoint_root)).is_dir():
+            return None, f"there is no {checkpoint_root / encoder} with its tokenizer"
+        tokenizer = load_tokenizer(config, checkpoint_root)
+    except CheckpointError as error:
+        return None, str(error)
+
+    def lengths(sentences: Sequence[str]) -> Sequence[int]:
+        return tokenizer.lengths(sentences)
+
+    return lengths, ""

@@ -1,0 +1,60 @@
+"""A grid's metric by kinds of expressions: length, words, size of the referent, others of its class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from workbench.store import StoreError
+from workbench.training.metrics import BREAKDOWNS, METRIC_NAMES, breakdown
+
+DASH = "–"
+
+
+def breakdown_text(frames: Mapping[str, pd.DataFrame], by: str, metric: str) -> str:
+    """A Markdown table: a row a bin and split, a column a setting; bins' sizes in expressions.
+
+    Args:
+        frames: evaluated expressions by setting; several seeds count together.
+        by: a key of `BREAKDOWNS`.
+
+    Raises:
+        StoreError: a run was evaluated before the columns that this needs were stored.
+    """
+    tables = {name: _of(name, frame, by) for name, frame in frames.items()}
+    rows = [["split", BREAKDOWNS[by][0], "expressions", *tables]]
+    every = pd.concat(tables.values())[["split", "bin"]].drop_duplicates()
+    for split, name in every.itertuples(index=False):
+        cells, count = [], 0
+        for table in tables.values():
+            found = table[(table["split"] == split) & (table["bin"] == name)]
+            value = found[metric].iloc[0] if metric in found and len(found) else float("nan")
+            cells.append(DASH if pd.isna(value) else f"{100 * value:.1f}")
+            count = max(count, int(found["expressions"].iloc[0]) if len(found) else 0)
+        rows.append([split, name, f"{count:,}", *cells])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return f"{METRIC_NAMES[metric]} by {BREAKDOWNS[by][0]}, in per cent\n\n" + "\n".join(lines) + "\n"
+
+
+def write_breakdown(text: str, folder: Path, by: str) -> Path:
+    """Write it as `<folder>/table-by-<by>.md`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"table-by-{by}.md"
+    file.write_text(text)
+    return file
+
+
+def _of(name: str, frame: pd.DataFrame, by: str) -> pd.DataFrame:
+    try:
+        parts = [breakdown(part, by).assign(split=split) for split, part in frame.groupby("split", sort=False)]
+    except KeyError as error:
+        raise StoreError(
+            f"{name}: evaluated by an earlier version, which did not store {error}; train or evaluate it again"
+        ) from None
+    runs = frame["run"].nunique() if "run" in frame else 1
+    found: pd.DataFrame = pd.concat(parts, ignore_index=True)
+    return found.assign(expressions=found["expressions"] // runs)

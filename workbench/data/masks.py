@@ -151,5 +151,6 @@ def _numbers(values: list[Any], what: str) -> NDArray[np.float64]:
 
 
 def _brief(value: Any) -> str:
-    text = repr(value) if not isinstance(value, list | dict) else f"{type(value).__name__} of {len(value)}"
+    long = isinstance(value, dict) or (isinstance(value, list) and len(value) > 3)
+    text = f"{type(value).__name__} of {len(value)}" if long else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -26,6 +26,16 @@ ALLOWED = frozenset(
 )  # fmt: skip
 IMPORTS = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID"})
 
+OPCODES = {ord(op.code): (op.name, 0 if op.arg is None else op.arg.n) for op in pickletools.opcodes}
+"""By their byte: name, and how long the argument is, as pickletools has it."""
+COUNTED = {
+    pickletools.TAKEN_FROM_ARGUMENT1: (1, False),
+    pickletools.TAKEN_FROM_ARGUMENT4: (4, True),
+    pickletools.TAKEN_FROM_ARGUMENT4U: (4, False),
+    pickletools.TAKEN_FROM_ARGUMENT8U: (8, False),
+}
+"""Bytes of the length that stands before an argument, and whether it is signed."""
+
 
 class _NoImports(pickle.Unpickler):
     """A second lock: nothing that gets here asks for an import."""
@@ -54,24 +64,64 @@ def load_plain(file: Path) -> Any:
 
 
 def _look_through(content: bytes) -> None:
-    """pickletools checks every length against what is there; here, each opcode's name and memo number."""
-    previous: Any = None
-    before: Any = None
-    argument: Any
-    for opcode, argument, position in pickletools.genops(content):
-        name = opcode.name
+    """Each opcode's name, its length against what is there, and its memo number.
+
+    Not by pickletools.genops, which takes the texts of Python 2 for ASCII; its table of opcodes is used.
+    """
+    position, size = 0, len(content)
+    texts: list[bytes] = []
+    while True:
+        if position >= size:
+            raise ValueError("it ends without STOP")
+        opcode = OPCODES.get(content[position])
+        if opcode is None:
+            raise ValueError(f"unknown opcode {content[position : position + 1]!r} at byte {position}")
+        name, kind = opcode
+        begin, position = _argument(content, position + 1, kind)
         if name not in ALLOWED:
-            if name == "GLOBAL":
-                raise pickle.UnpicklingError(f"it wants to import {str(argument).replace(' ', '.')}")
-            if name == "STACK_GLOBAL":
-                raise pickle.UnpicklingError(f"it wants to import {before}.{previous}")
-            what = "import something" if name in IMPORTS else f"do {name}"
-            raise pickle.UnpicklingError(f"it wants to {what} at byte {position}")
+            raise pickle.UnpicklingError(_wish(name, content[begin : begin + 200], texts, begin - 1))
+        if name == "STOP":
+            return
         # The memo is an array: a large number in a small file would claim gigabytes.
-        if name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument) <= len(content):
-            raise pickle.UnpicklingError(f"memo number {argument} at byte {position} is beyond the file's size")
-        if isinstance(argument, str):
-            before, previous = previous, argument
+        if name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            raw = content[begin:position]
+            number = int(raw) if name == "PUT" else int.from_bytes(raw, "little")
+            if not 0 <= number <= size:
+                raise pickle.UnpicklingError(f"memo number {number} at byte {begin - 1} is beyond the file's size")
+        elif "UNICODE" in name or "STRING" in name:
+            texts = [*texts[-1:], content[begin : min(position, begin + 200)]]
+
+
+def _argument(content: bytes, begin: int, kind: int) -> tuple[int, int]:
+    """Where an argument's text begins and where the argument ends; ValueError where the file is shorter."""
+    if kind >= 0:
+        end = begin + kind
+    elif kind == pickletools.UP_TO_NEWLINE:
+        end = content.find(b"\n", begin) + 1
+        if not end:
+            raise ValueError(f"a line at byte {begin} does not end")
+    else:
+        width, signed = COUNTED[kind]
+        count = int.from_bytes(content[begin : begin + width], "little", signed=signed)
+        begin += width
+        if count < 0:
+            raise ValueError(f"a negative length at byte {begin}")
+        end = begin + count
+    if end > len(content):
+        raise ValueError(f"at byte {begin}, {end - begin:,} bytes are announced and {len(content) - begin:,} there")
+    return begin, end
+
+
+def _wish(name: str, argument: bytes, texts: list[bytes], position: int) -> str:
+    if name == "STACK_GLOBAL" and len(texts) == 2:
+        return f"it wants to import {_text(texts[0])}.{_text(texts[1])}"
+    if name in ("GLOBAL", "INST"):
+        return f"it wants to import {'.'.join(map(_text, argument.split(chr(10).encode())[:2]))}"
+    return f"it wants to {'import something' if name in IMPORTS else f'do {name}'} at byte {position}"
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("latin1").strip()[:80]
 
 
 def _short(error: Exception) -> str:

@@ -262,10 +262,11 @@ def _named(error: Exception) -> str:
 
 
 def _image_folder(folder: Path) -> Path:
-    found = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), None)
+    # Without resolving "..": of the released form there may be no such folder.
+    places = [Path(os.path.normpath(folder / name)) for name in IMAGE_FOLDERS]
+    found = next((place for place in places if place.is_dir()), None)
     if found is None:
-        places = ", ".join(os.path.normpath(folder / name) for name in IMAGE_FOLDERS)
-        raise DataError(f"missing image folder of {folder}; looked for {places}")
+        raise DataError(f"missing image folder of {folder}; looked for {', '.join(map(str, places))}")
     return found
 
 
@@ -277,4 +278,4 @@ def check_images_are_there(data: ReferData) -> None:
     missing = [name for name in data.images["file_name"].take(np.sort(rows)).to_pylist() if name not in present]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise DataError(f"missing image {missing[0]}{more} in {os.path.normpath(data.image_folder)}")
+        raise DataError(f"missing image {missing[0]}{more} in {data.image_folder}")

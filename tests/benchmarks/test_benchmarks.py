@@ -54,7 +54,7 @@ def test_unknown_benchmarks_and_misplaced_options_are_one_line(workbench: Comman
     unknown = workbench("bench", "attentoin")
     assert unknown.code == 2
     assert (
-        "unknown benchmark 'attentoin' (did you mean 'attention'?); known: attention, encoder, launch, reuse"
+        "unknown benchmark 'attentoin' (did you mean 'attention'?); known: attention, data, encoder, launch, reuse"
         in unknown.err
     )
     misplaced = workbench("bench", "encoder", "--write-policy", tmp_path / "x.json")
@@ -93,3 +93,38 @@ def test_what_the_encoder_is_raced_against_is_the_same_function() -> None:
     image, text = torch.randn(1, 3, 128, 128), torch.randn(1, 20, 768)
     with torch.inference_mode():
         torch.testing.assert_close(released_encoder(ours, image, text), ours(image, text), rtol=1e-4, atol=1e-4)
+
+
+def test_the_data_benchmark_measures_what_it_says(tmp_path: Path) -> None:
+    from workbench.benchmarks import data, full_size
+
+    folder = full_size.make(tmp_path, scale=0.01)
+    found = data._prepared(folder) | data._opened(folder)
+    assert set(found) == {"prepare_seconds", "prepare_mib", "open_seconds", "first_batch_seconds"}
+    assert min(found.values()) > 0
+    assert set(data._raced(folder)) == {"ours", "straightforward"}
+
+
+def test_both_loaders_of_the_data_benchmark_make_the_same_example(tmp_path: Path, monkeypatch: Any) -> None:
+    """With nothing left to chance: the same square, mask and sentence, to the rounding of two resizers."""
+    from workbench.benchmarks import data, full_size
+    from workbench.config import AugmentationConfig
+    from workbench.data.loading import ReferringDataset
+
+    folder = full_size.make(tmp_path, scale=0.01)
+    still = data.CONFIG.model_copy(
+        update={
+            "horizontal_flip": 0.0,
+            "augmentation": AugmentationConfig(scales=(0.75,), color_jitter_probability=0.0),
+        }
+    )
+    monkeypatch.setattr(data, "CONFIG", still)
+    data._prepared(folder)
+    dataset = ReferringDataset(data.open_prepared(data._place(folder)), "train", data.SIDE, still)
+    plain = data.StraightforwardLoader(folder)
+    for index in range(0, 60, 7):
+        ours = dataset[index, 0]
+        pixels, mask, sentence = plain.example(dataset.expressions[index].sent_id, 0)
+        assert ours["sentence"] == sentence
+        assert (ours["pixels"].int() - pixels.int()).abs().max() <= 2
+        assert (ours["mask"] - mask).abs().max() <= 1.01 / 255

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from workbench.config import DataConfig, RefshapesRecipe, RunConfig
-from workbench.data import refshapes
-from workbench.data.datasets import open_dataset
+from workbench.data import masks, refshapes
+from workbench.data.datasets import open_data, open_dataset
 from workbench.data.language import swap_left_right
 from workbench.data.loading import ReferringDataset, evaluation_batches, steps_per_epoch, training_loader
 from workbench.data.refer import read_refer
@@ -97,6 +97,32 @@ def test_evaluation_visits_every_expression_once_and_every_image_once(dataset: R
             assert torch.equal(batch.pixels[image], dataset.square(expression))
     halves = [[e.sent_id for b in evaluation_batches(dataset, 7, rank, 2) for e in b.expressions] for rank in (0, 1)]
     assert sorted(halves[0] + halves[1]) == sorted(expressions)
+
+
+def test_an_evaluation_batch_is_the_same_whoever_makes_it(dataset: ReferringDataset) -> None:
+    def content(batch: Any) -> tuple[Any, ...]:
+        return [e.sent_id for e in batch.expressions], batch.pixels.tolist(), batch.image_of.tolist()
+
+    alone = [content(batch) for batch in evaluation_batches(dataset, 7)]
+    assert [content(batch) for batch in evaluation_batches(dataset, 7, workers=2)] == alone
+    shares = [[content(batch) for batch in evaluation_batches(dataset, 7, rank, 3)] for rank in range(3)]
+    assert [shares[i % 3][i // 3] for i in range(len(alone))] == alone
+
+
+def test_several_targets_are_one_mask_and_none_an_empty_one(tmp_path: Path) -> None:
+    recipe = RefshapesRecipe(seed=1, train_images=20, eval_images=2, targets="any")
+    config = DataConfig(recipe=recipe, horizontal_flip=0)
+    data = open_data(config, tmp_path)
+    dataset = ReferringDataset(data, "train", 64, config)
+    whole = {row["ann_id"]: row["rle"] for row in data.objects.to_pylist()}
+    counts = set()
+    for index, expression in enumerate(dataset.expressions):
+        parts = [masks.decode(whole[ann_id], 64, 64) for ann_id in expression.ann_ids]
+        expected = np.clip(sum(parts, np.zeros((64, 64), dtype=np.uint8)), 0, 1)
+        np.testing.assert_array_equal(dataset.mask(expression), expected)
+        np.testing.assert_array_equal(dataset[index, 0]["mask"].numpy(), expected)
+        counts.add(len(parts))
+    assert {0, 1, 2} <= counts
 
 
 @pytest.mark.parametrize("padding", ["bottom_right", "centred"])

@@ -11,8 +11,8 @@ import pytest
 from workbench.config import RefshapesRecipe
 from workbench.data import masks, refshapes
 from workbench.data.images import read_image
-from workbench.data.refer import read_refer
-from workbench.data.scenes import HELD_OUT
+from workbench.data.refer import find, read, read_refer
+from workbench.data.scenes import COLOURS, HELD_OUT, RADII
 from workbench.errors import DataError
 
 RECIPE = RefshapesRecipe(seed=5, train_images=12, eval_images=8, width=80, height=56)
@@ -97,3 +97,72 @@ def test_a_maker_that_dies_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         refshapes.make(tmp_path / "set", RECIPE, die)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def generalised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    recipe = RECIPE.model_copy(update={"targets": "any", "train_images": 60})
+    return refshapes.ensure(tmp_path_factory.mktemp("any"), recipe)
+
+
+def test_any_targets_are_written_as_grefcoco_writes_them(generalised: Path) -> None:
+    assert not (generalised / "refs(unc).p").exists()
+    refs = json.loads((generalised / "grefs(unc).json").read_text())
+    assert set(refs[0]) == {
+        "ref_id", "ann_id", "image_id", "category_id", "file_name", "split", "sent_ids", "sentences", "no_target"
+    }  # fmt: skip
+    kinds = {len(ref["ann_id"]) if ref["ann_id"] != [-1] else 0 for ref in refs}
+    assert {0, 1, 2} <= kinds
+    assert all(ref["no_target"] == (ref["ann_id"] == [-1]) for ref in refs)
+    data = read(find(generalised, "refshapes", "unc"))
+    for split in data.splits:
+        lengths = {len(row) for row in data.split(split)["ann_ids"].to_pylist()}
+        assert {0, 1, 2} <= lengths, split
+
+
+def test_images_and_single_targets_are_those_of_the_plain_recipe(generalised: Path, tmp_path: Path) -> None:
+    plain = refshapes.ensure(tmp_path, RECIPE.model_copy(update={"train_images": 60}))
+    assert plain.name != generalised.name
+    for image in sorted((plain / "images").iterdir()):
+        assert image.read_bytes() == (generalised / "images" / image.name).read_bytes()
+    one, other = (read(find(folder, "refshapes", "unc")) for folder in (plain, generalised))
+    single = [r for r in other.expressions.to_pylist() if len(r["ann_ids"]) == 1]
+    keys = ("split", "image_id", "ann_ids", "sentence")
+    assert [tuple(map(str, (r[k] for k in keys))) for r in single] == [
+        tuple(map(str, (r[k] for k in keys))) for r in one.expressions.to_pylist()
+    ]
+
+
+def test_sentences_to_several_or_none_mean_what_they_say() -> None:
+    from workbench.data.scenes import describe_nothing, describe_several, draw_scene
+
+    seen = {"shared": 0, "pairs": 0, "nothing": 0}
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        scene = draw_scene(rng, 80, 56, held_out=False)
+        several = describe_several(rng, scene)
+        if several is not None:
+            sentence, targets = several
+            assert len(targets) >= 2
+            words = sentence.split()
+            if words[0] in ("all", "both") or words[:2] == ["the", "two"]:
+                seen["shared"] += 1
+                named = {w.removesuffix("es") if w == "crosses" else w.removesuffix("s") for w in words[1:]}
+                named &= {"circle", "square", "triangle", "cross", *COLOURS, *RADII}
+                fits = [i for i, s in enumerate(scene) if named <= {s.size, s.colour, s.shape}]
+                assert fits == targets, (sentence, scene)
+                assert words[0] != "both" or len(targets) == 2
+            else:
+                seen["pairs"] += 1
+                for part in sentence.removeprefix("the ").split(" and the "):
+                    named = set(part.split()) - {"object", "thing"}
+                    fits = [i for i, s in enumerate(scene) if named <= {s.size, s.colour, s.shape}]
+                    assert len(fits) == 1
+                    assert fits[0] in targets
+        nothing = describe_nothing(rng, scene, held_out=False)
+        if nothing is not None:
+            seen["nothing"] += 1
+            named = set(nothing.split()) - {"the"}
+            assert not any(named <= {s.size, s.colour, s.shape} for s in scene), (nothing, scene)
+            assert not any({colour, shape} <= named for colour, shape in HELD_OUT)
+    assert min(seen.values()) > 50, seen

@@ -10,11 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from workbench.config import RunConfig
+from workbench.config import RefshapesRecipe, RunConfig, digest_of
+from workbench.data import refshapes
+from workbench.data.refer import find, read
+from workbench.data.tables import ReferData
 from workbench.errors import CheckpointError, DivergedError, InterruptedRun
 from workbench.models.build import build_model
 from workbench.store import RunFolder
@@ -148,11 +152,27 @@ def test_two_processes_train_to_the_metrics_of_one(
     script = tmp_path / "run.py"
     script.write_text(RUN)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    done = subprocess.run(
-        [*launcher, json.dumps(config.model_dump(mode="json")), str(tmp_path / "two")],
-        capture_output=True, text=True, check=False,
+    # The same weights, evaluated by one process and by two: nothing may differ, not by a bit.
+    weights_file = alone.latest_checkpoint() / "ema.safetensors"  # type: ignore[operator]
+    evaluated = make_config(
+        fusion__variant="l_dit", text_encoder__max_tokens=12, text_encoder__name=str(still_bert),
+        training__steps=0, evaluation__splits=["val", "testB"], evaluation__no_target_area=50,
+        start_from__file=str(weights_file), start_from__sha256=digest_of(weights_file),
+        data__recipe={"seed": 3, "train_images": 40, "eval_images": 6, "targets": "any"},
+        machine__device="cpu", machine__evaluation_batch_size=5,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    evaluated_alone = run(tmp_path / "one", evaluated)
+    for one in (config, evaluated):
+        done = subprocess.run(
+            [*launcher, json.dumps(one.model_dump(mode="json")), str(tmp_path / "two")],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    by_two = RunFolder.of(tmp_path / "two", evaluated, 0)
+    assert by_two.record()["processes"] == 2
+    assert by_two.record()["metrics"] == evaluated_alone.record()["metrics"]
+    assert "n_acc" in by_two.record()["metrics"]["val"]
+    pd.testing.assert_frame_equal(by_two.expressions(), evaluated_alone.expressions())
     folder = RunFolder.of(tmp_path / "two", config, 0)
     assert folder.record()["processes"] == 2
     frame = folder.expressions()
@@ -165,6 +185,26 @@ def test_two_processes_train_to_the_metrics_of_one(
     here, there = (load_file(f.latest_checkpoint() / "model.safetensors") for f in (folder, alone))  # type: ignore[operator]
     # Not the largest difference: Adam turns rounding into whole steps where a gradient is all but zero.
     assert torch.cat([(here[key] - there[key]).abs().flatten() for key in there]).mean() < 1e-6
+
+
+def test_training_on_prepared_tables_is_training_on_the_original_files(
+    tmp_path: Path, make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(fusion__variant="l_dit", data__augmentation={"scales": [1.0, 0.75], "color_jitter": 0.4})
+    prepared = run(tmp_path / "prepared", config)
+    folder = config.machine.data_root / refshapes.folder_name(config.data.recipe or RefshapesRecipe())
+    opened: list[ReferData] = []
+
+    def original(config: RunConfig) -> ReferData:
+        opened.append(read(find(folder, "refshapes", "unc")))
+        return opened[-1]
+
+    monkeypatch.setattr("workbench.training.trainer.open_dataset", original)
+    plain = run(tmp_path / "plain", config)
+    assert [data.place for data in opened] == [None]
+    assert identical(weights(prepared), weights(plain))
+    pd.testing.assert_frame_equal(prepared.expressions(), plain.expressions())
+    assert prepared.record()["metrics"] == plain.record()["metrics"]
 
 
 def test_a_begun_run_keeps_its_number_of_threads(tmp_path: Path, make_config: Callable[..., RunConfig]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from workbench.config import DataConfig, RunConfig
 from workbench.data import refshapes
-from workbench.data.prepare import NotPrepared, open_prepared, prepare, prepared_folder, read_record
+from workbench.data.prepare import NotPrepared, open_prepared, prepare, prepared_digest, prepared_folder
 from workbench.data.refer import Source, check_images_are_there, find, read
 from workbench.data.tables import Progress, ReferData
 from workbench.errors import DataError
@@ -49,6 +50,7 @@ def open_dataset(config: RunConfig, progress: Progress | None = None) -> ReferDa
             f"{data.folder}: data.sha256 is {config.data.sha256}, but {data.name} ({config.data.split_by}) there has "
             f"{data.digest}"
         )
+    check_images_are_there(data)
     for split in (config.data.train_split, *config.evaluation.splits):
         if split not in data.splits:
             raise DataError(f"{data.folder}: {data.name} has no split {split!r}; it has {', '.join(data.splits)}")
@@ -71,13 +73,9 @@ def open_data(config: DataConfig, root: Path, progress: Progress | None = None) 
 
 def prepare_or_read(source: Source, place: Path, progress: Progress | None) -> ReferData:
     """Prepare a data set; where its root cannot be written to, read it."""
-    import os
-
     if os.access(next(p for p in place.parents if p.is_dir()), os.W_OK):
         return prepare(source, place, progress)
-    data = read(source, progress)
-    check_images_are_there(data)
-    return data
+    return read(source, progress)
 
 
 def _found(folder: Path, config: DataConfig, reason: NotPrepared) -> Source:
@@ -98,7 +96,7 @@ def pinned(config: RunConfig, progress: Progress | None = None) -> RunConfig:
     root = config.machine.data_root
     place = prepared_folder(root, config.data.dataset, config.data.split_by)
     try:
-        digest = read_record(place)["digest"]
+        digest = prepared_digest(place)
     except NotPrepared:
         try:
             find(root / config.data.dataset, config.data.dataset, config.data.split_by)

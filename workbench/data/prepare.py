@@ -118,6 +118,13 @@ def open_prepared(place: Path) -> ReferData:
     return ReferData(record["name"], folder, image_folder, images, objects, expressions, digest, notes, place)
 
 
+def prepared_digest(place: Path) -> str:
+    """The digest of a prepared data set, without opening its tables; raises as `open_prepared` does."""
+    record = read_record(place)
+    _check_sources(record, place)
+    return str(record["digest"])
+
+
 def read_record(place: Path) -> dict[str, Any]:
     """The content of prepared.json; NotPrepared where there is none, or one of another format."""
     file = place / RECORD

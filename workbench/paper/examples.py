@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
-from matplotlib.colors import to_rgba
+from numpy.typing import NDArray
 
 from workbench.data import masks
 from workbench.data.images import read_image
 from workbench.data.tables import ReferData
 from workbench.errors import DataError
-from workbench.paper.style import PALETTE, new_figure, save, styled
+from workbench.paper.style import new_figure, save, styled
 
-MASK = PALETTE[2]
 LINE = 0.145
 """Height of a line of text, in inches."""
 
@@ -56,13 +55,10 @@ def show_referent(data: ReferData, index: int, folder: Path, name: str, split: s
     figure = new_figure(panel + LINE * (lines + 4) + 0.2)
     figure.suptitle(heading, ha="left", x=0.01, fontsize=8)
     left, right = figure.subplots(1, 2)
-    for axes in (left, right):
-        axes.imshow(image, interpolation="nearest" if width < 200 else "antialiased")
+    for axes, picture in ((left, image), (right, _dimmed(image, mask))):
+        axes.imshow(picture, interpolation="nearest" if width < 200 else "antialiased")
         axes.set_axis_off()
     if mask.any():
-        layer = np.zeros((height, width, 4))
-        layer[mask > 0] = to_rgba(MASK, 0.55)
-        right.imshow(layer, interpolation="nearest")
         for line, colour in ((2.2, "black"), (0.9, "white")):
             right.contour(mask, [0.5], colors=colour, linewidths=line)
     figure.supxlabel("\n".join(sentences), ha="left", x=0.01, fontsize=9)
@@ -71,3 +67,9 @@ def show_referent(data: ReferData, index: int, folder: Path, name: str, split: s
         "ann_ids": first["ann_ids"], "sentences": [row["sentence"] for row in rows],
     }  # fmt: skip
     return save(figure, folder, name, source)
+
+
+def _dimmed(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image with its colours where the mask is, and pale grey elsewhere: a colour laid over it would hide them."""
+    grey = (image @ np.array([0.299, 0.587, 0.114]) * 0.35 + 155).astype(np.uint8)
+    return np.where(mask[..., None] > 0, image, grey[..., None]).astype(np.uint8)

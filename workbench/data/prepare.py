@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ import pyarrow.compute as pc
 
 from workbench.config import digest_of
 from workbench.data import tables
+from workbench.data.folders import made_whole
 from workbench.data.images import image_size
 from workbench.data.refer import Source, check_images_are_there, read
 from workbench.data.tables import Progress, ReferData
@@ -189,32 +188,9 @@ def _map(file: Path, schema: pa.Schema) -> pa.Table:
 
 
 def _write(data: ReferData, record: dict[str, Any], place: Path) -> None:
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-    except OSError as error:
-        raise DataError(f"cannot write {place}: {error.strerror}") from None
-    try:
-        parts: Sequence[pa.Table] = (data.images, data.objects, data.expressions)
+    parts: Sequence[pa.Table] = (data.images, data.objects, data.expressions)
+    with made_whole(place, replace=True) as partial:
         for name, table in zip(TABLES, parts, strict=True):
             with pa.OSFile(str(partial / f"{name}.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
                 writer.write_table(table)
         (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-        partial.chmod(0o755)
-        _replace(partial, place)
-    except OSError as error:
-        raise DataError(f"cannot write {place}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _replace(partial: Path, place: Path) -> None:
-    """Put a folder in another's place. Whoever has the old tables open keeps them; of two makers either's stays."""
-    for _ in range(10):
-        with contextlib.suppress(OSError):
-            partial.rename(place)
-            return
-        with contextlib.suppress(FileNotFoundError):
-            place.rename(partial.with_name(f"{partial.name}-old"))
-        shutil.rmtree(partial.with_name(f"{partial.name}-old"), ignore_errors=True)
-    partial.rename(place)

@@ -12,8 +12,6 @@ import hashlib
 import json
 import os
 import pickle
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from workbench.config import RefshapesRecipe
+from workbench.data.folders import made_whole
 from workbench.data.scenes import (
     HELD_OUT,
     KINDS,
@@ -75,21 +74,8 @@ def make(folder: Path, recipe: RefshapesRecipe, progress: Callable[[int, int], N
     """
     if folder.exists():
         raise DataError(f"{folder} exists already; remove it or name another folder")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise DataError(f"cannot write {folder}: {error.strerror}") from None
-    try:
+    with made_whole(folder) as partial:
         _write(partial, recipe, progress)
-        partial.chmod(0o755)
-        try:
-            partial.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write(folder: Path, recipe: RefshapesRecipe, progress: Callable[[int, int], None] | None) -> None:

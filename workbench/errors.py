@@ -40,3 +40,17 @@ class DivergedError(WorkbenchError):
 
 class InterruptedRun(WorkbenchError):
     """A training was asked to stop (Ctrl-C, SIGTERM) and left a checkpoint to resume from."""
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: short, and quickly made, whatever it is and however large or entangled."""
+    if isinstance(value, str | bytes):
+        return repr(value) if len(value) <= 60 else f"{value[:57]!r}… ({len(value):,} long)"
+    if isinstance(value, bool) or value is None or isinstance(value, float):
+        return repr(value)
+    if isinstance(value, int):
+        return repr(value) if value.bit_length() <= 128 else f"a number of {value.bit_length():,} bits"
+    if isinstance(value, list | tuple):
+        plain = len(value) <= 4 and all(isinstance(v, int | float | str) or v is None for v in value)
+        return f"[{', '.join(map(shown, value))}]" if plain else f"a {type(value).__name__} of {len(value):,}"
+    return f"a {type(value).__name__} of {len(value):,}" if isinstance(value, dict | set) else type(value).__name__

@@ -84,7 +84,7 @@ def test_grefcoco(tmp_path: Path) -> None:
     whole = masks.decode(masks.union(parts, *fixtures.SIZE), *fixtures.SIZE)
     np.testing.assert_array_equal(whole, MASKS[0] | MASKS[2])
     assert several[0]["distractors"] == 1  # a person is left over, no cat
-    assert nothing[0]["distractors"] == 0
+    assert nothing[0]["distractors"] == UNKNOWN
 
 
 def test_grefcoco_leaves_crowds_out_of_a_target(tmp_path: Path) -> None:
@@ -94,7 +94,57 @@ def test_grefcoco_leaves_crowds_out_of_a_target(tmp_path: Path) -> None:
     (folder / "instances.json").write_text(json.dumps(document))
     data = read(find(folder, "grefcoco", "unc"))
     (row,) = [r for r in rows_of(data) if r["sentence"] == "both of them" and r["image_id"] == 1]
-    assert row["ann_ids"] == [100]
+    assert [data.objects["ann_id"][target].as_py() for target in row["object_rows"]] == [100]
+    (alone,) = {tuple(r["object_rows"]) for r in rows_of(data) if r["ann_ids"] == [102]}
+    assert alone == (), "what points at a crowd alone has an empty mask; it does not come to mean nothing"
+    assert data.notes == ("2 references point at crowds, which are left out of their masks",)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ann_id": []}, r"ann_id: is empty; \[-1\] means that nothing is meant"),
+        ({"ann_id": [True]}, r"ann_id: a whole number is expected, not True"),
+        ({"ann_id": 100}, r"ann_id: a list is expected, not int"),
+        ({"ann_id": [100, -1]}, r"no annotation with id -1"),
+        ({"ann_id": [100, 200]}, r"annotation 200 is of image 2, not 1"),
+    ],
+)
+def test_a_target_of_grefcoco_that_cannot_be_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    folder = fixtures.write_grefcoco(tmp_path)
+    refs = json.loads((folder / "grefs(unc).json").read_text())
+    refs[0] |= change
+    (folder / "grefs(unc).json").write_text(json.dumps(refs))
+    with pytest.raises(DataError, match=r"grefs\(unc\)\.json: ref_id 0: .*" + message):
+        read(find(folder, "grefcoco", "unc"))
+
+
+def test_what_is_odd_in_grefcoco_is_noted(tmp_path: Path) -> None:
+    folder = fixtures.write_grefcoco(tmp_path)
+    refs = json.loads((folder / "grefs(unc).json").read_text())
+    refs[0] |= {"ann_id": [100, 100]}
+    refs[1] |= {"no_target": True}
+    (folder / "grefs(unc).json").write_text(json.dumps(refs))
+    data = read(find(folder, "grefcoco", "unc"))
+    assert (rows_of(data)[0]["ann_ids"], rows_of(data)[0]["distractors"]) == ([100], 1)
+    assert rows_of(data)[1]["ann_ids"] == [101]
+    assert data.notes == (
+        "1 references name a target twice, which counts once",
+        "1 references contradict their own no_target; their ann_id is believed",
+    )
+
+
+@pytest.mark.parametrize("field", ["ref_id", "ann_id", "image_id", "split", "sentences"])
+def test_a_value_that_contains_itself_many_times_is_shown_at_once(tmp_path: Path, field: str) -> None:
+    folder = fixtures.write_refcoco(tmp_path)
+    entangled: list[Any] = []
+    for _ in range(60):
+        entangled = [entangled, entangled]
+    refs = fixtures.refs(8, SPLITS["unc"])
+    refs[0][field] = entangled
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(refs))
+    with pytest.raises(DataError, match=r"a list of 2|an object is expected, not list"):
+        read(find(folder, "refcoco", "unc"))
 
 
 def test_the_released_form(tmp_path: Path) -> None:

@@ -44,6 +44,21 @@ def test_no_string_gets_to_the_decoder_that_does_not_add_up(text: str, height: i
     assert masks.decode(counts, height, width).shape == (height, width)
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.lists(st.integers(0, 3), min_size=1, max_size=12))
+def test_runs_of_no_length_change_no_area(one: list[int], other: list[int]) -> None:
+    """pycocotools' own merging stops at two of them."""
+    found, arrays = [], []
+    for runs in (one, other):
+        runs = [*runs, 36 - sum(runs)] if len(runs) % 2 else [*runs, 0, 36 - sum(runs)]
+        flat = np.repeat(np.arange(len(runs)) % 2, runs)
+        arrays.append(flat.reshape(6, 6).T)
+        found.append(masks.to_rle({"size": [6, 6], "counts": runs}, 6, 6))
+    both = masks.areas_of(found[0], found[1], 6, 6)
+    assert both == ((arrays[0] & arrays[1]).sum(), (arrays[0] | arrays[1]).sum())
+    np.testing.assert_array_equal(masks.decode(masks.union(found, 6, 6), 6, 6), arrays[0] | arrays[1])
+
+
 def test_nothing_united_is_an_empty_mask() -> None:
     assert masks.area(masks.union([], 30, 40), 30, 40) == 0
     assert masks.box_of(masks.union([], 30, 40), 30, 40) == (0, 0, 0, 0)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from workbench.errors import DataError
+from workbench.errors import DataError, shown
 
 MOST_PIXELS = 2**26
 """Of an image, 8192×8192; a claim of more is taken for damage."""
@@ -31,19 +31,19 @@ def to_rle(segmentation: Any, height: int, width: int) -> bytes:
     if isinstance(segmentation, list):
         return _of_polygons(segmentation, height, width)
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
-        raise DataError(f"segmentation: polygons, or an object with size and counts, not {_brief(segmentation)}")
+        raise DataError(f"segmentation: polygons, or an object with size and counts, not {shown(segmentation)}")
     size, counts = segmentation["size"], segmentation["counts"]
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
-        raise DataError(f"segmentation: its size is {_brief(size)}, the image's {[height, width]}")
+        raise DataError(f"segmentation: its size is {shown(size)}, the image's {shown([height, width])}")
     if isinstance(counts, str | bytes):
         return checked_counts(counts, height, width)
     if not isinstance(counts, list):
-        raise DataError(f"segmentation: counts are a string or a list of numbers, not {_brief(counts)}")
+        raise DataError(f"segmentation: counts are a string or a list of numbers, not {shown(counts)}")
     runs = _numbers(counts, "counts")
     if (runs < 0).any() or runs.sum() != height * width or (runs != runs.round()).any():
         raise DataError(f"segmentation: counts are whole numbers that add up to {height}×{width}")
     rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    return bytes(rle["counts"])
+    return _canonical(bytes(rle["counts"]), runs, height, width)
 
 
 def decode(counts: bytes, height: int, width: int) -> NDArray[np.uint8]:
@@ -86,7 +86,7 @@ def box_of(counts: bytes, height: int, width: int) -> tuple[int, int, int, int]:
 
 
 def checked_counts(counts: str | bytes, height: int, width: int) -> bytes:
-    """The counts as they are; DataError where they are damaged, which pycocotools would not notice."""
+    """The counts in their canonical form; DataError where they are damaged, which pycocotools would not notice."""
     try:
         raw = counts.encode("ascii") if isinstance(counts, str) else counts
     except UnicodeEncodeError:
@@ -94,7 +94,12 @@ def checked_counts(counts: str | bytes, height: int, width: int) -> bytes:
     runs = _runs(raw)
     if runs is None or (runs < 0).any() or runs.sum() != height * width:
         raise DataError(f"segmentation: counts are damaged; they do not add up to {height}×{width}")
-    return raw
+    return _canonical(raw, runs, height, width)
+
+
+def _canonical(counts: bytes, runs: NDArray[Any], height: int, width: int) -> bytes:
+    """Counts without runs of length zero in their middle, at which pycocotools' merging would stop."""
+    return counts if (runs[1:] > 0).all() else encode(decode(counts, height, width))
 
 
 def _runs(raw: bytes) -> NDArray[np.int64] | None:
@@ -121,7 +126,7 @@ def _of_polygons(polygons: list[Any], height: int, width: int) -> bytes:
     kept = []
     for polygon in polygons:
         if not isinstance(polygon, list):
-            raise DataError(f"segmentation: a polygon is a list of numbers x, y, x, y, …, not {_brief(polygon)}")
+            raise DataError(f"segmentation: a polygon is a list of numbers x, y, x, y, …, not {shown(polygon)}")
         points = _numbers(polygon, "a polygon")
         if len(points) % 2:
             raise DataError(f"segmentation: a polygon of {len(points)} numbers; they come in pairs x, y")
@@ -148,9 +153,3 @@ def _numbers(values: list[Any], what: str) -> NDArray[np.float64]:
     if not np.isfinite(found).all():
         raise DataError(f"segmentation: {what} holds numbers without end")
     return found
-
-
-def _brief(value: Any) -> str:
-    long = isinstance(value, dict) or (isinstance(value, list) and len(value) > 3)
-    text = f"{type(value).__name__} of {len(value)}" if long else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"

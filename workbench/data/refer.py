@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from workbench.data import masks
 from workbench.data.pickles import load_plain
 from workbench.data.tables import Progress, Raw, ReferData, assemble, whole
-from workbench.errors import DataError
+from workbench.errors import DataError, shown
 
 Form = Literal["refs", "grefs", "released"]
 IMAGE_FOLDERS = ("images", "../images/train2014", "../images/mscoco/images/train2014", "../images/coco", "../train2014")
@@ -69,10 +69,11 @@ def find(folder: Path, name: str, split_by: str) -> Source:
     raise DataError(f"missing file {missing} (annotations of {name}, split by {split_by}){also}")
 
 
-def read(source: Source, progress: Progress | None = None) -> ReferData:
+def read(source: Source, progress: Progress | None = None, images: bool = True) -> ReferData:
     """Read a data set from its files.
 
     Args:
+        images: False if nobody will look at the images, whose folder then need not be there.
         progress: called with (objects done, objects and images in all).
 
     Raises:
@@ -84,7 +85,8 @@ def read(source: Source, progress: Progress | None = None) -> ReferData:
         raise DataError(f"{source.files[-1]}: not the form of {source.name}: {_named(error)}") from None
     except MemoryError:
         raise DataError(f"{source.files[-1]}: there is not enough memory to read it") from None
-    return assemble(raw, source.name, source.folder, _image_folder(source.folder), progress)
+    image_folder = _image_folder(source.folder) if images else source.folder / IMAGE_FOLDERS[0]
+    return assemble(raw, source.name, source.folder, image_folder, progress)
 
 
 def read_refer(folder: Path, name: str, split_by: str) -> ReferData:
@@ -107,45 +109,55 @@ def _original(source: Source) -> Raw:
         for i, image in _objects(instances["images"], f"{where}: images")
     ]
     categories = {
-        whole(c["id"], f"{where}: categories[{i}]: id"): str(c["name"])[:200]
+        whole(c["id"], f"{where}: categories[{i}]: id"): _text(c["name"], f"{where}: categories[{i}]: name")
         for i, c in _objects(instances["categories"], f"{where}: categories")
     }
     for i, a in _objects(instances["annotations"], f"{where}: annotations"):
-        if a["category_id"] not in categories:
-            raise DataError(f"{where}: annotations[{i}]: no category with id {a['category_id']!r:.60}")
+        if whole(a["category_id"], f"{where}: annotations[{i}]: category_id") not in categories:
+            raise DataError(f"{where}: annotations[{i}]: no category with id {a['category_id']}")
         crowd = bool(a.get("iscrowd", 0))
         segmentation = a["segmentation"]
         raw.objects.append(
             (f"{where}: annotations[{i}]", a["id"], a["image_id"], categories[a["category_id"]], crowd, a.get("bbox"),
              segmentation)
         )  # fmt: skip
-    short = sum(isinstance(o[6], list) and any(len(p) < masks.POINTS for p in o[6]) for o in raw.objects)
+    short = sum(
+        isinstance(o[6], list) and any(isinstance(p, list) and len(p) < masks.POINTS for p in o[6]) for o in raw.objects
+    )
     if short:
         raw.notes.append(f"{short} annotations hold polygons of fewer than three points, which are left out")
     refs_file = source.files[1]
     refs = _list(load_plain(refs_file) if source.form == "refs" else read_json(refs_file), str(refs_file))
-    crowds = {o[1] for o in raw.objects if o[4]}
-    _refs(raw, refs, refs_file, source.form == "grefs", crowds)
+    raw.without_crowds = source.form == "grefs"
+    _refs(raw, refs, refs_file)
     return raw
 
 
-def _refs(raw: Raw, refs: list[Any], file: Path, several: bool, skipped: set[int]) -> None:
-    """References of RefCOCO (one ann_id) and gRefCOCO (a list of them, [-1] for none).
-
-    Args:
-        several: gRefCOCO's.
-        skipped: annotations that gRefCOCO leaves out of a target: crowds.
-    """
+def _refs(raw: Raw, refs: list[Any], file: Path) -> None:
+    """References of RefCOCO (one ann_id) and gRefCOCO (a list of them, [-1] for none)."""
     # A small pickle can name one long list, or one long text, many times over.
     most, characters = file.stat().st_size, 0
+    several, crowds = raw.without_crowds, {o[1] for o in raw.objects if o[4] and type(o[1]) is int}
+    odd = {"point at crowds, which are left out of their masks": 0, "name a target twice, which counts once": 0,
+           "contradict their own no_target; their ann_id is believed": 0}  # fmt: skip
     for _, ref in _objects(refs, file.name):
-        ann_ids = ref["ann_id"]
-        where = f"{file.name}: ref_id {ref['ref_id']!r:.60}"
+        where = f"{file.name}: ref_id {shown(ref['ref_id'])}"
+        ann_ids = [ref["ann_id"]]
         if several:
-            listed = _list(ann_ids, f"{where}: ann_id")
-            ann_ids = [] if listed == [-1] else [a for a in listed if a not in skipped]
-        else:
-            ann_ids = [ann_ids]
+            named = [whole(a, f"{where}: ann_id") for a in _list(ref["ann_id"], f"{where}: ann_id")]
+            if not named:
+                raise DataError(f"{where}: ann_id: is empty; [-1] means that nothing is meant")
+            ann_ids = [] if named == [-1] else list(dict.fromkeys(named))
+            for what, found in zip(
+                odd,
+                (
+                    not crowds.isdisjoint(ann_ids),
+                    len(ann_ids) < len(named) and bool(ann_ids),
+                    ref.get("no_target") is not None and bool(ref.get("no_target")) != (not ann_ids),
+                ),
+                strict=True,
+            ):
+                odd[what] += found
         sentences = _list(ref["sentences"], f"{where}: sentences")
         if len(sentences) > most - len(raw.expressions):
             raise DataError(f"{file}: it names more sentences than it can hold")
@@ -157,6 +169,7 @@ def _refs(raw: Raw, refs: list[Any], file: Path, several: bool, skipped: set[int
             raw.expressions.append(
                 (at, ref["split"], ref["image_id"], ref["ref_id"], ann_ids, sentence["sent_id"], sentence["sent"])
             )
+    raw.notes += [f"{count} references {what}" for what, count in odd.items() if count]
 
 
 def _released(source: Source) -> Raw:
@@ -224,6 +237,12 @@ def read_json(file: Path) -> Any:
         raise DataError(f"{file}: not readable as JSON: {str(error)[:200]}") from None
     except MemoryError:
         raise DataError(f"{file}: there is not enough memory to read it") from None
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{where}: a text is expected, not {shown(value)}")
+    return value[:200]
 
 
 def _list(value: Any, where: str) -> list[Any]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from workbench.data import masks
-from workbench.errors import DataError
+from workbench.errors import DataError, shown
 
 FORMAT = 1
 """Raised when the same files come to mean other tables; part of every digest."""
@@ -55,7 +55,7 @@ class ReferData:
         objects: ann_id, image_id, category, crowd, box (x, y, width, height), area in pixels, rle (compressed counts).
         expressions: split, image_id, ref_id, ann_ids (empty: nothing is meant), sent_id, sentence; in the files' order.
             Then image_row and object_rows, their places in the other tables, and distractors: other objects of a
-            target's category in the image, -1 where that is not known.
+            target's category in the image, -1 where that is not known or nothing is meant.
         digest: SHA-256 of all this.
         notes: what was left out or is odd, a line each.
         place: the folder that the tables are mapped from, if they are.
@@ -105,12 +105,14 @@ class Raw:
         objects: (where, id, image id, category, crowd, box or None, segmentation or RLE counts).
         expressions: (where, split, image id, ref id, ann ids, sentence id, sentence).
         lists_all_objects: or only those that somebody speaks of.
+        without_crowds: annotations of crowds are left out of the targets' masks.
     """
 
     images: list[tuple[str, Any, Any, Any, Any]] = field(default_factory=list)
     objects: list[tuple[str, Any, Any, str, bool, Any, Any]] = field(default_factory=list)
     expressions: list[tuple[str, Any, Any, Any, Sequence[Any], Any, Any]] = field(default_factory=list)
     lists_all_objects: bool = True
+    without_crowds: bool = False
     notes: list[str] = field(default_factory=list)
 
 
@@ -132,7 +134,7 @@ def assemble(raw: Raw, name: str, folder: Path, image_folder: Path, progress: Pr
         whole(height, f"{where}: height", 1, masks.MOST_PIXELS)
         whole(width, f"{where}: width", 1, masks.MOST_PIXELS // height)
         sizes[image_id] = (len(image_rows), height, width)
-        image_rows.append((image_id, plain_name(file_name, where), height, width))
+        image_rows.append((image_id, plain_name(file_name, f"{where}: file_name"), height, width))
     object_row, object_rows, present = _objects(raw, sizes, progress)
     rows = _expressions(raw, sizes, object_row, object_rows, present)
     images, objects = _table(IMAGES, image_rows), _table(OBJECTS, [row for row, _ in object_rows])
@@ -156,8 +158,8 @@ def _objects(
         whole(ann_id, f"{where}: id")
         if ann_id in object_row:
             raise DataError(f"{where}: annotation id {ann_id} stands twice")
-        if image_id not in sizes:
-            raise DataError(f"{where}: no image with id {image_id!r}")
+        if whole(image_id, f"{where}: image_id") not in sizes:
+            raise DataError(f"{where}: no image with id {image_id}")
         _, height, width = sizes[image_id]
         try:
             rle = masks.to_rle(segmentation, height, width)
@@ -181,10 +183,10 @@ def _expressions(
 ) -> list[tuple[Any, ...]]:
     rows = []
     for where, split, image_id, ref_id, ann_ids, sent_id, sentence in raw.expressions:
-        if image_id not in sizes:
-            raise DataError(f"{where}: no image with id {image_id!r}")
+        if whole(image_id, f"{where}: image_id") not in sizes:
+            raise DataError(f"{where}: no image with id {image_id}")
         if not isinstance(split, str) or not split or len(split) > 64:
-            raise DataError(f"{where}: split: a name is expected, not {split!r:.60}")
+            raise DataError(f"{where}: split: a name is expected, not {shown(split)}")
         whole(ref_id, f"{where}: ref_id")
         whole(sent_id, f"{where}: sent_id")
         if not isinstance(sentence, str) or len(sentence) > LONGEST_SENTENCE:
@@ -192,19 +194,29 @@ def _expressions(
             raise DataError(f"{where}: sentence: a text of at most {LONGEST_SENTENCE} characters, not {what}")
         targets = []
         for ann_id in ann_ids:
-            row = object_row.get(ann_id) if isinstance(ann_id, int) else None
+            row = object_row.get(ann_id) if type(ann_id) is int else None
             if row is None:
-                raise DataError(f"{where}: no annotation with id {ann_id!r:.60}")
+                raise DataError(f"{where}: no annotation with id {shown(ann_id)}")
             if objects[row][0][1] != image_id:
                 raise DataError(f"{where}: annotation {ann_id} is of image {objects[row][0][1]}, not {image_id}")
             targets.append(row)
         distractors = UNKNOWN
-        if raw.lists_all_objects:
+        if raw.lists_all_objects and targets:
             kinds = {objects[row][1] for row in targets}
             meant = sum(not objects[row][0][3] for row in targets)
             distractors = sum(present[image_id][kind] for kind in kinds) - meant
         rows.append(
-            (split, image_id, ref_id, list(ann_ids), sent_id, sentence, sizes[image_id][0], targets, distractors)
+            (
+                split,
+                image_id,
+                ref_id,
+                list(ann_ids),
+                sent_id,
+                sentence,
+                sizes[image_id][0],
+                [row for row in targets if not (raw.without_crowds and objects[row][0][3])],
+                distractors,
+            )
         )
     return rows
 
@@ -213,16 +225,16 @@ def whole(value: Any, where: str, low: int = -LARGEST_ID, high: int = LARGEST_ID
     """The value, if it is a whole number within these bounds; else DataError."""
     if type(value) is not int or not low <= value <= high:
         bounds = "" if high == LARGEST_ID else f" from {low:,} to {high:,}"
-        raise DataError(f"{where}: a whole number{bounds} is expected, not {value!r:.60}")
+        raise DataError(f"{where}: a whole number{bounds} is expected, not {shown(value)}")
     return value
 
 
 def plain_name(name: Any, where: str) -> str:
-    """A file's name without a folder; DataError for whatever leads elsewhere."""
+    """A name without folders; DataError for whatever leads elsewhere, or is no file's name."""
     if not isinstance(name, str) or name in ("", ".", "..") or PurePath(name).name != name or "\\" in name:
-        raise DataError(f"{where}: file_name: a name without folders is expected, not {name!r:.60}")
+        raise DataError(f"{where}: a name without folders is expected, not {shown(name)}")
     if "\0" in name or len(name.encode(errors="replace")) > 255:
-        raise DataError(f"{where}: file_name: {name!r:.60} is no file's name")
+        raise DataError(f"{where}: {shown(name)} is no file's name")
     return name
 
 
@@ -230,11 +242,11 @@ def _box(box: Any, where: str) -> list[float]:
     if box is None:
         return [float("nan")] * 4
     if not isinstance(box, list | tuple) or len(box) != 4 or not all(type(v) in (int, float) for v in box):
-        raise DataError(f"{where}: bbox: four numbers x, y, width, height are expected, not {box!r:.60}")
+        raise DataError(f"{where}: bbox: four numbers x, y, width, height are expected, not {shown(box)}")
     try:
         return [float(value) for value in box]
     except OverflowError:
-        raise DataError(f"{where}: bbox: {box!r:.60} is beyond all measure") from None
+        raise DataError(f"{where}: bbox: {shown(box)} is beyond all measure") from None
 
 
 def _table(schema: pa.Schema, rows: Sequence[tuple[Any, ...]]) -> pa.Table:

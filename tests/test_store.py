@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from workbench.config import RunConfig
-from workbench.store import RunBusy, RunFolder, StoreError, all_runs, results_frame, write_atomically
+from workbench.files import write_atomically
+from workbench.store import RunBusy, RunFolder, StoreError, all_runs, results_frame
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.store import RECORD, RUNS, write_atomically
+from workbench.files import write_atomically
+from workbench.store import RECORD, RUNS
 
 if TYPE_CHECKING:
     import pandas as pd

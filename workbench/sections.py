@@ -171,8 +171,8 @@ class RefshapesRecipe(Section):
     """What the procedural data set is made from; see `workbench.data.refshapes`."""
 
     seed: int = Field(0, ge=0)
-    width: int = Field(64, ge=48)
-    height: int = Field(64, ge=48)
+    width: int = Field(64, ge=48, le=4096)
+    height: int = Field(64, ge=48, le=4096)
     train_images: int = Field(6000, ge=1)
     eval_images: int = Field(150, ge=1)
     """Images of each of val, testA, testB and testC."""

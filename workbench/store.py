@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from workbench.config import RunConfig, difference, run_id
 from workbench.errors import WorkbenchError
+from workbench.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,21 +50,6 @@ class DamagedRecord(StoreError):
 
 class RunBusy(WorkbenchError):
     """Another process is training this run."""
-
-
-def write_atomically(file: Path, content: bytes) -> None:
-    """Replace a file as a whole: a reader sees the old or the new content, also after a crash."""
-    descriptor, partial = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(partial).chmod(0o644)
-        Path(partial).replace(file)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
 
 
 def lock(stream: IO[bytes], seconds: float) -> bool:
@@ -295,6 +280,10 @@ class ScoredFolder:
         self.name = name
         self.path = results / SCORED / name
 
+    def exists(self) -> bool:
+        """Whether there is a record, readable or not."""
+        return (self.path / _SCORE).exists()
+
     def record(self) -> dict[str, Any]:
         """What was scored, on what, and the metrics; StoreError where there is nothing, or nothing readable."""
         file = self.path / _SCORE
@@ -306,9 +295,9 @@ class ScoredFolder:
                 f"workbench evaluate --predictions FILE --name {self.name}"
             ) from None
         except ValueError as error:
-            raise StoreError(f"{file}: damaged ({error}); score the predictions again") from None
-        if not isinstance(record, dict):
-            raise StoreError(f"{file}: damaged (no object); score the predictions again")
+            raise StoreError(f"{file}: damaged ({error}); remove its folder and score the predictions again") from None
+        if not isinstance(record, dict) or not {"dataset", "predictions", "no_target_area", "metrics"} <= record.keys():
+            raise StoreError(f"{file}: damaged; remove its folder and score the predictions again")
         return record
 
     def expressions(self) -> pd.DataFrame:

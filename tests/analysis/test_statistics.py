@@ -61,3 +61,17 @@ def test_a_paired_difference_is_surer_than_its_parts() -> None:
 
 def test_the_same_data_give_the_same_interval() -> None:
     assert estimate(frame(3), "p@0.7") == estimate(frame(3), "p@0.7")
+
+
+def test_a_draw_without_what_is_counted_counts_for_nothing() -> None:
+    """One image of three holds the only expression that means nothing; many draws miss it."""
+    rows = {"image_id": [1, 2, 3], "intersection": [0, 1, 3], "union": [5, 2, 4], "predicted_area": [5, 2, 4],
+            "no_target": [True, False, False]}  # fmt: skip
+    missed = pd.DataFrame(rows)
+    found = estimate(missed, "n_acc")
+    assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)
+    answered = missed.assign(predicted_area=[0, 2, 4], union=[0, 2, 4])
+    found = estimate(answered, "n_acc")
+    assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
+    difference = paired_difference(answered, missed, "n_acc")
+    assert (difference.value, difference.low, difference.high) == (1.0, 1.0, 1.0)

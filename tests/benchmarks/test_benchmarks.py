@@ -105,26 +105,20 @@ def test_the_data_benchmark_measures_what_it_says(tmp_path: Path) -> None:
     assert set(data._raced(folder)) == {"ours", "straightforward"}
 
 
-def test_both_loaders_of_the_data_benchmark_make_the_same_example(tmp_path: Path, monkeypatch: Any) -> None:
-    """With nothing left to chance: the same square, mask and sentence, to the rounding of two resizers."""
+def test_both_loaders_of_the_data_benchmark_make_the_same_example(tmp_path: Path) -> None:
+    """The same draws: the same square, mask and sentence, to the rounding of two resizers and of three changes."""
     from workbench.benchmarks import data, full_size
-    from workbench.config import AugmentationConfig
     from workbench.data.loading import ReferringDataset
 
     folder = full_size.make(tmp_path, scale=0.01)
-    still = data.CONFIG.model_copy(
-        update={
-            "horizontal_flip": 0.0,
-            "augmentation": AugmentationConfig(scales=(0.75,), color_jitter_probability=0.0),
-        }
-    )
-    monkeypatch.setattr(data, "CONFIG", still)
     data._prepared(folder)
-    dataset = ReferringDataset(data.open_prepared(data._place(folder)), "train", data.SIDE, still)
+    dataset = ReferringDataset(data.open_prepared(data._place(folder)), "train", data.SIDE, data.CONFIG)
     plain = data.StraightforwardLoader(folder)
-    for index in range(0, 60, 7):
-        ours = dataset[index, 0]
-        pixels, mask, sentence = plain.example(dataset.expressions[index].sent_id, 0)
+    for index in range(0, 60, 5):
+        ours = dataset[index, index]
+        pixels, mask, sentence = plain.example(dataset.expressions[index].sent_id, index)
         assert ours["sentence"] == sentence
-        assert (ours["pixels"].int() - pixels.int()).abs().max() <= 2
+        difference = (ours["pixels"].int() - pixels.int()).abs()
+        assert difference.max() <= 8
+        assert difference.float().mean() < 1
         assert (ours["mask"] - mask).abs().max() <= 1.01 / 255

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.data import fixtures
 from workbench.benchmarks import full_size
 from workbench.config import DataConfig, RefshapesRecipe, RunConfig
-from workbench.data import counts, refshapes
+from workbench.data import counts, datasets, refshapes
 from workbench.data.check import check
 from workbench.data.datasets import open_data, open_dataset, pinned
 from workbench.data.loading import ReferringDataset, training_loader
@@ -80,6 +80,54 @@ def test_files_that_changed_are_noticed_and_files_that_went_are_not_needed(tmp_p
     assert after.expressions["sentence"][0].as_py() == "another"
     shutil.rmtree(folder)
     assert open_data(config, tmp_path).digest == after.digest
+
+
+def test_masks_of_the_released_form_that_changed_are_noticed(tmp_path: Path) -> None:
+    fixtures.write_released(tmp_path)
+    config = DataConfig(dataset="refcoco")
+    before = open_data(config, tmp_path)
+    mask = tmp_path / "masks" / "refcoco" / "4.npy"
+    np.save(mask, 1 - np.clip(np.load(mask), 0, 1))
+    after = open_data(config, tmp_path)
+    assert after.digest != before.digest
+    areas = [
+        dict(zip(*(data.objects[name].to_pylist() for name in ("ann_id", "area")), strict=True))
+        for data in (before, after)
+    ]
+    assert areas[1] == areas[0] | {4: 48 * 64 - areas[0][4]}
+
+
+def test_originals_that_come_later_take_the_released_form_s_place(tmp_path: Path) -> None:
+    fixtures.write_released(tmp_path)
+    config = DataConfig(dataset="refcoco")
+    released = open_data(config, tmp_path)
+    fixtures.write_refcoco(tmp_path)
+    assert "category" in released.objects["category"][0].as_py()
+    assert open_data(config, tmp_path).objects["category"][0].as_py() == "person"
+
+
+def test_preparing_again_leaves_the_same_tables_where_they_are(tmp_path: Path) -> None:
+    fixtures.write_refcoco(tmp_path)
+    place = prepared(tmp_path).place
+    assert place is not None
+    inodes = [(place / f"{name}.arrow").stat().st_ino for name in ("images", "objects", "expressions")]
+    (tmp_path / "refcoco" / "instances.json").touch()
+    prepared(tmp_path)
+    assert [(place / f"{name}.arrow").stat().st_ino for name in ("images", "objects", "expressions")] == inodes
+
+
+def test_an_id_needs_no_images_and_reads_files_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fixtures.write_refcoco(tmp_path / "whole")
+    known = pinned(config_of(tmp_path / "whole")).data.sha256
+    fixtures.write_refcoco(tmp_path / "bare")
+    shutil.rmtree(tmp_path / "bare" / "images")
+    reads: list[int] = []
+    original = datasets.read
+    monkeypatch.setattr(datasets, "read", lambda *a, **k: reads.append(1) or original(*a, **k))
+    assert [pinned(config_of(tmp_path / "bare")).data.sha256 for _ in range(3)] == [known] * 3
+    assert len(reads) == 1
+    with pytest.raises(DataError, match="missing image folder"):
+        open_dataset(config_of(tmp_path / "bare"))
 
 
 def test_damaged_tables_are_noticed(tmp_path: Path) -> None:

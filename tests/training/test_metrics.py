@@ -139,3 +139,15 @@ def test_breakdowns_bin_by_their_stated_edges() -> None:
     found = breakdown(kinds, "kind").set_index("bin")
     assert found["miou"].to_dict() == {"attribute": 0.5, "place": 0.5}
     assert found.loc["place", "expressions"] == 2
+
+
+def test_a_breakdown_of_grefcoco_has_its_metrics_in_every_bin() -> None:
+    frame = pd.DataFrame(
+        [row(kind="place", no_target=True, intersection=0, union=0, predicted_area=0, target_area=0, distractors=-1),
+         row(kind="attribute")]
+    )  # fmt: skip
+    kinds = breakdown(frame, "kind").set_index("bin")
+    assert kinds["giou"].to_dict() == {"attribute": 0.5, "place": 1.0}
+    assert breakdown(frame, "size")["bin"].tolist() == ["2–10 %", "nothing is meant"]
+    assert breakdown(frame, "distractors")["bin"].tolist() == ["none", "nothing is meant"]
+    assert breakdown(frame, "size").set_index("bin")["n_acc"].dropna().to_dict() == {"nothing is meant": 1.0}

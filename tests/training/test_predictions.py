@@ -85,7 +85,7 @@ def test_null_answers_that_nothing_is_meant_and_so_does_a_small_mask(tmp_path: P
         (lambda p: p.append(p[2]), r"\[16\]: sent_id \d+ has a prediction already, at \[2\]"),
         (
             lambda p: p.append({"sent_id": 99999, "segmentation": None}),
-            r"1 predictions are of no expression of val: \[16\]",
+            r"1 predictions are of no expression of grefcoco, the first at \[16\]",
         ),
         (lambda p: p[1].update(segmentation={"size": [64, 48], "counts": "abc"}), r"\[1\] \(sent_id .*its size is"),
         (lambda p: p[1].update(sent_id="7"), r"\[1\]: an object with sent_id \(a whole number\)"),
@@ -118,15 +118,24 @@ def test_a_sent_id_that_stands_twice_needs_its_referent(tmp_path: Path) -> None:
 def test_scores_are_kept_under_a_name_and_not_written_over_by_others(tmp_path: Path, data: ReferData) -> None:
     file = written(tmp_path, perfect(data, "val"))
     folder = ScoredFolder(tmp_path / "results", "LAVT")
+    assert not folder.exists()
     frame = score_predictions(data, file)
     metrics = store_scores(folder, data, "unc", file, frame, 0)
     assert folder.record()["metrics"] == metrics == {"val": {"expressions": 16, **summarise(frame)}}
     assert folder.record()["dataset"] == {"name": "grefcoco", "split_by": "unc", "sha256": data.digest}
     store_scores(folder, data, "unc", file, frame, 0)
     file.write_text(json.dumps(perfect(data, "testA")))
-    with pytest.raises(StoreError, match=r"holds scores of other predictions, .* choose another --name"):
+    with pytest.raises(StoreError, match=r"holds scores of another predictions, .* choose another --name"):
         store_scores(folder, data, "unc", file, score_predictions(data, file), 0)
+    file.write_text(json.dumps(perfect(data, "val")))
+    with pytest.raises(StoreError, match=r"holds scores of another no_target_area, 0; choose"):
+        store_scores(folder, data, "unc", file, frame, 50)
+    with pytest.raises(StoreError, match=r"holds scores of other splits; choose"):
+        store_scores(folder, data, "unc", file, frame.assign(split="testA"), 0)
     assert folder.record()["metrics"] == metrics
+    (folder.path / "score.json").write_text("{")
+    with pytest.raises(StoreError, match=r"score\.json: damaged .* remove its folder"):
+        store_scores(folder, data, "unc", file, frame, 0)
 
 
 def test_a_run_s_own_masks_score_as_the_run_did_and_enter_its_table(
@@ -150,17 +159,18 @@ def test_a_run_s_own_masks_score_as_the_run_did_and_enter_its_table(
     metrics = json.loads((run / "run.json").read_text())["metrics"]
     assert json.loads(scored.out) == metrics
     shown = workbench(*arguments, "--split", "val", "--by", "kind", "--by", "size")
-    assert shown.code == 2, "a file that speaks of more than is asked for is not silently cut"
-    val = {int(i) for i in frame.loc[frame["split"] == "val", "sent_id"]}
-    file.write_text(json.dumps([p for p in predictions if p["sent_id"] in val]))
-    shown = workbench(*arguments, "--by", "kind", "--by", "size")
     assert shown.code == 0, shown.err
+    assert shown.out.splitlines()[0].split()[-1] == "val", "what the file says of other splits is left aside"
     for text in ("mIoU by kind of words", "attribute", "mIoU by size of the referent", "2–10 %", "P@0.5 (IoU ≥ 0.5)"):
         assert text in shown.out
 
     grid.write_text(grid.read_text().replace("[miou, oiou]", "[miou, oiou], models: [same]"))
     table = workbench("table", grid, "--by", "length", "--results", results)
     assert table.code == 0, table.err
+    by_length = (results / "grid" / "table-by-length.md").read_text().splitlines()
+    assert by_length[2].replace(" ", "") == "|split|lengthoftheexpression|expressions|default|same|"
+    cells = [[cell.strip() for cell in line.split("|")[4:6]] for line in by_length[4:]]
+    assert all(own == same for own, same in cells)
     lines = [line.replace(" ", "") for line in table.out.splitlines()]
     own = [line.split("|", 2)[2] for line in lines if line.startswith("|default|")]
     same = [line.split("|", 2)[2] for line in lines if line.startswith("|same‡|")]
@@ -176,7 +186,7 @@ def test_a_run_s_own_masks_score_as_the_run_did_and_enter_its_table(
     assert workbench("train", grid, "--setting", "default", "--results", results).code == 0
     refused = workbench("table", grid, "--results", results)
     assert refused.code == 2
-    assert "'same' was scored on another val than this grid's" in refused.err
+    assert "'same' was scored on another val than the runs of 'default'" in refused.err
 
 
 def test_coco_s_own_masks_agree(data: ReferData) -> None:

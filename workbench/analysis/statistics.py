@@ -31,7 +31,8 @@ def estimate(frame: pd.DataFrame, metric: str) -> Estimate:
     is over images.
     """
     parts = _parts(frame, metric)
-    return _interval(_ratio(parts, np.ones((1, parts.shape[2]))), _ratio(parts, _weights(parts.shape[2])))
+    empty = _of_nothing(metric)
+    return _interval(_ratio(parts, np.ones((1, parts.shape[2])), empty), _ratio(parts, _weights(parts.shape[2]), empty))
 
 
 def paired_difference(frame: pd.DataFrame, baseline: pd.DataFrame, metric: str) -> Estimate:
@@ -43,8 +44,10 @@ def paired_difference(frame: pd.DataFrame, baseline: pd.DataFrame, metric: str) 
     one, other = _parts(frame, metric), _parts(baseline, metric)
     if sorted(frame["image_id"].unique()) != sorted(baseline["image_id"].unique()):
         raise ValueError("a paired difference needs the same images on both sides")
-    once, drawn = np.ones((1, one.shape[2])), _weights(one.shape[2])
-    return _interval(_ratio(one, once) - _ratio(other, once), _ratio(one, drawn) - _ratio(other, drawn))
+    once, drawn, empty = np.ones((1, one.shape[2])), _weights(one.shape[2]), _of_nothing(metric)
+    return _interval(
+        _ratio(one, once, empty) - _ratio(other, once, empty), _ratio(one, drawn, empty) - _ratio(other, drawn, empty)
+    )
 
 
 def _parts(frame: pd.DataFrame, metric: str) -> NDArray[np.float64]:
@@ -60,9 +63,14 @@ def _parts(frame: pd.DataFrame, metric: str) -> NDArray[np.float64]:
     return np.stack(sums)
 
 
-def _ratio(parts: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def _of_nothing(metric: str) -> float:
+    """What a ratio is where nothing is counted: of areas 1, else unknown, as when a draw holds no such expression."""
+    return 1.0 if metric in ("oiou", "ciou") else float("nan")
+
+
+def _ratio(parts: NDArray[np.float64], weights: NDArray[np.float64], empty: float) -> NDArray[np.float64]:
     top, bottom = (weights @ part.T for part in parts)
-    each: NDArray[np.float64] = np.divide(top, bottom, out=np.ones_like(top), where=bottom > 0)
+    each: NDArray[np.float64] = np.divide(top, bottom, out=np.full_like(top, empty), where=bottom > 0)
     return np.asarray(each.mean(axis=1))
 
 
@@ -73,5 +81,5 @@ def _weights(images: int) -> NDArray[np.float64]:
 
 
 def _interval(value: NDArray[np.float64], drawn: NDArray[np.float64]) -> Estimate:
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(float(value[0]), float(low), float(high))

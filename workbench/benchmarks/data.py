@@ -17,7 +17,6 @@ from __future__ import annotations
 import functools
 import gc
 import json
-import random
 import statistics
 import tempfile
 import time
@@ -33,6 +32,7 @@ from torch import Tensor
 from workbench.benchmarks import full_size
 from workbench.benchmarks.race import Report, in_fresh_process, in_words, most_resident, race
 from workbench.config import AugmentationConfig, DataConfig
+from workbench.data.augment import draw
 from workbench.data.loading import ReferringDataset, training_loader
 from workbench.data.pickles import load_plain
 from workbench.data.prepare import open_prepared, prepare, prepared_folder
@@ -125,23 +125,20 @@ class StraightforwardLoader:
 
     def example(self, sent_id: int, seed: int) -> tuple[Tensor, Tensor, str]:
         """Pixels 3×512×512 uint8, mask 512×512 and sentence."""
-        draw = random.Random(seed)
         ref, sentence = self._refs[sent_id]
         details = self._images[ref["image_id"]]
+        drawn = draw(CONFIG, seed, details["height"], details["width"], SIDE, (0, 0, 0, 0))
         image = Image.open(self._folder / details["file_name"]).convert("RGB")
         polygons = self._objects[ref["ann_id"]]["segmentation"]
         parts = coco_mask.decode(coco_mask.frPyObjects(polygons, details["height"], details["width"]))
         mask = Image.fromarray((parts.sum(axis=2) > 0).astype(np.uint8) * 255)
-        scale = SIDE * draw.choice(CONFIG.augmentation.scales or (1.0,)) / max(image.size)
-        size = (round(image.width * scale), round(image.height * scale))
+        size = (drawn.placement.width, drawn.placement.height)
         image = image.resize(size, Image.Resampling.BILINEAR)
         mask = mask.resize(size, Image.Resampling.BILINEAR)
-        if draw.random() < CONFIG.augmentation.color_jitter_probability:
-            enhancers: list[Any] = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color]
-            draw.shuffle(enhancers)
-            for enhancer in enhancers:
-                image = enhancer(image).enhance(draw.uniform(0.6, 1.4))
-        if draw.random() < CONFIG.horizontal_flip:
+        enhancers: list[Any] = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color]
+        for kind, factor in drawn.colours:
+            image = enhancers[kind](image).enhance(factor)
+        if drawn.flipped:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             mask = mask.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             sentence = sentence.replace("right", "\0").replace("left", "right").replace("\0", "left")

@@ -33,8 +33,8 @@ def data_make(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     train_images: Annotated[int, typer.Option(min=1)] = 5000,
     eval_images: Annotated[int, typer.Option(min=1, help="Images of each other split.")] = 150,
-    width: Annotated[int, typer.Option(min=48)] = 64,
-    height: Annotated[int, typer.Option(min=48)] = 64,
+    width: Annotated[int, typer.Option(min=48, max=4096)] = 64,
+    height: Annotated[int, typer.Option(min=48, max=4096)] = 64,
     any_targets: Annotated[
         bool, typer.Option("--any-targets", help="Also expressions with several targets or none, in gRefCOCO's form.")
     ] = False,
@@ -75,7 +75,7 @@ def data_prepare(name: Name, root: Root = DATA, split_by: SplitBy = None, result
     if known:
         print(f"{len(known) - len(apart)} of {len(known)} published counts are met ({file})")
     else:
-        print(f"nothing is published about it ({file})")
+        print(f"nothing is published about it ({file})" if file.is_file() else f"no published numbers at {file}")
     for line in apart:
         print(f"differs: {line}")
     for note in data.notes:
@@ -93,12 +93,13 @@ def data_check(
         str | None, typer.Option(help="Whose tokens are counted; bert_mini for refshapes, else bert-base-uncased.")
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=3, help="14 for bert_mini, else 20.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Name all that is found, not only the first few.")] = False,
     checkpoint_root: Annotated[
         Path, typer.Option(envvar="WORKBENCH_CHECKPOINTS", help="Folder of SAM's and BERT's weights.")
     ] = Path("checkpoints"),
 ) -> None:
     """Decode every image and look at every expression; exits with 1 where something is wrong."""
-    from workbench.data.check import check
+    from workbench.data.check import SHOWN, check
 
     data, _ = open_named(name, root, split_by)
     encoder = text_encoder or ("bert_mini" if data.name == "refshapes" else "bert-base-uncased")
@@ -107,7 +108,7 @@ def data_check(
     with progress_of(f"checking {name}", "images") as step:
         findings = check(data, lengths, limit, step)
     for finding in findings:
-        print(f"{'wrong' if finding.wrong else 'note'}: {finding.text()}")
+        print(f"{'wrong' if finding.wrong else 'note'}: {finding.text(None if every else SHOWN)}")
     for note in data.notes:
         print(f"note: {note}")
     if why:

@@ -56,15 +56,14 @@ def table(
 ) -> None:
     """Print the grid's table and write it as table.md and table.csv, with a JSON of where it comes from."""
     from workbench.paper.breakdowns import breakdown_text, write_breakdown
-    from workbench.paper.tables import completed_frames, make_table
+    from workbench.paper.tables import gather, make_table
 
     loaded = load_grid_file(grid, data_root)
     made = make_table(loaded, results)
     print(made.text())
     files = made.write(results / loaded.name)
     for name in by or []:
-        frames, *_ = completed_frames(loaded, results)
-        text = breakdown_text(frames, name.value, loaded.report.metrics[0])
+        text = breakdown_text(gather(loaded, results).frames, name.value, loaded.report.metrics[0])
         print(text)
         files.append(write_breakdown(text, results / loaded.name, name.value))
     for file in files:
@@ -94,6 +93,7 @@ def evaluate(
     import json
 
     from workbench.data.tables import plain_name
+    from workbench.errors import WorkbenchError
     from workbench.paper.breakdowns import breakdown_text
     from workbench.store import ScoredFolder
     from workbench.training.metrics import METRIC_NAMES, summarise
@@ -101,6 +101,8 @@ def evaluate(
 
     if name is not None:
         plain_name(name, "--name")
+    if split and len(set(split)) < len(split):
+        raise WorkbenchError(f"--split {split[0]}: a split is named twice")
     data, wanted = open_named(dataset, root, split_by)
     with progress_of(f"scoring {predictions.name}", "expressions") as step:
         frame = score_predictions(data, predictions, split or (), no_target_area, step)
@@ -119,7 +121,8 @@ def evaluate(
         )
     print_rows((f"{data.name} ({wanted}), in per cent", *metrics), rows)
     for breakdown in by or []:
-        print("\n" + breakdown_text({name or predictions.stem: frame}, breakdown.value, "miou"), end="")
+        for metric in ("miou", "giou") if "giou" in names else ("miou",):
+            print("\n" + breakdown_text({name or predictions.stem: frame}, breakdown.value, metric), end="")
     if name is not None:
         print(f"stored as {name!r}; a grid shows it with report: {{models: [{name}]}}")
 

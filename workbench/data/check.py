@@ -28,7 +28,7 @@ class Finding:
 
     Attributes:
         wrong: or only odd: it is in the data as published, or harmless.
-        examples: the first of them, in words.
+        examples: all of them, in words.
     """
 
     what: str
@@ -36,10 +36,10 @@ class Finding:
     wrong: bool
     examples: tuple[str, ...]
 
-    def text(self) -> str:
-        """A line."""
-        more = "; …" if self.count > len(self.examples) else ""
-        return f"{self.what}: {self.count:,} ({'; '.join(self.examples)}{more})"
+    def text(self, most: int | None = SHOWN) -> str:
+        """A line, with so many examples."""
+        more = "; …" if most is not None and self.count > most else ""
+        return f"{self.what}: {self.count:,} ({'; '.join(self.examples[:most])}{more})"
 
 
 def check(
@@ -57,7 +57,7 @@ def check(
         _finding("empty masks", True, _empty_masks(data)),
         _finding("boxes that reach outside their image", False, _boxes_outside(data)),
         _finding("expressions without words", True, _wordless(data)),
-        _finding("sentence ids that stand twice", True, _twice(data, "sent_id")),
+        _finding("sentence ids that stand twice", False, _twice(data, "sent_id")),
         _finding("expressions that stand on several splits", True, _on_several_splits(data, "sent_id", "expression")),
         _finding("referents on several splits", True, _on_several_splits(data, "ref_id", "referent")),
         _finding("images that several splits share", False, _shared_images(data)),
@@ -70,7 +70,7 @@ def check(
 
 def _finding(what: str, wrong: bool, examples: Iterable[str]) -> Finding:
     every = list(examples)
-    return Finding(what, len(every), wrong, tuple(every[:SHOWN]))
+    return Finding(what, len(every), wrong, tuple(every))
 
 
 def _used(data: ReferData, column: str) -> list[int]:

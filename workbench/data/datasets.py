@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from workbench.config import DataConfig, RunConfig
 from workbench.data import refshapes
-from workbench.data.prepare import NotPrepared, open_prepared, prepare, prepared_digest, prepared_folder
+from workbench.data.prepare import (
+    NotPrepared,
+    open_prepared,
+    prepare,
+    prepared_digest,
+    prepared_folder,
+    read_record,
+)
 from workbench.data.refer import Source, check_images_are_there, find, read
 from workbench.data.tables import Progress, ReferData
 from workbench.errors import DataError
@@ -60,47 +68,65 @@ def open_dataset(config: RunConfig, progress: Progress | None = None) -> ReferDa
 def open_data(config: DataConfig, root: Path, progress: Progress | None = None) -> ReferData:
     """A data set's tables: the prepared ones, which are made first where they are not there.
 
-    Where nothing can be written under the root, the original files are read each time.
+    Where nothing can be written under the root, the original files are read, once a process.
     """
     folder = datasets[config.dataset](config, root, progress)
     place = prepared_folder(root, folder.name, config.split_by)
     try:
-        return open_prepared(place)
-    except NotPrepared as error:
-        source = _found(folder, config, error)
-    return prepare_or_read(source, place, progress)
-
-
-def prepare_or_read(source: Source, place: Path, progress: Progress | None) -> ReferData:
-    """Prepare a data set; where its root cannot be written to, read it."""
+        source = find(folder, config.dataset, config.split_by)
+    except DataError as error:
+        try:
+            return open_prepared(place)  # that is all there is, and enough
+        except NotPrepared as reason:
+            # Tables of another version, without the files to make them anew, deserve both sentences.
+            raise DataError(str(error) if "not prepared" in str(reason) else f"{reason}; {error}") from None
+    try:
+        if read_record(place).get("form") == source.form:
+            return open_prepared(place)
+    except NotPrepared:
+        pass
     if os.access(next(p for p in place.parents if p.is_dir()), os.W_OK):
         return prepare(source, place, progress)
-    return read(source, progress)
+    return _read_once(source, _stamps(source), True)
 
 
-def _found(folder: Path, config: DataConfig, reason: NotPrepared) -> Source:
-    try:
-        return find(folder, config.dataset, config.split_by)
-    except DataError as error:
-        # Tables of another version, without the files to make them anew, deserve both sentences.
-        raise DataError(str(error) if "not prepared" in str(reason) else f"{reason}; {error}") from None
+@functools.lru_cache(maxsize=2)
+def _read_once(source: Source, stamps: tuple[tuple[int, int], ...], images: bool) -> ReferData:
+    return read(source, images=images)
+
+
+def _stamps(source: Source) -> tuple[tuple[int, int], ...]:
+    return tuple((file.stat().st_size, file.stat().st_mtime_ns) for file in source.files)
 
 
 def pinned(config: RunConfig, progress: Progress | None = None) -> RunConfig:
     """The configuration with the data set's digest, which is part of what the run is.
 
-    refshapes is known by its recipe. A data set that is not here at all is left for `open_dataset` to miss.
+    refshapes is known by its recipe. A data set that is not here at all is left for `open_dataset` to miss; one whose
+    images alone are not here has its digest all the same.
     """
     if config.data.sha256 is not None or config.data.dataset not in datasets or config.data.recipe is not None:
         return config
-    root = config.machine.data_root
-    place = prepared_folder(root, config.data.dataset, config.data.split_by)
+    root, name, split_by = config.machine.data_root, config.data.dataset, config.data.split_by
     try:
-        digest = prepared_digest(place)
-    except NotPrepared:
+        source = find(root / name, name, split_by)
+    except DataError:
         try:
-            find(root / config.data.dataset, config.data.dataset, config.data.split_by)
-        except DataError:
+            digest = prepared_digest(prepared_folder(root, name, split_by))
+        except NotPrepared:
             return config
-        digest = open_data(config.data, root, progress).digest
+    else:
+        try:
+            digest = _prepared_digest(source, prepared_folder(root, name, split_by))
+        except NotPrepared:
+            try:
+                digest = open_data(config.data, root, progress).digest
+            except DataError:
+                digest = _read_once(source, _stamps(source), False).digest
     return config.model_copy(update={"data": config.data.model_copy(update={"sha256": digest})})
+
+
+def _prepared_digest(source: Source, place: Path) -> str:
+    if read_record(place).get("form") != source.form:
+        raise NotPrepared(f"{place}: prepared from other files than those in {source.folder}")
+    return prepared_digest(place)

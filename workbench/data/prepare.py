@@ -25,6 +25,7 @@ from workbench.data.images import image_size
 from workbench.data.refer import Source, check_images_are_there, read
 from workbench.data.tables import Progress, ReferData
 from workbench.errors import DataError
+from workbench.files import write_atomically
 
 FOLDER = "prepared"
 RECORD = "prepared.json"
@@ -51,24 +52,44 @@ def prepare(source: Source, place: Path, progress: Progress | None = None) -> Re
     Raises:
         DataError: the files are not what they should be, an image is missing or of another size, or the disk is full.
     """
-    stamps = [_stamp(file, place) for file in source.files]
+    before = [{**_stamp(file, place), "sha256": digest_of(file)} for file in source.files]
+    masks: dict[str, Any] | None = None
+    if source.mask_folder is not None:
+        masks = {**_listing(source.mask_folder), "folder": os.path.relpath(source.mask_folder, place)}
     data = read(source, progress)
     check_images_are_there(data)
     check_sizes(data, progress)
+    for stamp, file in zip(before, source.files, strict=True):
+        if _stamp(file, place).items() - stamp.items():
+            raise DataError(f"{file} changed while it was read; try again")
     record = {
         "format": tables.FORMAT,
         "name": source.name,
         "split_by": source.split_by,
         "form": source.form,
-        "sources": [{**stamp, "sha256": digest_of(file)} for stamp, file in zip(stamps, source.files, strict=True)],
+        "sources": before,
+        "masks": masks,
         "folder": os.path.relpath(source.folder, place),
         "image_folder": os.path.relpath(data.image_folder, place),
         "digest": data.digest,
         "notes": list(data.notes),
         "made": time.time(),
     }
-    _write(data, record, place)
+    if _holds(place, data.digest):
+        # Jobs elsewhere may have these tables mapped; the same ones need not be written again.
+        write_atomically(place / RECORD, (json.dumps(record, indent=1) + "\n").encode())
+    else:
+        _write(data, record, place)
     return open_prepared(place)
+
+
+def _holds(place: Path, digest: str) -> bool:
+    """Whether whole tables of that content lie there."""
+    try:
+        _, found = _mapped(place)
+    except DataError:
+        return False
+    return tables.digest_of_tables(found) == digest
 
 
 def check_sizes(data: ReferData, progress: Progress | None = None) -> None:
@@ -101,20 +122,28 @@ def open_prepared(place: Path) -> ReferData:
         NotPrepared: there are none, or the original files changed since.
         DataError: the tables are damaged.
     """
-    record = read_record(place)
+    record, found = _mapped(place)
     _check_sources(record, place)
-    images, objects, expressions = (
-        _map(place / f"{name}.arrow", schema) for name, schema in zip(TABLES, _schemas(), strict=True)
-    )
+    digest = tables.digest_of_tables(found)
+    if digest != record["digest"]:
+        # Somebody may have put other tables there between the two looks.
+        record, found = _mapped(place)
+        digest = tables.digest_of_tables(found)
+    if digest != record["digest"]:
+        raise DataError(f"{place}: its tables were changed or damaged; {_again(record)}")
     image_folder = Path(os.path.normpath(place / record["image_folder"]))
     folder = Path(os.path.normpath(place / record["folder"]))
     if not image_folder.is_dir():
         raise DataError(f"missing image folder {image_folder} of {place}")
-    digest = tables.digest_of_tables((images, objects, expressions))
-    if digest != record["digest"]:
-        raise DataError(f"{place}: its tables were changed or damaged; {_again(record)}")
-    notes = tuple(record["notes"])
-    return ReferData(record["name"], folder, image_folder, images, objects, expressions, digest, notes, place)
+    return ReferData(record["name"], folder, image_folder, *found, digest, tuple(record["notes"]), place)
+
+
+def _mapped(place: Path) -> tuple[dict[str, Any], tuple[pa.Table, pa.Table, pa.Table]]:
+    record = read_record(place)
+    images, objects, expressions = (
+        _map(place / f"{name}.arrow", schema) for name, schema in zip(TABLES, _schemas(), strict=True)
+    )
+    return record, (images, objects, expressions)
 
 
 def prepared_digest(place: Path) -> str:
@@ -136,6 +165,8 @@ def read_record(place: Path) -> dict[str, Any]:
         raise DataError(f"{file}: damaged ({str(error)[:100]}); remove its folder, and it is made anew") from None
     texts = [record[k] for k in ("name", "split_by", "folder", "image_folder", "digest")] if known else [None]
     if not known or not all(isinstance(t, str) for t in texts) or not isinstance(record["sources"], list):
+        raise DataError(f"{file}: damaged; remove its folder, and it is made anew")
+    if not isinstance(record.get("masks"), dict | None) or record.get("form") not in ("refs", "grefs", "released"):
         raise DataError(f"{file}: damaged; remove its folder, and it is made anew")
     if not isinstance(record["notes"], list) or not all(isinstance(note, str) for note in record["notes"]):
         raise DataError(f"{file}: damaged; remove its folder, and it is made anew")
@@ -163,6 +194,25 @@ def _check_sources(record: dict[str, Any], place: Path) -> None:
             same = (stat.st_size, stat.st_mtime_ns) == (source.get("bytes"), source.get("mtime_ns"))
             if not same and digest_of(file) != source.get("sha256"):
                 raise NotPrepared(f"{file} changed since it was prepared; {_again(record)}")
+
+    known = record.get("masks")
+    if known is not None:
+        folder = Path(os.path.normpath(place / str(known.get("folder"))))
+        if folder.is_dir() and _listing(folder).items() - known.items():
+            raise NotPrepared(f"{folder} changed since it was prepared; {_again(record)}")
+
+
+def _listing(folder: Path) -> dict[str, int]:
+    """How many masks a folder holds, how large they are together, and when the newest was written."""
+    if not folder.is_dir():
+        return {}
+    with os.scandir(folder) as entries:
+        stats = [entry.stat() for entry in entries if entry.name.endswith(".npy")]
+    return {
+        "count": len(stats),
+        "bytes": sum(stat.st_size for stat in stats),
+        "mtime_ns": max((stat.st_mtime_ns for stat in stats), default=0),
+    }
 
 
 def _again(record: dict[str, Any]) -> str:

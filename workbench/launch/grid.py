@@ -40,6 +40,13 @@ class ReportConfig(BaseModel):
     models: tuple[str, ...] = ()
     """More rows of the table: what `workbench evaluate --predictions FILE --name NAME` scored."""
 
+    @field_validator("models")
+    @classmethod
+    def _once(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(models)) < len(models):
+            raise ValueError("a name stands twice")
+        return models
+
     @field_validator("metrics")
     @classmethod
     def _known(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:

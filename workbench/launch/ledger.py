@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
+from workbench.files import write_atomically
 from workbench.launch.scheduler import JOB_PREFIX
-from workbench.store import SUBMISSIONS, lock, write_atomically
+from workbench.store import SUBMISSIONS, lock
 
 _RECORD = "submission.json"
 _MANIFEST = "manifest.json"

@@ -17,7 +17,7 @@ def breakdown_text(frames: Mapping[str, pd.DataFrame], by: str, metric: str) -> 
     """A Markdown table: a row a bin and split, a column a setting; bins' sizes in expressions.
 
     Args:
-        frames: evaluated expressions by setting; several seeds count together.
+        frames: evaluated expressions by setting; of several seeds (`run`), the mean is shown.
         by: a key of `BREAKDOWNS`.
 
     Raises:
@@ -25,8 +25,11 @@ def breakdown_text(frames: Mapping[str, pd.DataFrame], by: str, metric: str) -> 
     """
     tables = {name: _of(name, frame, by) for name, frame in frames.items()}
     rows = [["split", BREAKDOWNS[by][0], "expressions", *tables]]
-    every = pd.concat(tables.values())[["split", "bin"]].drop_duplicates()
-    for split, name in every.itertuples(index=False):
+    every = pd.concat(tables.values())
+    splits = {split: place for place, split in enumerate(dict.fromkeys(every["split"]))}
+    every = every[["split", "order", "bin"]].drop_duplicates()
+    every = every.sort_values(["split", "order"], key=lambda c: c.map(splits) if c.name == "split" else c)
+    for split, _, name in every.itertuples(index=False):
         cells, count = [], 0
         for table in tables.values():
             found = table[(table["split"] == split) & (table["bin"] == name)]
@@ -49,12 +52,17 @@ def write_breakdown(text: str, folder: Path, by: str) -> Path:
 
 
 def _of(name: str, frame: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Metrics by split and bin, the mean over runs."""
+    runs = frame["run"] if "run" in frame else pd.Series("", index=frame.index)
     try:
-        parts = [breakdown(part, by).assign(split=split) for split, part in frame.groupby("split", sort=False)]
+        parts = [
+            breakdown(part, by).assign(split=str(split))
+            for (split, _), part in frame.groupby(["split", runs], sort=False)
+        ]
     except KeyError as error:
         raise StoreError(
             f"{name}: evaluated by an earlier version, which did not store {error}; train or evaluate it again"
         ) from None
-    runs = frame["run"].nunique() if "run" in frame else 1
-    found: pd.DataFrame = pd.concat(parts, ignore_index=True)
-    return found.assign(expressions=found["expressions"] // runs)
+    every = pd.concat(parts, ignore_index=True)
+    means: pd.DataFrame = every.groupby(["split", "order", "bin"], sort=False).mean().reset_index()
+    return means

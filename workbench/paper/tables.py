@@ -113,14 +113,31 @@ class Table:
         return f"{100 * row['difference']:+.1f} {bounds}"
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What a table is made from.
+
+    Attributes:
+        frames: evaluated expressions by setting, and by the names in `report.models`.
+        missing: runs that are not completed.
+        other_code: settings trained by other code.
+        scored: of each name in `report.models`, where its masks came from.
+    """
+
+    frames: dict[str, pd.DataFrame]
+    missing: list[RunFolder]
+    other_code: list[str]
+    scored: dict[str, str]
+
+
 def make_table(grid: Grid, results: Path) -> Table:
     """The table of a grid's completed runs, and of the predictions in its `report.models`.
 
     Raises:
         StoreError: no run is completed, or predictions were scored on other expressions.
     """
-    frames, missing, other_code = completed_frames(grid, results)
-    scored = _scored(grid, results, frames)
+    evaluated = gather(grid, results)
+    frames = evaluated.frames
     rows = []
     for setting, frame in frames.items():
         baseline = _comparable(grid, setting, frames)
@@ -129,15 +146,12 @@ def make_table(grid: Grid, results: Path) -> Table:
             there = None if baseline is None else baseline[baseline["split"] == split]
             if len(here):
                 rows += [_row(setting, split, metric, here, there) for metric in applicable(here)]
-    return Table(grid, pd.DataFrame(rows), other_code, [f.name for f in missing], scored)
+    missing = [folder.name for folder in evaluated.missing]
+    return Table(grid, pd.DataFrame(rows), evaluated.other_code, missing, evaluated.scored)
 
 
-def completed_frames(grid: Grid, results: Path) -> tuple[dict[str, pd.DataFrame], list[RunFolder], list[str]]:
-    """Evaluated expressions by setting, the runs that are not completed, and settings trained by other code.
-
-    Raises:
-        StoreError: no run is completed.
-    """
+def gather(grid: Grid, results: Path) -> Evaluated:
+    """The evaluated expressions of a grid and of its `report.models`; raises as `make_table` does."""
     frames: dict[str, pd.DataFrame] = {}
     missing: list[RunFolder] = []
     other_code: list[str] = []
@@ -154,42 +168,43 @@ def completed_frames(grid: Grid, results: Path) -> tuple[dict[str, pd.DataFrame]
             other_code.append(setting)
     if not frames:
         raise StoreError(f"{grid.file}: no completed run yet; train with: workbench submit {grid.file}")
-    return frames, missing, other_code
+    return Evaluated(frames, missing, other_code, _scored(grid, results, frames))
 
 
 def _scored(grid: Grid, results: Path, frames: dict[str, pd.DataFrame]) -> dict[str, str]:
-    """Put the frames of `report.models` to the others; the file that each model's predictions came from."""
-    files = {}
-    compared = next(iter(frames.values()))
+    """Put the frames of `report.models` to the others; where each model's masks came from."""
+    sources = {}
+    compared = grid.baseline if grid.baseline in frames else next(iter(frames))
     for name in grid.report.models:
         if name in grid.settings:
             raise StoreError(f"{grid.file}: report.models: {name!r} is a setting's name")
         folder = ScoredFolder(results, name)
-        predictions = folder.record()["predictions"]
-        frame = folder.expressions()
+        record, frame = folder.record(), folder.expressions()
         for split in grid.splits:
-            one, other = (part[part["split"] == split] for part in (frame, compared))
-            if len(one) and len(other) and not _same_expressions(one, other):
-                raise StoreError(f"{grid.file}: report.models: {name!r} was scored on another {split} than this grid's")
+            one, other = (part[part["split"] == split] for part in (frame, frames[compared]))
+            if len(one) and len(other) and not _same_truth(one, other):
+                raise StoreError(
+                    f"{grid.file}: report.models: {name!r} was scored on another {split} than the runs of {compared!r}"
+                )
         frames[name] = frame.assign(run=f"{SCORED}/{name}")
-        files[name] = f"{predictions['file']}, SHA-256 {predictions['sha256'][:12]}"
-    return files
+        predictions, area = record["predictions"], record["no_target_area"]
+        sources[name] = f"{predictions['file']}, SHA-256 {predictions['sha256'][:12]}, no_target_area {area}"
+    return sources
 
 
-def _same_expressions(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+def _same_truth(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether two frames hold the same expressions with the same referents."""
     columns = ["image_id", "ref_id", "sent_id", "sentence"]
-    return (
-        one[columns]
-        .drop_duplicates()
-        .reset_index(drop=True)
-        .equals(other[columns].drop_duplicates().reset_index(drop=True))
-    )
+    columns += ["target_area"] if "target_area" in one and "target_area" in other else []
+    first, second = (frame[columns].drop_duplicates().reset_index(drop=True) for frame in (one, other))
+    return first.equals(second)
 
 
 def _comparable(grid: Grid, setting: str, frames: dict[str, pd.DataFrame]) -> pd.DataFrame | None:
     """The baseline's expressions, if the setting was evaluated on the same data."""
     if grid.baseline is None or setting == grid.baseline or grid.baseline not in frames:
         return None
+    # Predictions of another model were held against the baseline's expressions when they were read.
     baseline = grid.settings[grid.baseline].data
     same = setting not in grid.settings or grid.settings[setting].data.same_set(baseline)
     return frames[grid.baseline] if same else None

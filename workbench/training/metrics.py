@@ -16,7 +16,7 @@ t_acc     share answered with something among those that mean something: TN / (T
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pandas as pd
@@ -79,13 +79,16 @@ def ratio(frame: pd.DataFrame, metric: str) -> tuple[Floats, Floats]:
     return (each >= float(metric[3:])) * something, something
 
 
-def summarise(frame: pd.DataFrame) -> dict[str, float]:
+def summarise(frame: pd.DataFrame, metrics: Iterable[str] | None = None) -> dict[str, float]:
     """The metrics of a frame as `ratio` wants it, shares from 0 to 1; without those that nothing is counted for.
 
     A ratio of areas that are all zero is 1: everything that was asked for was given.
+
+    Args:
+        metrics: other than the `applicable` ones.
     """
     found = {}
-    for metric in applicable(frame):
+    for metric in applicable(frame) if metrics is None else metrics:
         top, bottom = (float(part.sum()) for part in ratio(frame, metric))
         if bottom or (metric in ("oiou", "ciou") and len(frame)):
             found[metric] = top / bottom if bottom else 1.0
@@ -111,18 +114,26 @@ def _lengths(frame: pd.DataFrame) -> pd.Series:
 def _sizes(frame: pd.DataFrame) -> pd.Series:
     share = frame["target_area"] / (frame["height"] * frame["width"])
     names = ["under 2 % of the image", "2–10 %", "10–25 %", "over 25 %"]
-    return _binned(share, [0.02, 0.1, 0.25], names).where(frame["target_area"] > 0)
+    return _or_nothing(_binned(share, [0.02, 0.1, 0.25], names).where(frame["target_area"] > 0), frame)
 
 
 def _distractors(frame: pd.DataFrame) -> pd.Series:
     counts = frame["distractors"]
-    return _binned(counts, [1, 2, 4], ["none", "1", "2–3", "over 3"]).where(counts >= 0)
+    return _or_nothing(_binned(counts, [1, 2, 4], ["none", "1", "2–3", "over 3"]).where(counts >= 0), frame)
+
+
+def _or_nothing(bins: pd.Series, frame: pd.DataFrame) -> pd.Series:
+    """With a last bin of the expressions that mean nothing, which have neither a size nor a class."""
+    nothing = _means_nothing(frame)
+    bins = bins.cat.add_categories([NOTHING])
+    return bins.mask(nothing, NOTHING)
 
 
 def _kinds(frame: pd.DataFrame) -> pd.Series:
     return pd.Series(pd.Categorical(frame["kind"], ["attribute", "place", "relation"], ordered=True), frame.index)
 
 
+NOTHING = "nothing is meant"
 BREAKDOWNS: dict[str, tuple[str, Callable[[pd.DataFrame], pd.Series]]] = {
     "length": ("length of the expression", _lengths),
     "kind": ("kind of words", _kinds),
@@ -140,11 +151,14 @@ def breakdown(frame: pd.DataFrame, by: str) -> pd.DataFrame:
         by: a key of `BREAKDOWNS`.
 
     Returns:
-        One row a bin that is not empty, in the bins' order: bin, expressions, and the metrics.
+        One row a bin that is not empty: bin, order (its place among all bins), expressions, and the metrics that
+        apply to the frame as a whole.
     """
     bins = BREAKDOWNS[by][1](frame)
+    metrics = applicable(frame)
+    order = {name: place for place, name in enumerate(bins.cat.categories)}
     rows = [
-        {"bin": str(name), "expressions": len(part), **summarise(part)}
+        {"bin": str(name), "order": order[name], "expressions": len(part), **summarise(part, metrics)}
         for name, part in frame.groupby(bins, observed=True, sort=True)
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["bin", "order", "expressions", *metrics])

@@ -14,7 +14,7 @@ from workbench.data import masks
 from workbench.data.loading import Expressions
 from workbench.data.refer import read_json
 from workbench.data.tables import ReferData
-from workbench.errors import DataError
+from workbench.errors import DataError, shown
 from workbench.store import ScoredFolder, StoreError
 from workbench.training.metrics import summarise
 from workbench.training.provenance import code_digest
@@ -37,7 +37,7 @@ def score_predictions(
         file: JSON, a list of {"sent_id": …, "segmentation": …}, the latter COCO's RLE (compressed or not) or polygons
             at the image's original size, or null for "nothing is meant". Where a sent_id stands twice in the data
             set, "ref_id" tells which is meant.
-        splits: to be scored; empty: those that the file speaks of.
+        splits: to be scored, whatever else the file holds; empty: all that it speaks of.
         no_target_area: masks of fewer pixels count as "nothing is meant".
         progress: called with (expressions scored, expressions in all).
 
@@ -48,7 +48,7 @@ def score_predictions(
         DataError: an expression without a prediction or with two, a prediction of none, or a broken mask.
     """
     given = _read(file)
-    every = {split: Expressions(data, split) for split in (splits or data.splits)}
+    every = {split: Expressions(data, split) for split in dict.fromkeys([*splits, *data.splits])}
     chosen = list(splits) or _spoken_of(every, given)
     if not chosen:
         raise DataError(f"{file}: none of its sent_ids is one of {data.name}'s")
@@ -81,8 +81,9 @@ def score_predictions(
             f"{file}: {len(missing)} of {total} expressions of {', '.join(chosen)} have no prediction: {first}"
             f"{'; …' if len(missing) > SHOWN else ''}. null as the segmentation answers that nothing is meant"
         )
-    if left := [where for key, (where, _) in given.items() if key not in used]:
-        raise DataError(f"{file}: {len(left)} predictions are of no expression of {', '.join(chosen)}: {left[0]}")
+    elsewhere = {int(i) for split, part in every.items() if split not in chosen for i in part.column("sent_id")}
+    if left := [where for key, (where, _) in given.items() if key not in used and key[1] not in elsewhere]:
+        raise DataError(f"{file}: {len(left)} predictions are of no expression of {data.name}, the first at {left[0]}")
     frame = pd.DataFrame(rows)
     parts = [part.sort_values(ORDER) for _, part in frame.groupby("split", sort=False)]
     ordered: pd.DataFrame = pd.concat(parts, ignore_index=True)
@@ -98,12 +99,13 @@ def store_scores(
         The metrics by split.
 
     Raises:
-        StoreError: the name holds the scores of another file or data set already.
+        StoreError: the name holds other scores already, of another file, data set, split or no-target area; or what it
+            holds is damaged.
     """
     metrics = {
         str(split): {"expressions": len(part), **summarise(part)} for split, part in frame.groupby("split", sort=False)
     }
-    record = {
+    record: dict[str, Any] = {
         "name": folder.name,
         "dataset": {"name": data.name, "split_by": split_by, "sha256": data.digest},
         "predictions": {"file": file.name, "sha256": digest_of(file)},
@@ -112,15 +114,14 @@ def store_scores(
         "code": code_digest(),
         "made": time.time(),
     }
-    try:
-        before = folder.record()
-    except StoreError:
-        before = record
-    for what in ("dataset", "predictions"):
+    before = folder.record() if folder.exists() else record
+    for what in ("dataset", "predictions", "no_target_area"):
         if before.get(what) != record[what]:
             raise StoreError(
-                f"{folder.path} holds scores of other {what}, {before.get(what)}; choose another --name, or remove it"
+                f"{folder.path} holds scores of another {what}, {before.get(what)}; choose another --name, or remove it"
             )
+    if {*before["metrics"]} != {*metrics}:
+        raise StoreError(f"{folder.path} holds scores of other splits; choose another --name, or remove it")
     folder.write(record, frame)
     return metrics
 
@@ -138,7 +139,7 @@ def _read(file: Path) -> dict[tuple[int | None, int], tuple[str, Any]]:
             raise DataError(f"{file}: [{i}]: an object with sent_id (a whole number) and segmentation is expected")
         ref_id = item.get("ref_id")
         if ref_id is not None and type(ref_id) is not int:
-            raise DataError(f"{file}: [{i}]: ref_id: a whole number is expected, not {ref_id!r:.60}")
+            raise DataError(f"{file}: [{i}]: ref_id: a whole number is expected, not {shown(ref_id)}")
         key = (ref_id, item["sent_id"])
         if key in found:
             raise DataError(f"{file}: [{i}]: sent_id {key[1]} has a prediction already, at {found[key][0]}")

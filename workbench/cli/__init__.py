@@ -21,14 +21,22 @@ def main() -> None:
     try:
         app()
     except WorkbenchError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_line(str(error))}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+        print(f"error: {_line(f'{error.strerror or error}{where}')}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _line(message: str, most: int = 1500) -> str:
+    """One printable line of a message; what comes from a file may hold anything."""
+    line = "".join(
+        c if c.isprintable() else "\ufffd" if c.isspace() or ord(c) > 127 else repr(c)[1:-1] for c in message
+    )
+    return line if len(line) <= most else f"{line[: most // 2]} … {line[-most // 3 :]}"

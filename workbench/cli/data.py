@@ -160,8 +160,10 @@ def open_named(name: str, root: Path, split_by: str | None) -> tuple[ReferData, 
     """
     from workbench.data.prepare import NotPrepared, open_prepared, prepared_folder
     from workbench.data.refer import read
+    from workbench.data.tables import plain_name
 
-    wanted = split_by or ("umd" if name == "refcocog" else "unc")
+    plain_name(name, "NAME")
+    wanted = plain_name(split_by or ("umd" if name == "refcocog" else "unc"), "--split-by")
     try:
         return open_prepared(prepared_folder(root, name, wanted)), wanted
     except NotPrepared:

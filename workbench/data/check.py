@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from workbench.data.images import read_pixels
@@ -115,7 +116,7 @@ def _boxes_outside(data: ReferData) -> Iterable[str]:
             *(data.images[name].to_pylist() for name in ("image_id", "height", "width")), strict=True
         )
     }
-    targets = data.objects.take(_targets(data))
+    targets = data.objects.take(pa.array(_targets(data), pa.int64()))
     for ann_id, image_id, box in zip(
         *(targets[name].to_pylist() for name in ("ann_id", "image_id", "box")), strict=True
     ):

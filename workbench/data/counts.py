@@ -66,7 +66,7 @@ def published(file: Path, name: str, split_by: str) -> list[Published]:
         with file.open(newline="") as stream:
             rows = [row for row in csv.DictReader(stream) if row["dataset"] == wanted]
         return [Published(row["split"], row["metric"], int(row["value"]), row["source"]) for row in rows]
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise DataError(f"{file}: not the table of published numbers: {error}") from None
 
 

@@ -81,7 +81,7 @@ class Expressions(Sequence[Expression]):
         images, objects = self._data.images, self._data.objects
         image, targets = values["image_row"], values["object_rows"]
         height, width = images["height"][image].as_py(), images["width"][image].as_py()
-        parts = [objects["rle"][target].as_py() for target in targets]
+        parts = [self._data.counts(target, height, width) for target in targets]
         return Expression(
             values["split"],
             values["image_id"],

@@ -13,6 +13,8 @@ from workbench.errors import DataError, shown
 
 MOST_PIXELS = 2**26
 """Of an image, 8192×8192; a claim of more is taken for damage."""
+LONGEST_OUTLINE = 1_000_000
+"""Pixels along a polygon's edges: rasterising takes about a hundred bytes for each."""
 POINTS = 6
 """Numbers in the smallest polygon; shorter ones enclose nothing and are left out."""
 
@@ -136,6 +138,9 @@ def _of_polygons(polygons: list[Any], height: int, width: int) -> bytes:
         x, y = points[::2], points[1::2]
         if not (x.min() >= -width and x.max() <= 2 * width and y.min() >= -height and y.max() <= 2 * height):
             raise DataError(f"segmentation: a polygon reaches far outside the image of {height}×{width}")
+        edges = np.abs(np.diff(points.reshape(-1, 2), axis=0, append=points[None, :2])).max(axis=1)
+        if edges.sum() > LONGEST_OUTLINE:
+            raise DataError(f"segmentation: a polygon's outline is {edges.sum():,.0f} px long")
         kept.append(polygon)
     if not kept:
         return union([], height, width)

@@ -31,6 +31,7 @@ FOLDER = "prepared"
 RECORD = "prepared.json"
 TABLES = ("images", "objects", "expressions")
 SHOWN = 5
+LONGEST_PATH = 2000
 
 
 class NotPrepared(DataError):
@@ -143,6 +144,8 @@ def _mapped(place: Path) -> tuple[dict[str, Any], tuple[pa.Table, pa.Table, pa.T
     images, objects, expressions = (
         _map(place / f"{name}.arrow", schema) for name, schema in zip(TABLES, _schemas(), strict=True)
     )
+    if wrong := tables.check_tables(images, objects, expressions):
+        raise DataError(f"{place}: its tables are damaged ({wrong}); remove the folder, and it is made anew")
     return record, (images, objects, expressions)
 
 
@@ -164,15 +167,32 @@ def read_record(place: Path) -> dict[str, Any]:
     except (ValueError, AttributeError, RecursionError, NotADirectoryError) as error:
         raise DataError(f"{file}: damaged ({str(error)[:100]}); remove its folder, and it is made anew") from None
     texts = [record[k] for k in ("name", "split_by", "folder", "image_folder", "digest")] if known else [None]
+    if known and isinstance(record["sources"], list):
+        texts += [source.get("file") if isinstance(source, dict) else None for source in record["sources"]]
+        texts += [record["masks"].get("folder")] if isinstance(record.get("masks"), dict) else []
     if not known or not all(isinstance(t, str) for t in texts) or not isinstance(record["sources"], list):
         raise DataError(f"{file}: damaged; remove its folder, and it is made anew")
     if not isinstance(record.get("masks"), dict | None) or record.get("form") not in ("refs", "grefs", "released"):
         raise DataError(f"{file}: damaged; remove its folder, and it is made anew")
     if not isinstance(record["notes"], list) or not all(isinstance(note, str) for note in record["notes"]):
         raise DataError(f"{file}: damaged; remove its folder, and it is made anew")
+    for text in map(str, texts[2:4] + texts[5:]):
+        if not _within(place, text):
+            raise DataError(f"{file}: damaged: it leads elsewhere; remove its folder, and it is made anew")
     if record["format"] != tables.FORMAT:
         raise NotPrepared(f"{place}: prepared by another version")
     return dict(record)
+
+
+def _within(place: Path, relative: str) -> bool:
+    """Whether a path from a prepared set stays under its root, by name alone: links may lead anywhere."""
+    try:
+        os.fsencode(relative)
+    except UnicodeEncodeError:
+        return False
+    path = Path(os.path.normpath(place.absolute() / relative))
+    root = Path(os.path.normpath(place.parent.parent.absolute()))
+    return "\0" not in relative and len(relative) <= LONGEST_PATH and path.is_relative_to(root)
 
 
 def _stamp(file: Path, place: Path) -> dict[str, Any]:
@@ -186,8 +206,6 @@ def _stamp(file: Path, place: Path) -> dict[str, Any]:
 def _check_sources(record: dict[str, Any], place: Path) -> None:
     """Files that are gone do not matter; those that are there must be the ones that were read."""
     for source in record["sources"]:
-        if not isinstance(source, dict) or not isinstance(source.get("file"), str):
-            raise DataError(f"{place / RECORD}: damaged; {_again(record)}")
         file = Path(os.path.normpath(place / source["file"]))
         with contextlib.suppress(FileNotFoundError):
             stat = file.stat()

@@ -91,6 +91,13 @@ class ReferData:
             raise DataError(f"{self.folder}: {self.name} has no split {name!r}; it has {', '.join(self.splits)}")
         return table
 
+    def counts(self, row: int, height: int, width: int) -> bytes:
+        """An object's mask as compressed RLE counts, checked once more: pycocotools runs on beyond damaged ones."""
+        try:
+            return masks.checked_counts(self.objects["rle"][row].as_py(), height, width)
+        except DataError as error:
+            raise DataError(f"{self.place or self.folder}: annotation {self.objects['ann_id'][row]}: {error}") from None
+
     def image_file(self, row: int) -> Path:
         """Where an image lies."""
         return self.image_folder / str(self.images["file_name"][row].as_py())
@@ -135,10 +142,15 @@ def assemble(raw: Raw, name: str, folder: Path, image_folder: Path, progress: Pr
         whole(width, f"{where}: width", 1, masks.MOST_PIXELS // height)
         sizes[image_id] = (len(image_rows), height, width)
         image_rows.append((image_id, plain_name(file_name, f"{where}: file_name"), height, width))
+    if not raw.expressions:
+        raise DataError(f"{folder}: {name} holds no expressions")
     object_row, object_rows, present = _objects(raw, sizes, progress)
     rows = _expressions(raw, sizes, object_row, object_rows, present)
-    images, objects = _table(IMAGES, image_rows), _table(OBJECTS, [row for row, _ in object_rows])
-    expressions = _table(EXPRESSIONS, rows)
+    try:
+        images, objects = _table(IMAGES, image_rows), _table(OBJECTS, [row for row, _ in object_rows])
+        expressions = _table(EXPRESSIONS, rows)
+    except (UnicodeEncodeError, pa.ArrowException) as error:
+        raise DataError(f"{folder}: a text or number of {name} cannot be stored: {error}") from None
     digest = digest_of_tables((images, objects, expressions))
     return ReferData(name, folder, image_folder, images, objects, expressions, digest, tuple(raw.notes))
 
@@ -221,6 +233,43 @@ def _expressions(
     return rows
 
 
+def check_tables(images: pa.Table, objects: pa.Table, expressions: pa.Table) -> str | None:
+    """What is impossible about tables from a file, however they came to be so; None where all is well."""
+    for table in (images, objects, expressions):
+        for name in table.column_names:
+            column = table[name]
+            inner = pc.list_flatten(column) if pa.types.is_list(column.type) else column
+            if column.null_count or inner.null_count:
+                return f"{name} has gaps"
+    if len(expressions) == 0 or len(images) == 0:
+        return "there are no expressions, or no images"
+    height, width = (images[name].to_numpy().astype(np.int64) for name in ("height", "width"))
+    if min(height.min(), width.min()) < 1 or (height * width).max() > masks.MOST_PIXELS:
+        return "sizes of images"
+    ids, of_objects = images["image_id"].to_numpy(), objects["image_id"].to_numpy()
+    image_row = expressions["image_row"].to_numpy()
+    object_rows = pc.list_flatten(expressions["object_rows"]).to_numpy()
+    if not np.isin(of_objects, ids).all() or len(np.unique(ids)) < len(ids):
+        return "image ids"
+    if (
+        image_row.min() < 0
+        or image_row.max() >= len(ids)
+        or (ids[image_row] != expressions["image_id"].to_numpy()).any()
+    ):
+        return "image_row"
+    if len(object_rows) and (object_rows.min() < 0 or object_rows.max() >= len(objects)):
+        return "object_rows"
+    if len(pc.list_flatten(objects["box"])) != 4 * len(objects):
+        return "box"
+    names = images["file_name"]
+    for part in ("/", "\\", "\0"):
+        if pc.any(pc.match_substring(names, part)).as_py():
+            return "file names"
+    if pc.any(pc.is_in(names, pa.array(["", ".", ".."]))).as_py():
+        return "file names"
+    return None
+
+
 def whole(value: Any, where: str, low: int = -LARGEST_ID, high: int = LARGEST_ID) -> int:
     """The value, if it is a whole number within these bounds; else DataError."""
     if type(value) is not int or not low <= value <= high:
@@ -251,10 +300,7 @@ def _box(box: Any, where: str) -> list[float]:
 
 def _table(schema: pa.Schema, rows: Sequence[tuple[Any, ...]]) -> pa.Table:
     columns: Iterable[Any] = zip(*rows, strict=True) if rows else [() for _ in schema]
-    try:
-        return pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema)
-    except (UnicodeEncodeError, pa.ArrowException) as error:
-        raise DataError(f"a text or number cannot be stored: {error}") from None
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema)
 
 
 def digest_of_tables(tables: Sequence[pa.Table]) -> str:
@@ -262,7 +308,9 @@ def digest_of_tables(tables: Sequence[pa.Table]) -> str:
     digest = hashlib.sha256(f"workbench data {FORMAT}".encode())
     for table in tables:
         for name in table.column_names:
-            column = pa.concat_arrays(table[name].chunks) if table[name].num_chunks != 1 else table[name].chunk(0)
+            column = table[name].combine_chunks()
+            if isinstance(column, pa.ChunkedArray):
+                column = pa.concat_arrays(column.chunks)
             digest.update(f"{name} {column.type} {len(column)}".encode())
             _update(digest, column)
     return digest.hexdigest()

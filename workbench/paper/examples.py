@@ -40,7 +40,8 @@ def show_referent(data: ReferData, index: int, folder: Path, name: str, split: s
     image_row, targets = first["image_row"], first["object_rows"]
     height, width = data.images["height"][image_row].as_py(), data.images["width"][image_row].as_py()
     objects = [data.objects.slice(row, 1).to_pylist()[0] for row in targets]
-    mask = masks.decode(masks.union([o["rle"] for o in objects], height, width), height, width)
+    parts = [data.counts(row, height, width) for row in targets]
+    mask = masks.decode(masks.union(parts, height, width), height, width)
     image = read_image(data.image_file(image_row))
 
     sentences = [textwrap.fill(f"{i}. {row['sentence']}", 100) for i, row in enumerate(rows, start=1)]

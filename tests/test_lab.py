@@ -44,11 +44,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:
         server = subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream, env=environment)
     try:
         deadline = time.monotonic() + 90
-        while not (found := re.search(r"127\.0\.0\.1:\d+/lab/tree/notebooks\?token=(\w+)", log.read_text())):
+        while not (found := re.search(r"127\.0\.0\.1:(\d+)/lab/tree/notebooks\?token=(\w+)", log.read_text())):
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
-        yield port, found[1]
+        # Another than was asked for, if somebody took that in between.
+        yield int(found[1]), found[2]
     finally:
         server.terminate()
         server.wait(30)

@@ -72,6 +72,7 @@ def test_nothing_united_is_an_empty_mask() -> None:
         ([[1, 2, 3, "4", 5, 6]], "something else than numbers"),
         ([[float("nan")] * 6], "numbers without end"),
         ([[0, 0, 10**9, 0, 5, 5]], "far outside the image of 30×40"),
+        ([[0.0, 0.0, 39.0, 29.0] * 10_000] * 3, "outlines of 1,560,000 px and more"),
         ([5], "a polygon is a list of numbers"),
         ({"size": [30, 40], "counts": [1200, 1]}, "add up to 30×40"),
         ({"size": [30, 40], "counts": [-1, 1201]}, "add up to 30×40"),

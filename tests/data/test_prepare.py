@@ -146,6 +146,23 @@ def test_damaged_tables_are_noticed(tmp_path: Path) -> None:
         open_prepared(place)
 
 
+def test_a_pipe_by_a_file_s_name_is_not_waited_for(tmp_path: Path) -> None:
+    fixtures.write_refcoco(tmp_path)
+    image = tmp_path / "images" / "train2014" / fixtures.file_name(3)
+    place = prepared(tmp_path).place
+    assert place is not None
+    image.unlink()
+    os.mkfifo(image)
+    (finding,) = check(open_prepared(place))
+    assert finding.text() == f"broken or missing images: 1 ({image}: not a file)"
+    with pytest.raises(DataError, match=r"000000000003\.jpg: not a file"):
+        prepared(tmp_path)
+    (place / "objects.arrow").unlink()
+    os.mkfifo(place / "objects.arrow")
+    with pytest.raises(DataError, match=r"objects\.arrow: not a file"):
+        open_prepared(place)
+
+
 def test_a_failed_preparation_leaves_what_was_there(tmp_path: Path) -> None:
     fixtures.write_refcoco(tmp_path)
     before = prepared(tmp_path)

@@ -22,6 +22,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 
 def image_size(file: Path) -> tuple[int, int]:
     """Height and width as the file's head says; DataError where there is none."""
+    _check_regular(file)
     try:
         with warnings.catch_warnings(), Image.open(file, formats=FORMATS) as image:
             warnings.simplefilter("ignore")
@@ -45,6 +46,7 @@ def read_pixels(file: Path, size: tuple[int, int] | None = None) -> torch.Tensor
     """
     import torch
 
+    _check_regular(file)
     try:
         content = file.read_bytes()
         with warnings.catch_warnings():
@@ -65,6 +67,12 @@ def read_pixels(file: Path, size: tuple[int, int] | None = None) -> torch.Tensor
 def read_image(file: Path) -> NDArray[np.uint8]:
     """The pixels, height×width×3; see `read_pixels`."""
     return read_pixels(file).permute(1, 2, 0).contiguous().numpy()
+
+
+def _check_regular(file: Path) -> None:
+    """A pipe or a device by an image's name would have the reader wait for ever."""
+    if file.exists() and not file.is_file():
+        raise DataError(f"{file}: not a file")
 
 
 def _decode_jpeg(content: bytes) -> torch.Tensor:

@@ -14,7 +14,7 @@ from workbench.errors import DataError, shown
 MOST_PIXELS = 2**26
 """Of an image, 8192×8192; a claim of more is taken for damage."""
 LONGEST_OUTLINE = 1_000_000
-"""Pixels along a polygon's edges: rasterising takes about a hundred bytes for each."""
+"""Pixels along the edges of an annotation's polygons: rasterising takes about a hundred bytes for each."""
 POINTS = 6
 """Numbers in the smallest polygon; shorter ones enclose nothing and are left out."""
 
@@ -125,7 +125,7 @@ def _runs(raw: bytes) -> NDArray[np.int64] | None:
 
 
 def _of_polygons(polygons: list[Any], height: int, width: int) -> bytes:
-    kept = []
+    kept, outline = [], 0.0
     for polygon in polygons:
         if not isinstance(polygon, list):
             raise DataError(f"segmentation: a polygon is a list of numbers x, y, x, y, …, not {shown(polygon)}")
@@ -139,8 +139,9 @@ def _of_polygons(polygons: list[Any], height: int, width: int) -> bytes:
         if not (x.min() >= -width and x.max() <= 2 * width and y.min() >= -height and y.max() <= 2 * height):
             raise DataError(f"segmentation: a polygon reaches far outside the image of {height}×{width}")
         edges = np.abs(np.diff(points.reshape(-1, 2), axis=0, append=points[None, :2])).max(axis=1)
-        if edges.sum() > LONGEST_OUTLINE:
-            raise DataError(f"segmentation: a polygon's outline is {edges.sum():,.0f} px long")
+        outline += float(edges.sum())
+        if outline > LONGEST_OUTLINE:
+            raise DataError(f"segmentation: outlines of {outline:,.0f} px and more")
         kept.append(polygon)
     if not kept:
         return union([], height, width)

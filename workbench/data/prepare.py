@@ -159,6 +159,9 @@ def prepared_digest(place: Path) -> str:
 def read_record(place: Path) -> dict[str, Any]:
     """The content of prepared.json; NotPrepared where there is none, or one of another format."""
     file = place / RECORD
+    for name in (file, *(place / f"{name}.arrow" for name in TABLES)):
+        if name.exists() and not name.is_file():
+            raise DataError(f"{name}: not a file; remove its folder, and it is made anew")
     try:
         record = json.loads(file.read_bytes())
         known = {"format", "name", "split_by", "sources", "folder", "image_folder", "digest", "notes"} <= record.keys()

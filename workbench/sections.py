@@ -190,8 +190,8 @@ class AugmentationConfig(Section):
     scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
     """One is drawn: the longer side as a share of the model's square. Released: 1, 0.9375, …, 0.625."""
     large_scale_jitter: tuple[Positive, Positive] | None = None
-    """SAM's own, [0.1, 2.0] there: a share is drawn between the two, and where the image becomes larger than the
-    square, a window that shows the referent."""
+    """SAM's, [0.1, 2.0], which its paper (arXiv 2304.02643, appendix A) used while its data was limited: a share is
+    drawn between the two, and where the image becomes larger than the square, a window that shows the referent."""
     color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Brightness, contrast and saturation, in random order, each by a factor within 1 ± this. Released: 0.4."""
     color_jitter_probability: Fraction = 0.8
@@ -330,8 +330,8 @@ class EvaluationConfig(Section):
     every pixel that a predicted one touches counts, as in the released code; it scores a perfect disc of radius 12 at
     0.84 against itself."""
     no_target_area: int = Field(0, ge=0)
-    """A mask of fewer pixels than this, at the original size, is the answer "nothing is meant". gRefCOCO's protocol
-    has 50."""
+    """A mask of fewer pixels than this, at the original size, is the answer "nothing is meant"; gRefCOCO's protocol has
+    such a bound."""
 
     @field_validator("splits")
     @classmethod

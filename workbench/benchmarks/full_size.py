@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 REFERENTS, EXPRESSIONS, IMAGES, OBJECTS = 50_000, 142_210, 19_994, 196_771
-"""RefCOCO (unc) has as many referents, expressions and images, and its instances.json as many objects."""
+"""Referents and images as published of RefCOCO (unc), expressions one more; ten objects an image are our choice."""
 SPLITS = {"train": 42_404, "val": 3_811, "testA": 1_975, "testB": 1_810}
 CATEGORIES = 80
 PHOTOGRAPHS = 24

@@ -62,8 +62,9 @@ def table(
     made = make_table(loaded, results)
     print(made.text())
     files = made.write(results / loaded.name)
+    frames = gather(loaded, results).frames if by else {}
     for name in by or []:
-        text = breakdown_text(gather(loaded, results).frames, name.value, loaded.report.metrics[0])
+        text = breakdown_text(frames, name.value, loaded.report.metrics[0])
         print(text)
         files.append(write_breakdown(text, results / loaded.name, name.value))
     for file in files:
@@ -81,9 +82,7 @@ def evaluate(
     ] = None,
     split: Annotated[list[str] | None, typer.Option(help="Else every split that the file speaks of.")] = None,
     split_by: SplitBy = None,
-    no_target_area: Annotated[
-        int, typer.Option(min=0, help="Masks of fewer pixels answer that nothing is meant; gRefCOCO's protocol has 50.")
-    ] = 0,
+    no_target_area: Annotated[int, typer.Option(min=0, help="Masks of fewer pixels answer that nothing is meant.")] = 0,
     by: By = None,
     root: Root = DATA,
     results: Results = RESULTS,
@@ -96,8 +95,8 @@ def evaluate(
     from workbench.errors import WorkbenchError
     from workbench.paper.breakdowns import breakdown_text
     from workbench.store import ScoredFolder
-    from workbench.training.metrics import METRIC_NAMES, summarise
-    from workbench.training.predictions import score_predictions, store_scores
+    from workbench.training.metrics import METRIC_NAMES
+    from workbench.training.predictions import metrics_of, score_predictions, store_scores
 
     if name is not None:
         plain_name(name, "--name")
@@ -106,8 +105,7 @@ def evaluate(
     data, wanted = open_named(dataset, root, split_by)
     with progress_of(f"scoring {predictions.name}", "expressions") as step:
         frame = score_predictions(data, predictions, split or (), no_target_area, step)
-    parts = {str(key): part for key, part in frame.groupby("split", sort=False)}
-    metrics = {key: {"expressions": len(part), **summarise(part)} for key, part in parts.items()}
+    metrics = metrics_of(frame)
     if name is not None:
         store_scores(ScoredFolder(results, name), data, wanted, predictions, frame, no_target_area)
     if as_json:

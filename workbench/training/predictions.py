@@ -90,6 +90,13 @@ def score_predictions(
     return ordered
 
 
+def metrics_of(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """By split: how many expressions, and the metrics."""
+    return {
+        str(split): {"expressions": len(part), **summarise(part)} for split, part in frame.groupby("split", sort=False)
+    }
+
+
 def store_scores(
     folder: ScoredFolder, data: ReferData, split_by: str, file: Path, frame: pd.DataFrame, no_target_area: int
 ) -> dict[str, dict[str, float]]:
@@ -102,9 +109,7 @@ def store_scores(
         StoreError: the name holds other scores already, of another file, data set, split or no-target area; or what it
             holds is damaged.
     """
-    metrics = {
-        str(split): {"expressions": len(part), **summarise(part)} for split, part in frame.groupby("split", sort=False)
-    }
+    metrics = metrics_of(frame)
     record: dict[str, Any] = {
         "name": folder.name,
         "dataset": {"name": data.name, "split_by": split_by, "sha256": data.digest},

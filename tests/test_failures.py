@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from workbench.errors import ConfigError, DataError, DivergedError
-from workbench.failures import CLASSES, SLURM_STATES, WAY_OUT, classify
+from workbench.failures import CLASSES, WAY_OUT, classify
+from workbench.launch.scheduler import SLURM_STATES
 
 
 @pytest.mark.parametrize(

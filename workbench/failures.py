@@ -54,21 +54,3 @@ def classify(error: BaseException) -> FailureClass:
     if isinstance(error, WorkbenchError):
         return "bad_data"
     return "code_error"
-
-
-SLURM_STATES: dict[str, FailureClass] = {
-    "BOOT_FAIL": "node_failure",
-    "CANCELLED": "cancelled",
-    "DEADLINE": "timeout",
-    "FAILED": "killed",
-    "NODE_FAIL": "node_failure",
-    "OUT_OF_MEMORY": "out_of_memory",
-    "PREEMPTED": "preempted",
-    "REVOKED": "cancelled",
-    "TIMEOUT": "timeout",
-}
-"""How the scheduler's final states are called here; FAILED means: it ended without a word of its own."""
-
-ENDED_STATES = frozenset(SLURM_STATES) | {"COMPLETED"}
-"""All others, also those that are not known here, are of jobs that run or can still run."""
-WAITING_STATES = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"})

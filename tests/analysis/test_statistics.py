@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from workbench.analysis.statistics import estimate, paired_difference
-from workbench.training.metrics import METRICS, summarise
+from workbench.evaluation.metrics import METRICS, summarise
 
 
 def frame(seed: int, images: int = 60, run: str = "r", quality: float = 0.6) -> pd.DataFrame:

@@ -29,9 +29,9 @@ from tests.cluster.test_grid_on_slurm import (
 )
 from tests.conftest import ROOT
 from workbench.benchmarks.fake_slurm import FakeSlurm
-from workbench.launch.grid import load_grid
-from workbench.launch.standing import look_at_queue
-from workbench.launch.submission import plan
+from workbench.grids.loading import load_grid
+from workbench.launch.plan import plan
+from workbench.launch.states import look_at_queue
 
 Write = Callable[..., Path]
 
@@ -133,10 +133,10 @@ def test_two_processes_a_run_train_as_one_and_score_every_expression_once(
     results = tmp_path / "results"
     workbench("submit", grid, "--results", results, "--profile", profile("two", tasks_per_node=2))
     run, (planned,) = folders(grid, results)["a"], plan(load_grid(grid), results)
-    assert planned.standing.task is not None
+    assert planned.run_state.task is not None
     wait_until(lambda: (run.last_event("step") or {}).get("step", 0) >= 3)
     # As Slurm does before a time limit, to both processes; they agree where to stop, and come back.
-    subprocess.run(["scancel", "--signal=USR2", planned.standing.task.id], check=True)
+    subprocess.run(["scancel", "--signal=USR2", planned.run_state.task.id], check=True)
     wait_until(lambda: not states(grid, results) & {"running", "queued"})
     assert run.state() == "completed", run.record()
     assert run.record()["processes"] == 2

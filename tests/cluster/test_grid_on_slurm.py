@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 
 from tests.cluster.conftest import DevCluster
 from tests.conftest import ROOT
-from workbench.launch.grid import load_grid
-from workbench.launch.standing import look_at_queue
-from workbench.launch.submission import plan
-from workbench.store import RunFolder
+from workbench.grids.loading import load_grid
+from workbench.launch.plan import plan
+from workbench.launch.states import look_at_queue
+from workbench.results.folders import RunFolder
 from workbench.training.train import train
 
 Write = Callable[..., Path]

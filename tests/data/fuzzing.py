@@ -1342,12 +1342,6 @@ def main(scratch: Path, only: str = "", times: int = 1) -> int:
     outcomes = scratch / "outcomes.jsonl"
     outcomes.touch()
     # What takes seconds to load is loaded once.
-    import workbench.cli
-    import workbench.data.check
-    import workbench.data.counts
-    import workbench.data.datasets
-    import workbench.paper.breakdowns
-    import workbench.training.predictions  # noqa: F401
 
     first = 0
     for process in range(1, MOST_DEATHS + 1):

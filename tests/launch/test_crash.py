@@ -16,10 +16,10 @@ import pytest
 
 from tests.conftest import ROOT
 from workbench.benchmarks.fake_slurm import FakeSlurm
-from workbench.launch.grid import Grid, load_grid
-from workbench.launch.launcher import submit_to_slurm
-from workbench.launch.ledger import Ledger
+from workbench.grids.loading import Grid, load_grid
 from workbench.launch.profiles import Profile
+from workbench.launch.submissions import Submissions
+from workbench.launch.submit import submit_to_slurm
 
 Write = Callable[..., Path]
 PROFILE = Profile(name="test", backend="slurm", array_size=4)
@@ -37,7 +37,7 @@ def submit(grid: Grid, results: Path) -> None:
 
 def trained_by(slurm: FakeSlurm, results: Path) -> Counter[str]:
     """How many of the queued tasks would train each run, were they all to start now."""
-    ledger = Ledger(results)
+    ledger = Submissions(results)
     known = {submission.job: submission for submission in ledger.submissions()}
     found: Counter[str] = Counter()
     for job in slurm.jobs():
@@ -110,7 +110,7 @@ def test_two_launchers_at_once_hand_each_run_over_once(grid: Grid, tmp_path: Pat
     results = tmp_path / "results"
     code = (
         "import sys; from pathlib import Path\n"
-        "from workbench.launch.grid import load_grid; from workbench.launch.launcher import submit_to_slurm\n"
+        "from workbench.grids.loading import load_grid; from workbench.launch.submit import submit_to_slurm\n"
         "from workbench.launch.profiles import Profile\n"
         "grid, profile = load_grid(Path(sys.argv[1])), Profile(name='test', backend='slurm', array_size=4)\n"
         "print('ready', flush=True); sys.stdin.readline()\n"

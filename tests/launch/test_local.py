@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from workbench.launch.grid import load_grid
+from workbench.grids.loading import load_grid
 from workbench.launch.local import _environment
-from workbench.store import SUBMISSIONS, RunFolder
+from workbench.results.folders import SUBMISSIONS, RunFolder
 
 Write = Callable[..., Path]
 pytestmark = pytest.mark.slow

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Outcome
-from workbench.launch.ledger import Submission
 from workbench.launch.profiles import Profile, ProfileError, load_profile
 from workbench.launch.slurm import ArrayExecutor, _parameters
+from workbench.launch.submissions import Submission
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "slurm").glob("*.yaml")), ids=lambda file: file.stem)
@@ -19,10 +19,10 @@ def test_every_shipped_profile_is_valid(file: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("backend: pbs", "backend: Input should be 'slurm' or 'local', not 'pbs'"),
+        ("backend: pbs", "backend: 'pbs' is not valid: input should be 'slurm' or 'local'"),
         ("partition: gpu", "backend: is required: slurm or local"),
         ("backend: slurm\npartiton: gpu", "partiton: unknown key 'partiton' (did you mean 'partition'?)"),
-        ("backend: slurm\ntime_minutes: 0", "time_minutes: Input should be greater than or equal to 1, not 0"),
+        ("backend: slurm\ntime_minutes: 0", "time_minutes: 0 is not valid: input should be greater than or equal to 1"),
         ("backend: slurm\nretries: {oom: 1}", "retries: unknown failure class 'oom'; known: out_of_memory"),
         ("backend: slurm\nworkers: 2", "'workers' belongs to the backend local; of slurm it is 'parallel'"),
         ("backend: local\npartition: gpu", "'partition' means nothing to the backend local; it has: workers"),

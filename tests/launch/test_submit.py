@@ -12,10 +12,10 @@ import pytest
 
 from tests.conftest import Outcome
 from workbench.benchmarks.fake_slurm import FakeSlurm
-from workbench.launch.grid import load_grid
-from workbench.launch.ledger import Ledger
-from workbench.launch.submission import plan
-from workbench.store import RunFolder
+from workbench.grids.loading import load_grid
+from workbench.launch.plan import plan
+from workbench.launch.submissions import Submissions
+from workbench.results.folders import RunFolder
 
 Write = Callable[..., Path]
 Command = Callable[..., Outcome]
@@ -81,7 +81,7 @@ def test_retry_takes_a_class_and_leaves_the_rest(
     assert "2 runs to train" in done.out
     assert "1 failed before and are left alone; to take them up: workbench retry" in done.out
     assert "--class code_error" in done.out
-    (submission,) = Ledger(tmp_path / "r").submissions()
+    (submission,) = Submissions(tmp_path / "r").submissions()
     assert len(submission.runs) == 2
     wrong = workbench("retry", grid, *options, "--class", "oom")
     assert wrong.code == 2
@@ -138,7 +138,7 @@ def test_logs_show_what_was_logged_and_printed(
     with folder.claim() as log:
         for step in (1, 2, 3):
             log.write("step", step=step, loss=0.5)
-    (submission,) = Ledger(results).submissions()
+    (submission,) = Submissions(results).submissions()
     (submission.folder / "1_0_0_log.out").write_text("Traceback\nKeyError: 'x'\n")
     said = workbench("logs", grid, "a", "--results", results, "--lines", "2").out
     assert "step=1" not in said
@@ -213,7 +213,7 @@ def test_a_submission_from_within_another_job_passes_nothing_of_it_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     (slurm.bin / "sbatch").rename(slurm.bin / "sbatch-real")
-    (slurm.bin / "sbatch").write_text(f"#!/bin/sh\nenv > {tmp_path}/seen\necho Submitted batch job 1\n")
+    (slurm.bin / "sbatch").write_text(f"#!/bin/sh\nenv > {tmp_path}/seen\necho SubmissionOutcome batch job 1\n")
     (slurm.bin / "sbatch").chmod(0o755)
     outer = {"SLURM_CPU_BIND": "x", "SLURM_JOB_ID": "9", "SBATCH_JOB_NAME": "y", "WORLD_SIZE": "4", "RANK": "3"}
     for name, value in {**outer, "SLURM_CONF": "/etc/slurm.conf", "HOME": "/home/me"}.items():

@@ -9,12 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 from tests.models.test_released import bert_weights, weights_of
-from workbench.config import RunConfig, digest_of
+from workbench.config import RunConfig
 from workbench.errors import CheckpointError
-from workbench.launch.grid import load_preset
+from workbench.files import digest_of
+from workbench.grids.loading import load_preset
 from workbench.models import checkpoints
 from workbench.models.backbones import backbones, build_sam
-from workbench.store import RunFolder
+from workbench.results.folders import RunFolder
 from workbench.training.train import train
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -15,7 +15,7 @@ import torch
 
 from workbench.config import RunConfig
 from workbench.models.fusion import variants
-from workbench.store import RunFolder
+from workbench.results.folders import RunFolder
 from workbench.training.state import load_trained
 from workbench.training.train import train
 

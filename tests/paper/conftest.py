@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from workbench.launch.grid import Grid, load_grid
-from workbench.store import RunFolder
+from workbench.grids.loading import Grid, load_grid
+from workbench.results.folders import RunFolder
 from workbench.training.train import train
 
 

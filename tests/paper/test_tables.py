@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from workbench.launch.grid import Grid
+from workbench.grids.loading import Grid
 from workbench.paper.tables import make_table
-from workbench.store import RunFolder
+from workbench.results.folders import RunFolder
 
 
 def test_cells_are_the_runs_metrics_and_a_gap_is_a_dash(trained: tuple[Grid, Path]) -> None:

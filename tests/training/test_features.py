@@ -19,7 +19,7 @@ from workbench.data.loading import ReferringDataset
 from workbench.errors import ConfigError, DataError
 from workbench.models.backbones import normalise
 from workbench.models.build import build_model, check_config
-from workbench.store import RunFolder
+from workbench.results.folders import RunFolder
 from workbench.training.features import cached_features
 from workbench.training.train import train
 

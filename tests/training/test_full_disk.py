@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from workbench.config import RunConfig
-from workbench.store import RunFolder
+from workbench.results.folders import RunFolder
 from workbench.training.train import train
 
 

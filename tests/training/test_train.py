@@ -15,13 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from workbench.config import RefshapesRecipe, RunConfig, digest_of
+from workbench.config import RefshapesRecipe, RunConfig
 from workbench.data import refshapes
 from workbench.data.refer import find, read
 from workbench.data.tables import ReferData
 from workbench.errors import CheckpointError, DivergedError, InterruptedRun
+from workbench.files import digest_of
 from workbench.models.build import build_model
-from workbench.store import RunFolder
+from workbench.results.folders import RunFolder
 from workbench.training.state import load_trained
 from workbench.training.train import train
 
@@ -95,7 +96,7 @@ RUN = """
 import json, sys
 from pathlib import Path
 from workbench.config import RunConfig
-from workbench.store import RunFolder
+from workbench.results.folders import RunFolder
 from workbench.training.train import train
 config = RunConfig.parse(json.loads(sys.argv[1]))
 train(config, 0, RunFolder.of(Path(sys.argv[2]), config, 0))
@@ -232,10 +233,10 @@ def test_the_codes_of_every_session_are_kept(
     tmp_path: Path, make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = RunFolder.of(tmp_path, make_config(), 0)
-    monkeypatch.setattr("workbench.training.provenance.code_digest", lambda: "aaa")
+    monkeypatch.setattr("workbench.results.provenance.code_digest", lambda: "aaa")
     with pytest.raises(InterruptedRun):
         train(make_config(), 0, folder, stop=lambda: True)
-    monkeypatch.setattr("workbench.training.provenance.code_digest", lambda: "bbb")
+    monkeypatch.setattr("workbench.results.provenance.code_digest", lambda: "bbb")
     train(make_config(), 0, folder)
     assert folder.record()["codes"] == ["aaa", "bbb"]
 
@@ -297,8 +298,8 @@ def test_what_is_frozen_stays_and_the_rest_moves(
 def test_a_trained_model_loads_as_it_was_evaluated(tmp_path: Path, make_config: Callable[..., RunConfig]) -> None:
     from workbench.data.datasets import open_dataset
     from workbench.data.loading import ReferringDataset
+    from workbench.evaluation.evaluate import evaluate
     from workbench.models.text_encoder import load_tokenizer
-    from workbench.training.evaluate import evaluate
 
     config = make_config(fusion__variant="l_dit", training__ema__decay=0.5)
     folder = RunFolder.of(tmp_path, config, 0)

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from workbench.config import RunConfig
 from workbench.data.datasets import open_dataset
 from workbench.data.loading import ReferringDataset
+from workbench.evaluation.evaluate import evaluate
 from workbench.models.build import build_model
 from workbench.models.fusion import variants
 from workbench.models.text_encoder import load_tokenizer
-from workbench.store import RunFolder
-from workbench.training.evaluate import evaluate
+from workbench.results.folders import RunFolder
 from workbench.training.state import load_trained
 from workbench.training.train import train
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from workbench.training.metrics import ratio
+from workbench.evaluation.metrics import ratio
 
 SAMPLES = 2000
 LEVEL = 0.95

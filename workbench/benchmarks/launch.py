@@ -28,16 +28,16 @@ from typing import Any
 
 from workbench.benchmarks.fake_slurm import FakeSlurm
 from workbench.benchmarks.race import Report
-from workbench.collect import INDEX, collect
 from workbench.errors import WorkbenchError
+from workbench.grids.loading import Grid, check_grid, load_grid
 from workbench.launch import scheduler
-from workbench.launch.grid import Grid, check_grid, load_grid
-from workbench.launch.launcher import expected_cost, submit_to_slurm
+from workbench.launch.plan import plan
 from workbench.launch.profiles import load_profile
-from workbench.launch.standing import look_at_queue
+from workbench.launch.states import look_at_queue
 from workbench.launch.status import statuses
-from workbench.launch.submission import plan
-from workbench.store import RUNS, RunFolder
+from workbench.launch.submit import expected_cost, submit_to_slurm
+from workbench.results.folders import RUNS, RunFolder
+from workbench.results.index import INDEX, collect
 
 SETTINGS, SEEDS = 10, 100
 FINISHED = 10_000
@@ -111,7 +111,7 @@ def _submission(folder: Path, slurm: FakeSlurm, pretend: bool, report: Report) -
         measured("status_command_seconds", lambda: _command(results[1], "status", grid.file, "--json"))
     finally:
         if not pretend:
-            scheduler.cancel([p.standing.task for r in results for p in plan(grid, r) if p.standing.task is not None])
+            scheduler.cancel([p.run_state.task for r in results for p in plan(grid, r) if p.run_state.task is not None])
     return found
 
 

@@ -56,11 +56,11 @@ def status(
 def _statuses(
     grid: Path | None, only: str | None, seeds: str | None, results: Path, data_root: Path | None
 ) -> list[RunStatus]:
-    from workbench.launch.grid import parse_seeds
-    from workbench.launch.launcher import stages
-    from workbench.launch.standing import forgiving, look_at_queue
+    from workbench.grids.loading import parse_seeds
+    from workbench.launch.plan import plan_runs
+    from workbench.launch.states import forgiving, look_at_queue
     from workbench.launch.status import all_statuses, statuses
-    from workbench.launch.submission import plan_runs
+    from workbench.launch.submit import stages
 
     look = forgiving(look_at_queue, warn)
     if grid is None:
@@ -113,9 +113,9 @@ def logs(
 ) -> None:
     """What a run logged, and what its last job printed where it did not end well."""
     from workbench.errors import WorkbenchError
-    from workbench.launch.ledger import Ledger, latest
+    from workbench.launch.submissions import Submissions, latest
     from workbench.registry import unknown_name
-    from workbench.store import RunFolder
+    from workbench.results.folders import RunFolder
 
     loaded = load_grid_file(grid, data_root)
     if setting not in loaded.settings:
@@ -132,7 +132,7 @@ def logs(
         if not follow or folder.state() != "running":
             break
         time.sleep(1)
-    handed = latest(Ledger(results).submissions()).get(folder.name)
+    handed = latest(Submissions(results).submissions()).get(folder.name)
     outputs = handed[0].output(handed[1]) if handed else []
     for file in outputs:
         print(f"--- {file}")
@@ -150,15 +150,15 @@ def cancel(
     data_root: DataRoot = None,
 ) -> None:
     """Cancel a grid's queued and running jobs on the cluster; a running one saves first."""
-    from workbench.launch.grid import parse_seeds
+    from workbench.grids.loading import parse_seeds
     from workbench.launch.housekeeping import cancel as cancel_runs
-    from workbench.launch.standing import look_at_queue
-    from workbench.launch.submission import plan
+    from workbench.launch.plan import plan
+    from workbench.launch.states import look_at_queue
 
     loaded = load_grid_file(grid, data_root).narrowed(only, None if seeds is None else parse_seeds(seeds))
     cancelled = cancel_runs(plan(loaded, results, look_at_queue), results)
     for planned in cancelled:
-        print(f"cancelled {planned.run.setting} seed {planned.run.seed} (job {planned.standing.task.id})")  # type: ignore[union-attr]
+        print(f"cancelled {planned.run.setting} seed {planned.run.seed} (job {planned.run_state.task.id})")  # type: ignore[union-attr]
     if not cancelled:
         print("nothing of it waits or runs on a cluster")
 

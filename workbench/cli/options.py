@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from workbench.launch.grid import Grid
+    from workbench.grids.loading import Grid
 
 app = typer.Typer(
     help="Ablations and attention maps of Deep Instruction Tuning for Segment Anything.",
@@ -41,7 +41,7 @@ def machine_of(data_root: Path | None, checkpoint_root: Path | None) -> dict[str
 
 def load_grid_file(file: Path, data_root: Path | None = None, checkpoint_root: Path | None = None) -> Grid:
     """A checked grid, its data sets prepared where they are here and were not."""
-    from workbench.launch.grid import load_grid
+    from workbench.grids.loading import load_grid
 
     with preparing() as progress:
         grid = load_grid(file, machine_of(data_root, checkpoint_root), progress)
@@ -70,14 +70,14 @@ def preparing() -> Iterator[Callable[[int, int], None]]:
 
 def progress_of(what: str, unit: str) -> Any:
     """A progress display of one job."""
-    from workbench.progress import StepProgress
+    from workbench.cli.progress import StepProgress
 
     return StepProgress(what, unit)
 
 
 def duration_of(seconds: float | None) -> str:
     """`1:02:03`, or a dash."""
-    from workbench.progress import duration
+    from workbench.cli.progress import duration
 
     return duration(seconds)
 

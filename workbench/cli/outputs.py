@@ -93,10 +93,10 @@ def evaluate(
 
     from workbench.data.tables import plain_name
     from workbench.errors import WorkbenchError
+    from workbench.evaluation.metrics import METRIC_NAMES
+    from workbench.evaluation.predictions import metrics_of, score_predictions, store_scores
     from workbench.paper.breakdowns import breakdown_text
-    from workbench.store import ScoredFolder
-    from workbench.training.metrics import METRIC_NAMES
-    from workbench.training.predictions import metrics_of, score_predictions, store_scores
+    from workbench.results.folders import ScoredFolder
 
     if name is not None:
         plain_name(name, "--name")

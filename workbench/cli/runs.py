@@ -29,7 +29,7 @@ from workbench.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from workbench.launch.grid import Grid
+    from workbench.grids.loading import Grid
 
 ProfileFile = Annotated[
     Path | None,
@@ -52,8 +52,8 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Check a grid and list its runs with their ids and states. Changes nothing."""
-    from workbench.launch.grid import check_grid
-    from workbench.launch.submission import plan as make_plan
+    from workbench.grids.loading import check_grid
+    from workbench.launch.plan import plan as make_plan
 
     loaded = load_grid_file(grid, data_root, checkpoint_root)
     check_grid(loaded, weights=False)
@@ -114,7 +114,7 @@ def retry(
 def _chosen_grid(
     file: Path, only: str | None, seeds: str | None, data_root: Path | None, checkpoint_root: Path | None
 ) -> Grid:
-    from workbench.launch.grid import parse_seeds
+    from workbench.grids.loading import parse_seeds
 
     loaded = load_grid_file(file, data_root, checkpoint_root)
     if only is None and seeds is None:
@@ -131,10 +131,10 @@ def _submit(
     dry_run: bool,
 ) -> None:
     from workbench.errors import WorkbenchError
-    from workbench.launch.launcher import stages, submit_to_slurm
+    from workbench.launch.plan import plan_runs, to_train
     from workbench.launch.profiles import Profile, load_profile
-    from workbench.launch.standing import forgiving, look_at_queue
-    from workbench.launch.submission import plan_runs, to_train
+    from workbench.launch.states import forgiving, look_at_queue
+    from workbench.launch.submit import stages, submit_to_slurm
 
     profile = Profile(name="here", backend="local") if profile_file is None else load_profile(profile_file)
     if profile.backend == "slurm" and workers is not None:
@@ -164,7 +164,7 @@ def _submit(
 
 
 def _say_plan(grid: Grid, planned: list[Any], chosen: list[Any], results: Path) -> None:
-    from workbench.launch.launcher import expected_cost
+    from workbench.launch.submit import expected_cost
 
     counts = {state: sum(p.state == state for p in planned) for state in dict.fromkeys(p.state for p in planned)}
     print(f"{grid.title}: {len(planned)} runs ({', '.join(f'{n} {s}' for s, n in counts.items())})")
@@ -173,12 +173,12 @@ def _say_plan(grid: Grid, planned: list[Any], chosen: list[Any], results: Path) 
 
 
 def _say_what_waits(planned: list[Any], chosen: list[Any], grid: Grid) -> None:
-    from workbench.store import FAILED
+    from workbench.results.folders import FAILED
 
     taken = {p.run.id for p in chosen}
     left = [p for p in planned if p.state in FAILED and p.run.id not in taken]
     if left:
-        kinds = sorted({p.standing.cause or p.state for p in left})
+        kinds = sorted({p.run_state.cause or p.state for p in left})
         print(f"{len(left)} failed before and are left alone; to take them up: "
               f"workbench retry {grid.file} --class {','.join(kinds)}")  # fmt: skip
 
@@ -186,7 +186,7 @@ def _say_what_waits(planned: list[Any], chosen: list[Any], grid: Grid) -> None:
 def _prepare(grid: Grid) -> None:
     """What must hold before runs are handed over: models that fit together, weights and data in their places."""
     from workbench.data.datasets import open_dataset
-    from workbench.launch.grid import check_grid
+    from workbench.grids.loading import check_grid
 
     check_grid(grid)
     for config in {c.data: c for c in grid.settings.values()}.values():
@@ -196,9 +196,9 @@ def _prepare(grid: Grid) -> None:
 
 def _run_here(grid: Grid, results: Path, chosen: list[Any], workers: int) -> None:
     from workbench.errors import WorkbenchError
-    from workbench.launch import submission
-    from workbench.launch.launcher import stages
-    from workbench.store import FAILED
+    from workbench.launch import plan as submission
+    from workbench.launch.submit import stages
+    from workbench.results.folders import FAILED
 
     taken = {p.run.id for p in chosen}
     for stage in stages(grid):
@@ -224,14 +224,14 @@ def _run_here(grid: Grid, results: Path, chosen: list[Any], workers: int) -> Non
 
 
 def _why(planned: Any) -> str:
-    message = planned.standing.message
+    message = planned.run_state.message
     return f"{planned.state} ({message})" if message else str(planned.state)
 
 
 def _run_locally(chosen: list[Any], results: Path, workers: int) -> Path:
-    from workbench.launch import submission
+    from workbench.cli.progress import SubmissionProgress
+    from workbench.launch import plan as submission
     from workbench.launch.local import run_locally, visible_gpus
-    from workbench.progress import SubmissionProgress
 
     # Not more threads than cores, or the jobs would fight over them.
     threads = max(1, (os.cpu_count() or 1) // min(workers, len(chosen)))
@@ -258,9 +258,9 @@ def train(
     import signal
 
     from workbench.errors import WorkbenchError
-    from workbench.launch.grid import is_preset, load_preset
+    from workbench.grids.loading import is_preset, load_preset
     from workbench.registry import unknown_name
-    from workbench.store import RunFolder
+    from workbench.results.folders import RunFolder
 
     if is_preset(config):
         with preparing() as progress:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.config.sections import DataConfig
 from workbench.data.transforms import Placement, fitted, place
-from workbench.sections import DataConfig
 
 GREY = (0.299, 0.587, 0.114)
 """Of red, green and blue in a pixel's luma (ITU-R 601), as Pillow's ImageEnhance has it."""

@@ -18,14 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from workbench.config import digest_of
 from workbench.data import tables
-from workbench.data.folders import made_whole
 from workbench.data.images import image_size
 from workbench.data.refer import Source, check_images_are_there, read
 from workbench.data.tables import Progress, ReferData
 from workbench.errors import DataError
-from workbench.files import write_atomically
+from workbench.files import digest_of, made_whole, write_atomically
 
 FOLDER = "prepared"
 RECORD = "prepared.json"

@@ -21,7 +21,6 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from workbench.config import RefshapesRecipe
-from workbench.data.folders import made_whole
 from workbench.data.scenes import (
     HELD_OUT,
     KINDS,
@@ -36,6 +35,7 @@ from workbench.data.scenes import (
     paint,
 )
 from workbench.errors import DataError
+from workbench.files import made_whole
 
 FORMAT_VERSION = 1
 """Raised when the same recipe comes to mean other bytes; part of the folder's name."""

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config import BUILTIN
+from workbench.grids.loading import Grid
 from workbench.launch import scheduler
-from workbench.launch.grid import Grid
 from workbench.launch.profiles import Profile
-from workbench.store import SUBMISSIONS
+from workbench.results.folders import SUBMISSIONS
 
 NODE_SECONDS = 120
 """So long the check waits for a compute node."""

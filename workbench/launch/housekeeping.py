@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from workbench.launch import scheduler
-from workbench.launch.ledger import REPORT, Ledger, latest
 from workbench.launch.local import is_in_use
-from workbench.launch.standing import Standing, look_at_queue, standings
-from workbench.launch.submission import PlannedRun
-from workbench.store import RunFolder, all_runs
+from workbench.launch.plan import PlannedRun
+from workbench.launch.states import RunState, look_at_queue, run_states
+from workbench.launch.submissions import REPORT, Submissions, latest
+from workbench.results.folders import RunFolder, all_runs
 
 DOOMED = ".doomed-"
 QUIET_SECONDS = 3600.0
@@ -25,9 +25,9 @@ def cancel(planned: Sequence[PlannedRun], results: Path) -> list[PlannedRun]:
     Returns:
         The cancelled ones. What other processes of this machine train is left alone: Ctrl-C there ends it.
     """
-    found = [p for p in planned if p.standing.task is not None and p.state in ("queued", "running")]
-    with Ledger(results).lock():
-        handed = latest(Ledger(results).submissions())
+    found = [p for p in planned if p.run_state.task is not None and p.state in ("queued", "running")]
+    with Submissions(results).lock():
+        handed = latest(Submissions(results).submissions())
         by_submission: dict[int, list[int]] = {}
         for one in found:
             submission, index = handed[one.run.id]
@@ -35,7 +35,7 @@ def cancel(planned: Sequence[PlannedRun], results: Path) -> list[PlannedRun]:
         for submission in {handed[p.run.id][0].number: handed[p.run.id][0] for p in found}.values():
             # Remembered first: the word must be there when the job ends.
             submission.cancel(by_submission[submission.number])
-        scheduler.cancel([p.standing.task for p in found if p.standing.task is not None])
+        scheduler.cancel([p.run_state.task for p in found if p.run_state.task is not None])
     return found
 
 
@@ -46,14 +46,14 @@ def collect_garbage(results: Path, dry_run: bool, say: Callable[[str], None]) ->
     Returns:
         How many bytes it freed, or would free.
     """
-    ledger = Ledger(results)
+    ledger = Submissions(results)
     if not ledger.folder.is_dir():
         return 0
     with ledger.lock():
         submissions = ledger.submissions()
         handed = latest(submissions)
         folders = [RunFolder(results, run) for run in handed]
-        found = dict(zip(handed, standings(folders, results, look_at_queue), strict=True))
+        found = dict(zip(handed, run_states(folders, results, look_at_queue), strict=True))
         kept = []
         doomed: list[Path] = []
         for submission in submissions:
@@ -62,7 +62,7 @@ def collect_garbage(results: Path, dry_run: bool, say: Callable[[str], None]) ->
             )
             (doomed.append(submission.folder) if over else kept.append(submission))
         runs = all_runs(results)
-        in_use = {run for run, standing in found.items() if standing.state == "running"}
+        in_use = {run for run, run_state in found.items() if run_state.state == "running"}
         in_use |= {run.name for run in runs if run.claimed()}
         local = [folder for folder in ledger.folder.glob("jobs-*") if is_in_use(folder)]
         doomed += [folder for folder in ledger.folder.glob("jobs-*") if folder not in local]
@@ -93,10 +93,10 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _is_over(run: str, standing: Standing) -> bool:
+def _is_over(run: str, run_state: RunState) -> bool:
     if run.startswith(REPORT):
-        return standing.state not in ("queued", "running")
-    return standing.state == "completed"
+        return run_state.state not in ("queued", "running")
+    return run_state.state == "completed"
 
 
 def _size(path: Path) -> int:

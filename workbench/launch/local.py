@@ -14,8 +14,8 @@ from typing import Any
 import submitit
 
 from workbench.errors import ConfigError
-from workbench.launch.job import TrainingJob
-from workbench.store import is_locked
+from workbench.files import is_locked
+from workbench.launch.tasks import TrainingJob
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 60.0

@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from workbench.errors import WorkbenchError
 from workbench.failures import CLASSES, FailureClass
-from workbench.launch.grid import read_yaml
+from workbench.grids.loading import read_yaml
 from workbench.registry import unknown_name
+from workbench.validation import first_mistake
 
 Count = Annotated[int, Field(ge=1)]
 RESERVED = frozenset({
@@ -129,13 +130,9 @@ def load_profile(file: Path) -> Profile:
 
 
 def _mistake(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"] if part != "[key]")
-    if first["type"] == "extra_forbidden":
-        return f"{key}: {unknown_name('key', key, list(Profile.model_fields))}"
-    if first["type"] == "missing":
-        return f"{key}: is required: slurm or local"
-    if first["loc"] and first["loc"][0] == "retries" and first["type"] == "literal_error":
-        return f"retries: {unknown_name('failure class', first['input'], list(CLASSES))}"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}, not {first['input']!r}" if key else message
+    mistake, given = first_mistake(error, Profile), error.errors(include_url=False)[0]["input"]
+    if mistake.kind == "missing":
+        return f"{mistake}: slurm or local"
+    if mistake.key.startswith("retries") and mistake.kind == "literal_error":
+        return f"retries: {unknown_name('failure class', given, list(CLASSES))}"
+    return str(mistake)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.failures import ENDED_STATES
+from workbench.failures import FailureClass
 
 CALL_SECONDS = 60.0
 JOB_PREFIX = "workbench-"
@@ -23,6 +23,23 @@ INHERITED = re.compile(
 """What a job must not inherit: a submission may come from within another job, or a shell with its own defaults."""
 MAX_NAMES = 500
 """More job names than this are not spelled out in a call; the user's jobs are then read all."""
+
+SLURM_STATES: dict[str, FailureClass] = {
+    "BOOT_FAIL": "node_failure",
+    "CANCELLED": "cancelled",
+    "DEADLINE": "timeout",
+    "FAILED": "killed",
+    "NODE_FAIL": "node_failure",
+    "OUT_OF_MEMORY": "out_of_memory",
+    "PREEMPTED": "preempted",
+    "REVOKED": "cancelled",
+    "TIMEOUT": "timeout",
+}
+"""How the scheduler's final states are called here; FAILED means: it ended without a word of its own."""
+
+ENDED_STATES = frozenset(SLURM_STATES) | {"COMPLETED"}
+"""All others, also those that are not known here, are of jobs that run or can still run."""
+WAITING_STATES = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
 
 
 class SchedulerError(WorkbenchError):

@@ -13,10 +13,10 @@ import submitit
 from submitit.core.utils import DelayedSubmission, FailedSubmissionError
 
 from workbench.launch import scheduler
-from workbench.launch.afterwards import ATTEMPT, COMPLETED
-from workbench.launch.job import ArrayTask, ReportTask
-from workbench.launch.ledger import Submission
+from workbench.launch.epilogue import ATTEMPT, COMPLETED
 from workbench.launch.profiles import Profile
+from workbench.launch.submissions import Submission
+from workbench.launch.tasks import ArrayTask, ReportTask
 
 PICKLE = "task.pkl"
 NEVER = 10**6
@@ -150,7 +150,7 @@ def _teardown(submission: Submission, python: str) -> list[str]:
         "if [ $status -eq 0 ]; then",
         '  rm -f "$task"_*_log.out',
         "else",
-        f"  {python} -m workbench.launch.afterwards {folder} $status $began",
+        f"  {python} -m workbench.launch.epilogue {folder} $status $began",
         f"  [ $? -eq {COMPLETED} ] && status=0",
         "fi",
         "exit $status",

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.launch.ledger import REPORT, Ledger
-from workbench.launch.standing import Look, Standing, look_at_queue, standings
-from workbench.launch.submission import PlannedRun
-from workbench.store import DamagedRecord, RunFolder, State, all_runs
+from workbench.launch.plan import PlannedRun
+from workbench.launch.states import Look, RunState, look_at_queue, run_states
+from workbench.launch.submissions import REPORT, Submissions
+from workbench.results.folders import DamagedRecord, RunFolder, State, all_runs
 
 
 @dataclass(frozen=True)
@@ -62,24 +62,24 @@ class Failure:
 
 def statuses(planned: Sequence[PlannedRun]) -> list[RunStatus]:
     """Read anew how far each run is; where it stands is as it was planned."""
-    return [_status(p.run.setting, p.run.seed, p.folder, p.standing) for p in planned]
+    return [_status(p.run.setting, p.run.seed, p.folder, p.run_state) for p in planned]
 
 
 def refreshed(planned: Sequence[PlannedRun]) -> list[RunStatus]:
     """The same, with the states read anew from the folders alone: no scheduler is asked."""
-    return [_status(p.run.setting, p.run.seed, p.folder, Standing(p.folder.state())) for p in planned]
+    return [_status(p.run.setting, p.run.seed, p.folder, RunState(p.folder.state())) for p in planned]
 
 
 def all_statuses(results: Path, look: Look = look_at_queue) -> list[RunStatus]:
     """Every run of a results folder, and what was handed over but has not begun."""
     names = {folder.name for folder in all_runs(results)}
-    handed = {run for submission in Ledger(results).submissions() for run in submission.runs}
+    handed = {run for submission in Submissions(results).submissions() for run in submission.runs}
     names |= {run for run in handed if not run.startswith(REPORT)}
     folders = [RunFolder(results, name) for name in sorted(names)]
     found = []
-    for folder, standing in zip(folders, standings(folders, results, look), strict=True):
+    for folder, run_state in zip(folders, run_states(folders, results, look), strict=True):
         setting, _, seed = folder.name.rpartition("/seed")
-        found.append(_status(setting, int(seed), folder, standing))
+        found.append(_status(setting, int(seed), folder, run_state))
     return found
 
 
@@ -93,26 +93,26 @@ def failures(found: Sequence[RunStatus]) -> list[Failure]:
     return [Failure(cause, message, tuple(runs)) for (cause, message), runs in ordered]
 
 
-def _status(setting: str, seed: int, folder: RunFolder, standing: Standing) -> RunStatus:
+def _status(setting: str, seed: int, folder: RunFolder, run_state: RunState) -> RunStatus:
     try:
         record = folder.record()
     except DamagedRecord:
         record = {}
-    state = standing.state
+    state = run_state.state
     last = (folder.last_event("step") or {}) if record else {}
-    error = standing.message or (record.get("error") or {}).get("message")
+    error = run_state.message or (record.get("error") or {}).get("message")
     return RunStatus(
         run=folder.name,
         setting=setting,
         seed=seed,
         state=state,
-        cause=standing.cause,
+        cause=run_state.cause,
         step=record.get("steps") if state == "completed" else last.get("step"),
         steps=record.get("steps"),
         loss=last.get("loss"),
         rate=last.get("expressions_per_second"),
         seconds_left=last.get("seconds_left") if state == "running" else None,
         error=None if state in ("completed", "running") else error,
-        job=standing.task.id if standing.task is not None and standing.task.array_id else None,
+        job=run_state.task.id if run_state.task is not None and run_state.task.array_id else None,
         restarts=max(0, record.get("starts", 0) - 1),
     )

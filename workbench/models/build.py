@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.config import RunConfig, digest_of
+from workbench.config import RunConfig
 from workbench.errors import CheckpointError, ConfigError
+from workbench.files import digest_of
 from workbench.models import checkpoints
 from workbench.models.backbones import backbones, build_sam
 from workbench.models.fusion import Sizes, build_fusion, variants

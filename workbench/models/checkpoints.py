@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from workbench.config import ASSETS, BUILTIN, BackboneConfig, StartConfig, digest_of
+from workbench.config import ASSETS, BUILTIN, BackboneConfig, StartConfig
 from workbench.errors import CheckpointError, MissingCheckpoint
+from workbench.files import digest_of
 from workbench.models import released
 from workbench.models.backbones import SAM_DECODER_DEPTH, backbones, build_sam
 from workbench.models.fusion import Sizes, build_fusion

@@ -8,8 +8,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from workbench.config import RunConfig, digest_of
+from workbench.config import RunConfig
 from workbench.errors import CheckpointError
+from workbench.files import digest_of
 from workbench.models import checkpoints, released
 from workbench.models.backbones import backbones
 

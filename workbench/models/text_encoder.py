@@ -11,8 +11,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from workbench.config import BERT_MINI, TextEncoderConfig, digest_of
+from workbench.config import BERT_MINI, TextEncoderConfig
 from workbench.errors import CheckpointError, ConfigError, MissingCheckpoint
+from workbench.files import digest_of
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from workbench.store import StoreError
-from workbench.training.metrics import BREAKDOWNS, METRIC_NAMES, breakdown
+from workbench.evaluation.metrics import BREAKDOWNS, METRIC_NAMES, breakdown
+from workbench.results.folders import StoreError
 
 DASH = "–"
 

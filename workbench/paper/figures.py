@@ -20,14 +20,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from workbench.config import digest_of
 from workbench.data import masks
-from workbench.launch.grid import Grid
+from workbench.evaluation.metrics import METRIC_NAMES
+from workbench.files import digest_of
+from workbench.grids.loading import Grid
 from workbench.paper.style import ENDINGS, ERROR, MAP, PALETTE, WIDTH, new_figure, save, styled
 from workbench.paper.tables import make_table
-from workbench.store import RunFolder, StoreError
-from workbench.training.metrics import METRIC_NAMES
-from workbench.training.provenance import code_digest
+from workbench.results.folders import RunFolder, StoreError
+from workbench.results.provenance import code_digest
 
 if TYPE_CHECKING:
     from workbench.data.loading import Expression, ReferringDataset

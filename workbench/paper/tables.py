@@ -13,10 +13,10 @@ import pandas as pd
 
 from workbench.analysis.statistics import Estimate, estimate, paired_difference
 from workbench.config import run_id
-from workbench.launch.grid import Grid
-from workbench.store import SCORED, DamagedRecord, RunFolder, ScoredFolder, StoreError, expressions_frame
-from workbench.training.metrics import METRIC_NAMES, applicable
-from workbench.training.provenance import code_digest
+from workbench.evaluation.metrics import METRIC_NAMES, applicable
+from workbench.grids.loading import Grid
+from workbench.results.folders import SCORED, DamagedRecord, RunFolder, ScoredFolder, StoreError, expressions_frame
+from workbench.results.provenance import code_digest
 
 DASH = "–"
 
@@ -235,6 +235,6 @@ def _row(setting: str, split: str, metric: str, here: pd.DataFrame, baseline: pd
 
 def estimate_value(frame: pd.DataFrame, metric: str) -> float:
     """One run's metric, without an interval."""
-    from workbench.training.metrics import summarise
+    from workbench.evaluation.metrics import summarise
 
     return summarise(frame)[metric]

@@ -15,7 +15,7 @@ from workbench.errors import CheckpointError
 from workbench.models import checkpoints
 from workbench.models.build import build_model
 from workbench.models.referring_sam import ReferringSam
-from workbench.store import RunFolder
+from workbench.results.folders import RunFolder
 
 
 def load_trained(config: RunConfig, folder: RunFolder) -> ReferringSam:

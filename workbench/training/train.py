@@ -16,7 +16,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from workbench.config import RunConfig
 from workbench.errors import ConfigError, DivergedError, InterruptedRun
 from workbench.failures import FailureClass, classify
-from workbench.store import RunBusy, RunFolder, RunLog
+from workbench.results.folders import RunBusy, RunFolder, RunLog
 from workbench.training.trainer import Report, Trainer
 
 

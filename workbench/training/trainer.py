@@ -21,11 +21,15 @@ from accelerate.utils import broadcast_object_list, gather_object
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from workbench.config import RunConfig, digest_of
+from workbench.config import RunConfig
 from workbench.data.datasets import open_dataset
 from workbench.data.loading import ReferringDataset, steps_per_epoch, training_loader
 from workbench.data.tables import ReferData
 from workbench.errors import CheckpointError, ConfigError, DataError, DivergedError, InterruptedRun
+from workbench.evaluation.evaluate import evaluate
+from workbench.evaluation.metrics import summarise
+from workbench.evaluation.scoring import ORDER
+from workbench.files import digest_of
 from workbench.models import checkpoints
 from workbench.models.attention_policy import policy_file
 from workbench.models.backbones import normalise
@@ -33,14 +37,11 @@ from workbench.models.build import build_model, check_digests, weights_digests
 from workbench.models.fusion import variants
 from workbench.models.referring_sam import ReferringSam, upsample
 from workbench.models.text_encoder import Tokenizer, load_tokenizer
-from workbench.store import RunFolder, RunLog
-from workbench.training.evaluate import evaluate
+from workbench.results.folders import RunFolder, RunLog
+from workbench.results.provenance import code_digest, provenance
 from workbench.training.features import cached_features
 from workbench.training.losses import mask_loss
-from workbench.training.metrics import summarise
-from workbench.training.provenance import code_digest, provenance
 from workbench.training.schedule import rate_factor
-from workbench.training.scoring import ORDER
 from workbench.training.state import averaged, build_optimizer, load_weights_of, tensors
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,159 @@
+"""What a run is: `RunConfig`, checked field by field, and the identity made from it.
+
+Whether the parts fit together (a layer past the encoder's depth, a missing file) is checked where they are built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from pydantic import ValidationError, model_validator
+
+from workbench.config.sections import (
+    BUILTIN,
+    AugmentationConfig,
+    BackboneConfig,
+    DataConfig,
+    EvaluationConfig,
+    FusionConfig,
+    MachineConfig,
+    Section,
+    StartConfig,
+    TextEncoderConfig,
+    TrainingConfig,
+)
+from workbench.errors import ConfigError
+from workbench.files import digest_of
+from workbench.validation import first_mistake
+
+SCHEMA_VERSION = 1
+"""Part of every identity; raised when a field changes its meaning."""
+
+ASSETS = Path(__file__).parent.parent / "assets"
+BERT_MINI = ASSETS / "bert_mini"
+
+LATER_FIELDS: tuple[tuple[tuple[str, ...], Any], ...] = (
+    (("start_from", "run"), None),
+    (("start_from", "seed"), "same"),
+    (("data", "sha256"), None),
+    (("data", "augmentation"), AugmentationConfig().model_dump(mode="json")),
+    (("data", "recipe", "targets"), "one"),
+    (("evaluation", "no_target_area"), 0),
+)
+"""Fields younger than many stored runs, and what they were before: at that they stay out, so that older ids last."""
+
+
+class RunConfig(Section):
+    """Everything that defines one training but its seed, plus how this machine runs it (`machine`)."""
+
+    backbone: BackboneConfig = BackboneConfig()
+    fusion: FusionConfig = FusionConfig()
+    text_encoder: TextEncoderConfig = TextEncoderConfig()
+    start_from: StartConfig = StartConfig()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    machine: MachineConfig = MachineConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pin_shipped_weights(cls, values: Any) -> Any:
+        """Shipped weights enter the identity by content, so a package with other weights makes other runs."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        backbone = values.get("backbone", {})
+        if isinstance(backbone, dict) and backbone.get("checkpoint", BUILTIN) == BUILTIN:
+            name = backbone.get("name", "vit_mini")
+            asset = ASSETS / f"{name}.safetensors"
+            if not asset.is_file():
+                raise ValueError(
+                    f"backbone.checkpoint: no weights of {name!r} are shipped; name an official SAM file, or null"
+                )
+            values["backbone"] = {**backbone, "checkpoint_sha256": _pinned(backbone, "checkpoint_sha256", asset)}
+        text = values.get("text_encoder", {})
+        if isinstance(text, dict) and text.get("name", "bert_mini") == "bert_mini":
+            values["text_encoder"] = {**text, "sha256": _pinned(text, "sha256", BERT_MINI / "model.safetensors")}
+        return values
+
+    @model_validator(mode="after")
+    def _features_of_unchanging_images(self) -> RunConfig:
+        if self.training.cache_features and self.data.augmentation.changes_pixels:
+            raise ValueError(
+                "training.cache_features keeps what the encoder makes of each image, so data.augmentation must leave "
+                "scale and colour alone"
+            )
+        return self
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> RunConfig:
+        """Check a plain mapping; ConfigError names the first wrong field, its value and what it may be."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            mistake = first_mistake(error, cls)
+            raise ConfigError(mistake.key or "config", mistake.message) from None
+
+    def identity_document(self) -> dict[str, Any]:
+        """The fully resolved config without what belongs to the machine, as plain JSON values."""
+        document: dict[str, Any] = self.model_dump(mode="json", exclude={"machine"})
+        if (checkpoint := self.backbone.checkpoint) is not None:
+            document["backbone"]["checkpoint"] = PurePath(checkpoint).name
+        if (start := self.start_from.file) is not None:
+            document["start_from"]["file"] = PurePath(start).name
+        for path, former in LATER_FIELDS:
+            _leave_out(document, path, former)
+        if self.fusion.variant == "default":
+            # Nothing else of the section means anything there.
+            document["fusion"] = {"variant": "default"}
+        if _is_path(self.text_encoder.name):
+            document["text_encoder"]["name"] = PurePath(self.text_encoder.name).name
+        return {"schema": SCHEMA_VERSION, "config": document}
+
+    @property
+    def setting_id(self) -> str:
+        """`<dataset>-<backbone>-<variant>-<12 hex digits>`, the digits from the identity document's SHA-256."""
+        canonical = json.dumps(self.identity_document(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        digest = hashlib.sha256(canonical.encode()).hexdigest()
+        prefix = f"{self.data.dataset}-{self.backbone.name}-{self.fusion.variant}"
+        return f"{re.sub(r'[^A-Za-z0-9_+-]', '_', prefix)}-{digest[:12]}"
+
+
+def _leave_out(document: dict[str, Any], path: tuple[str, ...], former: Any) -> None:
+    *sections, name = path
+    inside: Any = document
+    for section in sections:
+        inside = inside.get(section) or {}
+    if inside.get(name) == former:
+        inside.pop(name, None)
+
+
+def run_id(config: RunConfig, seed: int) -> str:
+    """`<setting id>/seed<N>`, which is also the run's folder under `results/runs`."""
+    return f"{config.setting_id}/seed{seed}"
+
+
+def difference(one: Any, other: Any, key: str = "") -> list[str]:
+    """Where two plain documents differ, a line a value: `key: one -> other`."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        names = sorted(one.keys() | other.keys())
+        return [
+            line for name in names for line in difference(one.get(name), other.get(name), f"{key}.{name}".lstrip("."))
+        ]
+    return [] if one == other else [f"{key}: {one!r} -> {other!r}"]
+
+
+def _pinned(section: Mapping[str, Any], key: str, asset: Path) -> str:
+    digest = digest_of(asset)
+    if section.get(key) not in (None, digest):
+        raise ValueError(f"{key}: the shipped {asset.name} has SHA-256 {digest}, not {section[key]}")
+    return digest
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith(("/", ".", "~")) or PurePath(name).is_absolute()

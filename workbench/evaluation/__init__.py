@@ -1,0 +1,1 @@
+"""Metrics, scoring, the evaluation of a model, and the scoring of predictions made elsewhere."""

@@ -1,0 +1,170 @@
+"""Run by a batch script when its job did not end well: says why in the run's record, and tries again where it may.
+
+The training itself may have been killed without a word, so this looks at the exit status and at what was printed.
+It is the only place that puts a run back into the queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import WorkbenchError
+from workbench.failures import FailureClass
+from workbench.launch import scheduler
+from workbench.launch.submissions import Submission, Submissions, read_submission
+from workbench.launch.tasks import STOPPED, task_index, task_job
+from workbench.results.folders import RunBusy, RunFolder, RunLog
+
+TAIL_BYTES = 8192
+
+
+COMPLETED = 100
+"""The exit status that tells the batch script so."""
+MOST_WITHOUT_PROGRESS = 3
+REQUEUE_PAUSES = (5.0, 10.0, 20.0, 40.0)
+ATTEMPT = "--- attempt"
+"""With this each attempt begins its part of the output."""
+SLURMSTEPD = re.compile(r"(?:JOB|STEP) \S+ ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+[A-Z]))?")
+"""What Slurm writes into the output of a job that it ends, the same for many versions."""
+TOLD: dict[str | None, FailureClass] = {
+    "JOB REQUEUE": "preempted",
+    "PREEMPTION": "preempted",
+    "TIME LIMIT": "timeout",
+    "NODE FAILURE": "node_failure",
+    None: "cancelled",
+}
+
+
+def main(folder: Path, status: int, began: float) -> int:
+    """Classify, record, and requeue.
+
+    Args:
+        folder: the submission's.
+        status: the exit status of the job's processes.
+        began: when this attempt did, in seconds of the epoch.
+
+    Returns:
+        COMPLETED if the run is, whatever a process of it did in its last moment; else 0.
+    """
+    submission, index = read_submission(folder), task_index()
+    run = task_job(folder, index).folder()
+    task = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{index}"
+    if run.record().get("state") == "completed":
+        return COMPLETED
+    if Submissions(folder.parent.parent).superseded(submission.number, run.name):
+        return 0
+    printed = b"".join(_tail(file) for file in submission.output(index)).decode(errors="replace")
+    try:
+        with run.claim() as log:
+            again = _record_end(run, log, submission, index, printed.rpartition(ATTEMPT)[2], status, began)
+    except RunBusy:
+        return 0  # another job trains it, and will tell
+    if again:
+        _requeue(run, task)
+    return 0
+
+
+def _record_end(
+    run: RunFolder, log: RunLog, submission: Submission, index: int, printed: str, status: int, began: float
+) -> bool:
+    """Write why an attempt ended; returns whether the job goes back into the queue."""
+    error, state = _ended(run, printed, status, began)
+    comes_back = False
+    if error["class"] == "cancelled":
+        by_user = index in submission.cancelled
+        error["class"], comes_back = ("cancelled", False) if by_user else _why_ended(printed)
+        state = "cancelled" if error["class"] == "cancelled" else state
+    cause = error["class"]
+    tries = _counted(run, submission, cause)
+    allowed = submission.manifest["profile"]["retries"].get(cause, 0)
+    again = not comes_back and tries[cause] <= allowed and tries["without_progress"] <= MOST_WITHOUT_PROGRESS
+    log.write("job_end", cause=cause, error=error["message"], requeued=again or comes_back)
+    ended = dict(run.record().get("ended", {}))
+    ended[cause] = ended.get(cause, 0) + 1
+    run.update(state=state, ended=ended, tries=tries, error=error)
+    return again
+
+
+def _counted(run: RunFolder, submission: Submission, cause: str) -> dict[str, Any]:
+    """How often the run ended so since it was submitted, and how often in a row without having come further."""
+    before = run.record().get("tries", {})
+    if before.get("submission") != submission.number:
+        before = {"submission": submission.number}
+    progress = run.progress()
+    idle = before.get("without_progress", 0) + 1 if before.get("progress") == progress else 0
+    return {**before, cause: before.get(cause, 0) + 1, "progress": progress, "without_progress": idle}
+
+
+def _requeue(run: RunFolder, task: str) -> None:
+    """Put the job back into the queue; a controller that restarts is asked again for a while."""
+    for pause in (*REQUEUE_PAUSES, None):
+        try:
+            scheduler.requeue(task)
+        except scheduler.SchedulerError as error:
+            logging.warning("%s: %s", run.name, error)
+            if pause is None:
+                raise
+            time.sleep(pause)
+        else:
+            return
+
+
+def _ended(run: RunFolder, printed: str, status: int, began: float) -> tuple[dict[str, Any], str]:
+    """The error and the state: the run's own words where it had time for them."""
+    record = run.record()
+    error = record.get("error") or {}
+    others = [other for other in run.take_errors() if other["time"] >= began]
+    if others:  # a process that is not the main one said what the main one only felt
+        first = min([*others, *([error] if error.get("time", -1.0) >= began else [])], key=lambda one: one["time"])
+        if first is not error:
+            return first, "failed"
+    if error.get("time", -1.0) >= began and record["state"] in ("failed", "diverged", "interrupted"):
+        return dict(error), record["state"]
+    kind, message = _from_status(status, printed)
+    error = {"class": kind, "type": "JobError", "message": message, "time": time.time()}
+    return error, "failed" if kind in ("code_error", "out_of_memory") else "interrupted"
+
+
+def _from_status(status: int, printed: str) -> tuple[FailureClass, str]:
+    words = [line.strip() for line in printed.splitlines() if line.strip() and not line.startswith("srun: ")]
+    if re.search(r"oom[-_ ]kill|Out Of Memory", printed, re.I):
+        return "out_of_memory", "the node killed it for using more memory than it was given"
+    number = status - 128 if status > 128 else 0
+    if number == signal.SIGUSR2:
+        return "timeout", "told to stop before its training began"
+    if number == signal.SIGTERM or status == STOPPED:
+        return "cancelled", "ended before its training began"
+    if number in signal.valid_signals():
+        return "killed", f"ended by {signal.Signals(number).name} from outside"
+    last = words[-1] if words else "nothing was printed"
+    return "code_error", f"ended with exit code {status} before its training began: {last}"
+
+
+def _why_ended(printed: str) -> tuple[FailureClass, bool]:
+    """A SIGTERM may mean several things, which Slurm tells in the output; and whether the job comes back by itself."""
+    found = SLURMSTEPD.findall(printed)
+    if not found:
+        # A preemption begins with a SIGTERM and says its name only after its grace time, when this has long ended.
+        return "preempted", False
+    told = found[-1] or None
+    return TOLD.get(told, "cancelled"), told == "JOB REQUEUE"
+
+
+def _tail(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - TAIL_BYTES))
+        return stream.read()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
+    except WorkbenchError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,156 @@
+"""Where a run stands: its folder, what was handed over, and one look at the scheduler, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.launch import scheduler
+from workbench.launch.scheduler import SLURM_STATES, WAITING_STATES, Task
+from workbench.launch.submissions import Submission, Submissions, latest
+from workbench.results.folders import DamagedRecord, RunFolder, State
+
+NEVER_SATISFIED = "DependencyNeverSatisfied"
+Look = Callable[[Sequence[Submission]], list[Task] | None]
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where one run stands.
+
+    Attributes:
+        cause: a failure class, for a run that ended before it was completed.
+        message: the first line of what ended it, or why it waits.
+        task: the newest job handed over for it, if the scheduler still knows it.
+    """
+
+    state: State
+    cause: str | None = None
+    message: str | None = None
+    task: Task | None = None
+
+
+def look_at_queue(submissions: Sequence[Submission]) -> list[Task]:
+    """The controller's view of what was handed over."""
+    return scheduler.queue([s.job for s in submissions])
+
+
+def forgiving(look: Look, warn: Callable[[str], None] = lambda warning: None) -> Look:
+    """A look that sees nothing where the scheduler does not answer, and says so."""
+
+    def looked(submissions: Sequence[Submission]) -> list[Task] | None:
+        try:
+            scheduler.check_available()
+            return look(submissions)
+        except scheduler.SchedulerError as error:
+            warn(f"what was handed over to a cluster is judged by the run folders alone: {error}")
+            return None
+
+    return looked
+
+
+def run_states(folders: Sequence[RunFolder], results: Path, look: Look) -> list[RunState]:
+    """Where runs stand, with at most one call to the scheduler, and none where nothing was handed over.
+
+    Where `look` cannot see (it returns None), a run that was handed over counts as queued, or running if it says so.
+    """
+    handed = latest(Submissions(results).submissions())
+    done = {f.name for f in folders if f.name in handed and _completed(f)}
+    asked = {handed[f.name][0].number: handed[f.name][0] for f in folders if f.name in handed and f.name not in done}
+    seen = look(list(asked.values())) if asked else []
+    tasks = _with_memory(list(asked.values()), seen or [])
+    cancelled = {number: submission.cancelled for number, submission in asked.items()}
+    found = []
+    for folder in folders:
+        submission, index = handed.get(folder.name, (None, 0))
+        if submission is None or folder.name in done:
+            found.append(_run_state(folder, None))
+        elif seen is None:
+            found.append(_unseen(folder))
+        else:
+            task = tasks.get((submission.job, index))
+            found.append(_run_state(folder, task, index in cancelled[submission.number]))
+    return found
+
+
+def _with_memory(submissions: Sequence[Submission], seen: Sequence[Task]) -> dict[tuple[str, int], Task]:
+    """The tasks that the scheduler knows, and those whose end an earlier look saw."""
+    tasks = {(task.job, task.index): task for task in seen}
+    by_job: dict[str, list[Task]] = {}
+    for task in seen:
+        by_job.setdefault(task.job, []).append(task)
+    for submission in submissions:
+        here = by_job.get(submission.job, [])
+        ended = {task.index: task.state for task in here if task.state in SLURM_STATES}
+        for index, state in submission.remember(ended, [task.index for task in here if task.live]).items():
+            tasks.setdefault((submission.job, index), Task(submission.job, "", index, state, None))
+    return tasks
+
+
+def _unseen(folder: RunFolder) -> RunState:
+    said = _run_state(folder, None)
+    if said.state in ("new", "killed"):
+        state: State = "queued" if said.state == "new" else "running"
+        return RunState(state, message="handed over to a cluster that does not answer")
+    return said
+
+
+def _completed(folder: RunFolder) -> bool:
+    try:
+        return folder.record().get("state") == "completed"
+    except DamagedRecord:
+        return False
+
+
+def _run_state(folder: RunFolder, task: Task | None, cancelled: bool = False) -> RunState:
+    """One run's; `cancelled` says whether the user cancelled its task."""
+    try:
+        record = folder.record()
+    except DamagedRecord as damage:
+        return RunState("damaged", "damaged", str(damage), task)
+    state: State = record.get("state", "new")
+    error = record.get("error") or {}
+    cause, message = error.get("class"), error.get("message")
+    if state == "completed":
+        return RunState("completed")
+    if state != "new" and folder.claimed():
+        return RunState("running", task=task)
+    if task is not None and task.live:
+        if task.state in WAITING_STATES:
+            return RunState("queued", cause, task.reason, task)
+        if task.state != "COMPLETING" or state in ("new", "running"):
+            return RunState("running", task=task)
+        if state == "interrupted":  # it may be on its way back into the queue
+            return RunState("queued", cause, "its last attempt is being cleared away", task)
+    ended = SLURM_STATES.get(task.state) if task is not None else None
+    if cancelled:
+        return RunState("cancelled", "cancelled", "cancelled with workbench cancel", task)
+    if state == "running":
+        # It may have ended between the two looks.
+        if folder.record().get("state") != "running":
+            return _run_state(folder, task, cancelled)
+        return _silent(ended, task, "killed")
+    if state == "new" and task is not None and task.reason == NEVER_SATISFIED:
+        return RunState("new", message="it waited for a run that failed")
+    if state == "new" and ended is not None:
+        return _silent(ended, task, "failed")
+    if state == "interrupted" and ended == "cancelled":
+        return RunState("cancelled", "cancelled", message, task)
+    return RunState(state, cause, message, task)
+
+
+def _silent(ended: str | None, task: Task | None, state: State) -> RunState:
+    """A run that left no word of its end."""
+    cause = ended or "killed"
+    where = f" ({f'job {task.id}: ' if task.array_id else ''}{task.state.lower()})" if task is not None else ""
+    message = {
+        "killed": f"ended without a word{where}",
+        "cancelled": f"cancelled at the scheduler{where}",
+        "out_of_memory": f"killed for using more memory than it was given{where}",
+    }.get(cause, f"ended by the scheduler{where}")
+    if cause == "cancelled":
+        state = "cancelled"
+    elif cause == "out_of_memory":
+        state = "failed"
+    return RunState(state, cause, message, task)

@@ -1,0 +1,192 @@
+"""What a submitted job does: train one run, whatever the backend that started it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.config import RunConfig
+from workbench.errors import InterruptedRun
+
+if TYPE_CHECKING:
+    from workbench.results.folders import RunFolder
+
+STOPPED = 75
+"""The exit status of a job that was told to stop and left a checkpoint (EX_TEMPFAIL: try again)."""
+CLAIM_SECONDS = 150.0
+"""A lock on a network file system outlives a dead node by its lease, 90 seconds as a rule."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A picklable job. It holds plain values, so that the code that unpickles it is the code that runs.
+
+    Attributes:
+        config: the resolved configuration, as `RunConfig.model_dump(mode="json")`.
+        results: the results folder, absolute.
+        source: commit and state of the tree that submitted it.
+    """
+
+    config: dict[str, Any]
+    seed: int
+    results: str
+    source: dict[str, Any]
+
+    def __call__(self) -> str:
+        """Train the run; returns its id."""
+        stopping: list[int] = []
+        # First of all: loading torch takes seconds in which a signal would be lost.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # a local launcher keeps Ctrl-C for itself
+                signal.signal(number, lambda received, frame: stopping.append(received))
+        try:
+            return self.train(lambda: bool(stopping))
+        except InterruptedRun as error:
+            logging.warning("%s", error)
+            return self.folder().name
+
+    def folder(self) -> RunFolder:
+        """The run's folder."""
+        from workbench.results.folders import RunFolder
+
+        return RunFolder.of(Path(self.results), RunConfig.parse(self.config), self.seed)
+
+    def train(self, stop: Callable[[], str | bool | None]) -> str:
+        """Train the run until it is completed or `stop` ends it with InterruptedRun; returns its id."""
+        from workbench.training.train import train
+
+        logging.basicConfig(
+            level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", force=True
+        )
+        folder = self.folder()
+        train(RunConfig.parse(self.config), self.seed, folder, stop=stop, source=self.source)
+        return folder.name
+
+    def checkpoint(self) -> Any:
+        """Asked by submitit before a timeout or a preemption: the same job again, which resumes by itself."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def task_job(submission: Path, index: int) -> TrainingJob:
+    """The job of one task of an array, from the submission's manifest."""
+    from workbench.launch.submissions import read_submission
+
+    record = read_submission(submission)
+    manifest = record.manifest
+    setting, _, seed = record.runs[index].rpartition("/seed")
+    return TrainingJob(manifest["settings"][setting], int(seed), manifest["results"], manifest["source"])
+
+
+@dataclass(frozen=True)
+class ArrayTask:
+    """Any task of one job array: which run it trains is the array's index in the submission's record.
+
+    All tasks are the same, so a batch script can lay out its own pickle, and needs no launcher alive for it.
+
+    Attributes:
+        submission: the submission's folder, absolute.
+        time_seconds: the time limit.
+        signal_seconds: how long before it the signal comes.
+    """
+
+    submission: str
+    time_seconds: float
+    signal_seconds: float
+
+    def __call__(self) -> str:
+        """Train the task's run; a run that a later submission also names is left to that one."""
+        began = time.time()
+        stopping: list[str] = []
+
+        def stop(received: int, frame: object) -> None:
+            if received == signal.SIGUSR2:
+                # Slurm may send it a minute early.
+                near_end = time.time() - began > self.time_seconds - self.signal_seconds - 90
+                stopping.append("timeout" if near_end else "preempted")
+            else:
+                stopping.append("cancelled")
+
+        # In the place of submitit's own handlers: its SIGUSR2 ends the process in the middle of a step, and its
+        # SIGTERM does nothing.
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(number, stop)
+        from workbench.launch.submissions import Submissions, read_submission
+
+        record, index = read_submission(Path(self.submission)), task_index()
+        run = record.runs[index]
+        job = task_job(record.folder, index)
+        if later := Submissions(Path(job.results)).superseded(record.number, run):
+            logging.warning("%s was submitted again as %s; this job leaves it to that one", run, later)
+            sys.exit(STOPPED)  # not as completed, or what waits for the run would begin without it
+        join_processes()
+        self._wait_for_claim(job)
+        try:
+            return job.train(lambda: stopping[0] if stopping else None)
+        except InterruptedRun as error:
+            logging.warning("%s", error)
+            sys.exit(STOPPED)  # not an exception: submitit would print a traceback
+
+    def _wait_for_claim(self, job: TrainingJob) -> None:
+        folder, deadline = job.folder(), time.monotonic() + CLAIM_SECONDS
+        if int(os.environ.get("SLURM_PROCID", "0")):
+            return  # the main process claims for all
+        while folder.claimed() and time.monotonic() < deadline:
+            time.sleep(1)
+
+    def checkpoint(self) -> Any:
+        """For submitit, should its own handler ever be asked: the same job again."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+@dataclass(frozen=True)
+class ReportTask:
+    """Makes a grid's table and figures after its runs; a later submission of the grid leaves it to its own.
+
+    Attributes:
+        submission: the submission's folder, absolute.
+    """
+
+    submission: str
+
+    def __call__(self) -> None:
+        """Run the commands; CalledProcessError when one fails."""
+        from workbench.launch.submissions import Submissions, read_submission
+
+        record = read_submission(Path(self.submission))
+        results, grid = record.manifest["results"], record.manifest["grid"]
+        if later := Submissions(Path(results)).superseded(record.number, record.runs[0]):
+            logging.warning("%s is made by the later submission %s", record.runs[0], later)
+            return
+        for what in record.manifest["then"]:
+            data, checkpoints = (f"--{root}-root={record.manifest[f'{root}_root']}" for root in ("data", "checkpoint"))
+            command = ["table", grid, data] if what == "table" else ["figure", "all", grid, data, checkpoints]
+            main = [sys.executable, "-c", "from workbench.cli import main; main()"]
+            subprocess.run([*main, *command, "--results", results], check=True)
+
+
+def task_index() -> int:
+    """This process's index in its job array."""
+    return int(os.environ["SLURM_ARRAY_TASK_ID"])
+
+
+def join_processes() -> None:
+    """Tell torch of the other processes that Slurm started for this run, if there are any."""
+    if int(os.environ.get("SLURM_NTASKS", "1")) == 1:
+        return
+    from submitit.helpers import TorchDistributedEnvironment
+
+    TorchDistributedEnvironment().export(overwrite=True, set_cuda_visible_devices=False)
+    if os.environ.get("SLURM_JOB_NUM_NODES", "1") == "1":
+        os.environ["MASTER_ADDR"] = "127.0.0.1"  # a node's name need not mean anything to itself

@@ -1,0 +1,166 @@
+"""What pydantic finds wrong, in one line: in configurations that people write, and in records read from disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic_core import from_json
+
+from workbench.errors import WorkbenchError, shown
+from workbench.registry import unknown_name
+
+
+class Mistake(NamedTuple):
+    """The first thing that is wrong with a document.
+
+    Attributes:
+        key: the dotted name of the field; empty where the document as a whole is meant.
+        message: what is wrong with it, and what would be right.
+        kind: pydantic's name of the mistake.
+    """
+
+    key: str
+    message: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.message}" if self.key else self.message
+
+
+def first_mistake(error: ValidationError, model: type[BaseModel]) -> Mistake:
+    """The first mistake of a document that should have been a `model`."""
+    first = error.errors(include_url=False)[0]
+    location = [str(part) for part in first["loc"]]
+    # A union of types reports one location per branch; the branch's name is no key of the document.
+    key = ".".join(part for part in location if part != "[key]" and not _is_branch(part))
+    kind, message = first["type"], first["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        return Mistake(key, unknown_name("key", location[-1], _known_keys(model, location)), kind)
+    if kind == "missing":
+        return Mistake(key, "is required", kind)
+    if kind in ("json_invalid", "value_error"):  # our own messages say the value
+        return Mistake(key, message, kind)
+    return Mistake(key, f"{shown(first['input'])} is not valid: {message[0].lower()}{message[1:]}", kind)
+
+
+def _is_branch(part: str) -> bool:
+    return any(character in part for character in "[](),'") or part in ("constrained-str", "function-after")
+
+
+def _known_keys(model: type[BaseModel], location: list[str]) -> list[str]:
+    section: Any = model
+    for part in location[:-1]:
+        field = section.model_fields.get(part) if hasattr(section, "model_fields") else None
+        if field is None:
+            break
+        types = [field.annotation, *get_args(field.annotation)]
+        section = next((kind for kind in types if hasattr(kind, "model_fields")), None)
+    return list(section.model_fields) if hasattr(section, "model_fields") else []
+
+
+class DamagedFile(WorkbenchError):
+    """A file of ours does not hold what it should.
+
+    Attributes:
+        file: which.
+        field: the dotted name of the first wrong field, empty where it cannot be read at all.
+    """
+
+    def __init__(self, file: Path, mistake: Mistake | str, remedy: str = "") -> None:
+        self.file = file
+        self.field = mistake.key if isinstance(mistake, Mistake) else ""
+        super().__init__(f"{file}: damaged ({mistake}){remedy and f'; {remedy}'}")
+
+
+def _finite(value: Any) -> Any:
+    """Free-form JSON without infinite numbers (`1e999` reads as one), which could not be written again."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, float) and not math.isfinite(item):
+            raise ValueError(f"a finite number is expected, not {item}")
+        pending += item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+    return value
+
+
+Json = Annotated[JsonValue, AfterValidator(_finite)]
+"""Free-form JSON inside a record."""
+JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
+"""A free-form JSON object inside a record."""
+Whole = Annotated[int, Field(ge=0, le=2**53)]
+"""A count, an id or a step."""
+Moment = Annotated[float, Field(ge=0, le=1e11)]
+"""Seconds of the epoch; every one can be shown as a date."""
+
+
+class Record(BaseModel):
+    """Base of what is read from files that the workbench wrote: nothing is converted, nothing is infinite.
+
+    Fields that this version does not know are kept, so that writing a record again loses nothing.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
+    __pydantic_extra__: dict[str, Json]
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def parse_record(content: bytes, model: type[R]) -> R:
+    """A JSON document as a record.
+
+    Raises:
+        Damage: it is no JSON (cut short, nested over 200 levels, lone surrogates, NaN), or a field is wrong.
+    """
+    try:
+        from_json(content, allow_inf_nan=False)
+    except ValueError as error:
+        raise Damage(Mistake("", str(error), "json_invalid")) from None
+    try:
+        return model.model_validate_json(content)
+    except ValidationError as error:
+        raise Damage(first_mistake(error, model)) from None
+
+
+class Damage(Exception):
+    """What is wrong with a document whose file is not known here; whoever knows it raises `DamagedFile`."""
+
+    def __init__(self, mistake: Mistake) -> None:
+        super().__init__(str(mistake))
+        self.mistake = mistake
+
+
+def read_record(file: Path, model: type[R], remedy: str = "") -> R:
+    """A record from its file.
+
+    Args:
+        remedy: what would help, for the message.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedFile: it cannot be read, or a field is wrong; names both.
+    """
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedFile(file, error.strerror or str(error), remedy) from None
+    try:
+        return parse_record(content, model)
+    except Damage as damage:
+        raise DamagedFile(file, damage.mistake, remedy) from None
+
+
+def read_lines(content: bytes, model: type[R]) -> Iterator[tuple[int, R | Mistake]]:
+    """The lines of a JSONL document, each with its number from 1, as a record or as what is wrong with it."""
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if line.strip():
+            try:
+                yield number, parse_record(line, model)
+            except Damage as damage:
+                yield number, damage.mistake

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from workbench.config import RunConfig
 from workbench.files import write_atomically
-from workbench.results.folders import RunBusy, RunFolder, StoreError, all_runs, results_frame
+from workbench.results.folders import RunBusy, RunFolder, StoreError, all_runs, seeds_of
+from workbench.validation import DamagedFile
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_another_configuration_under_the_same_id_is_refused(
 ) -> None:
     identity = make_config().identity_document()
     identity["config"]["training"]["steps"] = 7
-    folder.update(identity=identity)
+    folder.update(state="running", identity=identity)
     with pytest.raises(StoreError, match=r"config\.training\.steps: 7 -> 6"):
         RunFolder.of(tmp_path, make_config(), 0)
 
@@ -40,7 +40,7 @@ def test_a_truncated_record_names_the_file_and_the_way_out(folder: RunFolder) ->
     folder.update(state="completed", metrics={})
     record = folder.path / "run.json"
     record.write_bytes(record.read_bytes()[:20])
-    with pytest.raises(StoreError, match=r"run\.json: damaged .* workbench retry GRID --class damaged"):
+    with pytest.raises(DamagedFile, match=r"run\.json: damaged .* workbench retry GRID --class damaged"):
         folder.record()
 
 
@@ -72,7 +72,7 @@ def test_a_claim_is_exclusive_between_processes_and_dies_with_its_holder(folder:
     assert folder.state() == "killed"
     with folder.claim() as log:
         log.write("start", step=0)
-    assert folder.events()[-1]["event"] == "start"
+    assert folder.log().events[-1].event == "start"
 
 
 def test_a_log_line_cut_short_by_a_crash_is_left_out(folder: RunFolder) -> None:
@@ -80,9 +80,11 @@ def test_a_log_line_cut_short_by_a_crash_is_left_out(folder: RunFolder) -> None:
         log.write("step", step=1)
         log.write("step", step=2)
     folder.log_file.write_bytes(folder.log_file.read_bytes()[:-9])
-    assert [event["step"] for event in folder.events()] == [1]
-    assert folder.last_event("step") is not None
-    assert folder.last_event("step")["step"] == 1  # type: ignore[index]
+    assert [event.step for event in folder.log().events] == [1]
+    last = folder.log_tail().last("step")
+    assert last is not None
+    assert last.step == 1
+    assert folder.log().damage == []
 
 
 def test_the_line_after_a_cut_one_is_whole_and_steps_done_again_count_once(folder: RunFolder) -> None:
@@ -93,7 +95,7 @@ def test_the_line_after_a_cut_one_is_whole_and_steps_done_again_count_once(folde
     with folder.claim() as log:
         log.write("resume", step=1)
         log.write("step", step=2, part="second")
-    steps = [(e["step"], e["part"]) for e in folder.events() if e["event"] == "step"]
+    steps = [(event.step, event.details()["part"]) for event in folder.log().events if event.event == "step"]
     assert steps == [(1, "first"), (2, "second")]
 
 
@@ -130,17 +132,48 @@ def test_a_checkpoint_counts_only_when_it_is_whole(folder: RunFolder) -> None:
     assert [p.name for p in folder.checkpoints.iterdir()] == ["step-00000012"]
 
 
-def test_the_results_frame_has_a_row_a_run_and_split_of_completed_runs(folder: RunFolder, tmp_path: Path) -> None:
-    metrics = {"val": {"miou": 0.5}, "testA": {"miou": 0.25}}
-    folder.update(state="completed", metrics=metrics, provenance={"code": "abc"})
-    RunFolder(tmp_path, "other-000000000000/seed1").update(state="failed")
-    frame = results_frame(all_runs(tmp_path))
-    expected = pd.DataFrame({"split": ["val", "testA"], "seed": [0, 0], "miou": [0.5, 0.25], "code": ["abc", "abc"]})
-    pd.testing.assert_frame_equal(frame[["split", "seed", "miou", "code"]], expected)
+def test_a_damaged_line_of_a_log_is_named_and_the_others_are_read(folder: RunFolder) -> None:
+    with folder.claim() as log:
+        log.write("start", step=0)
+        log.write("step", step=1)
+    with folder.log_file.open("ab") as stream:
+        stream.write(b'{"event": "step", "time": "noon", "step": 2}\n{"event": "st\n{"event": "end", "time": 5}\n')
+    log_of_run = folder.log()
+    assert [event.event for event in log_of_run.events] == ["start", "step", "end"]
+    assert log_of_run.damage[0].startswith(f"{folder.log_file}: line 3 is damaged (time: 'noon' is not valid")
+    assert log_of_run.damage[1].startswith(f"{folder.log_file}: line 4 is damaged (")
+    assert len(log_of_run.damage) == 2
+
+
+def test_the_tail_of_a_long_log_begins_with_a_whole_line(folder: RunFolder) -> None:
+    with folder.claim() as log:
+        for step in range(500):
+            log.write("step", step=step)
+    tail = folder.log_tail()
+    assert tail.damage == []
+    assert tail.events[-1].step == 499
+    assert 0 < len(tail.events) < 500
+
+
+def test_seeds_are_those_that_have_a_record(tmp_path: Path) -> None:
+    for name in ("a-b/seed0", "a-b/seed10", "a-b/seed2", "a-bc/seed5", "a-b/seedX", "a-b/seed03"):
+        RunFolder(tmp_path, name).update(state="failed")
+    RunFolder(tmp_path, "a-b/seed7").path.mkdir()
+    assert seeds_of(tmp_path, "a-b") == (0, 2, 10)
+    assert seeds_of(tmp_path, "nothing") == ()
+    assert "a-b/seedX" not in [run.name for run in all_runs(tmp_path)]
+
+
+def test_a_record_without_a_state_is_damaged(folder: RunFolder) -> None:
+    folder.update(state="completed")
+    (folder.path / "run.json").write_text('{"seed": 0}')
+    with pytest.raises(DamagedFile, match=r"run\.json: damaged \(state: is required\)"):
+        folder.record()
+    assert folder.state() == "damaged"
 
 
 def test_run_json_is_plain_json_without_nan(folder: RunFolder) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         folder.update(loss=float("nan"))
-    folder.update(loss=1.0)
-    assert json.loads((folder.path / "run.json").read_text()) == {"loss": 1.0}
+    folder.update(state="running", loss=1.0)
+    assert json.loads((folder.path / "run.json").read_text()) == {"state": "running", "loss": 1.0}

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from workbench.evaluation.metrics import ratio
+from workbench.evaluation.metrics import metrics
 
 SAMPLES = 2000
 LEVEL = 0.95
@@ -25,13 +25,13 @@ class Estimate:
 
 
 def estimate(frame: pd.DataFrame, metric: str) -> Estimate:
-    """A metric of evaluated expressions (columns image_id and those of `ratio`) with its interval.
+    """A metric of evaluated expressions (column image_id and those that the metric reads) with its interval.
 
     Several seeds of one setting may stand in the frame together: the value is the mean over seeds, and the interval
     is over images.
     """
     parts = _parts(frame, metric)
-    empty = _of_nothing(metric)
+    empty = metrics[metric].of_nothing
     return _interval(_ratio(parts, np.ones((1, parts.shape[2])), empty), _ratio(parts, _weights(parts.shape[2]), empty))
 
 
@@ -44,7 +44,7 @@ def paired_difference(frame: pd.DataFrame, baseline: pd.DataFrame, metric: str) 
     one, other = _parts(frame, metric), _parts(baseline, metric)
     if sorted(frame["image_id"].unique()) != sorted(baseline["image_id"].unique()):
         raise ValueError("a paired difference needs the same images on both sides")
-    once, drawn, empty = np.ones((1, one.shape[2])), _weights(one.shape[2]), _of_nothing(metric)
+    once, drawn, empty = np.ones((1, one.shape[2])), _weights(one.shape[2]), metrics[metric].of_nothing
     return _interval(
         _ratio(one, once, empty) - _ratio(other, once, empty), _ratio(one, drawn, empty) - _ratio(other, drawn, empty)
     )
@@ -52,20 +52,16 @@ def paired_difference(frame: pd.DataFrame, baseline: pd.DataFrame, metric: str) 
 
 def _parts(frame: pd.DataFrame, metric: str) -> NDArray[np.float64]:
     """Every metric is a ratio of sums; its numerator and denominator by seed and image: 2×seeds×images."""
-    top, bottom = ratio(frame, metric)
+    numerator, denominator = metrics[metric].parts(frame)
     runs = (
         np.unique(frame["run"].to_numpy(str), return_inverse=True)[1] if "run" in frame else np.zeros(len(frame), int)
     )
     images, image = np.unique(frame["image_id"].to_numpy(), return_inverse=True)
     shape = (int(runs.max(initial=-1)) + 1, len(images))
     cell = runs * shape[1] + image
-    sums = [np.bincount(cell, weights=part, minlength=shape[0] * shape[1]).reshape(shape) for part in (top, bottom)]
+    size = shape[0] * shape[1]
+    sums = [np.bincount(cell, part, minlength=size).reshape(shape) for part in (numerator, denominator)]
     return np.stack(sums)
-
-
-def _of_nothing(metric: str) -> float:
-    """What a ratio is where nothing is counted: of areas 1, else unknown, as when a draw holds no such expression."""
-    return 1.0 if metric in ("oiou", "ciou") else float("nan")
 
 
 def _ratio(parts: NDArray[np.float64], weights: NDArray[np.float64], empty: float) -> NDArray[np.float64]:

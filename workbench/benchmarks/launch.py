@@ -37,7 +37,8 @@ from workbench.launch.states import look_at_queue
 from workbench.launch.status import statuses
 from workbench.launch.submit import expected_cost, submit_to_slurm
 from workbench.results.folders import RUNS, RunFolder
-from workbench.results.index import INDEX, collect
+from workbench.results.frames import RunFolders, runs_frame
+from workbench.results.index import INDEX
 
 SETTINGS, SEEDS = 10, 100
 FINISHED = 10_000
@@ -171,7 +172,7 @@ def _collection(results: Path, report: Report) -> dict[str, float]:
     pd.DataFrame({"a": [1]}).drop_duplicates()
     for name in ("cold", "warm"):
         began = time.monotonic()
-        frame = collect(results)
+        frame = runs_frame(RunFolders(results))
         found[f"collect_10k_{name}_seconds"] = time.monotonic() - began
         report(f"{name}: {found[f'collect_10k_{name}_seconds']:.2f} s for {len(frame)} rows")
         if frame["run"].nunique() != FINISHED:

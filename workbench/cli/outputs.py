@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,7 +20,11 @@ from workbench.cli.options import (
     load_grid_file,
     print_rows,
     progress_of,
+    warn,
 )
+
+if TYPE_CHECKING:
+    from workbench.grids.evaluated import Evaluated
 
 
 class FigureName(StrEnum):
@@ -47,28 +51,72 @@ By = Annotated[
 ]
 
 
+From = Annotated[
+    Path | None, typer.Option("--from", help="A kept summary, in place of the run folders; see `summarise`.")
+]
+Seeds = Annotated[str | None, typer.Option(help="Only these, e.g. 0-4; without it, every seed that exists.")]
+
+
 @app.command()
 def table(
     grid: GridFile,
     by: By = None,
+    seeds: Seeds = None,
+    summary: From = None,
     results: Results = RESULTS,
     data_root: DataRoot = None,
 ) -> None:
     """Print the grid's table and write it as table.md and table.csv, with a JSON of where it comes from."""
     from workbench.paper.breakdowns import breakdown_text, write_breakdown
-    from workbench.paper.tables import gather, make_table
+    from workbench.paper.layout import lay_out
+    from workbench.paper.render import markdown, write_table
 
-    loaded = load_grid_file(grid, data_root)
-    made = make_table(loaded, results)
-    print(made.text())
-    files = made.write(results / loaded.name)
-    frames = gather(loaded, results).frames if by else {}
+    stored = _evaluated(grid, seeds, summary, results, data_root, None)
+    folder = results / stored.grid.name
+    laid_out = lay_out(stored)
+    print(markdown(laid_out))
+    files = write_table(laid_out, folder)
     for name in by or []:
-        text = breakdown_text(frames, name.value, loaded.report.metrics[0])
+        text = breakdown_text(stored.expressions, name.value, stored.grid.report.metrics[0])
         print(text)
-        files.append(write_breakdown(text, results / loaded.name, name.value))
+        files.append(write_breakdown(text, folder, name.value))
     for file in files:
         print(f"wrote {file}")
+
+
+@app.command()
+def summarise(
+    grid: GridFile,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; <results>/<grid>/summary where not given.")] = None,
+    seeds: Seeds = None,
+    results: Results = RESULTS,
+    data_root: DataRoot = None,
+) -> None:
+    """Keep what the grid's table and bars need as Parquet files; `table --from FOLDER` makes them without the runs."""
+    stored = _evaluated(grid, seeds, None, results, data_root, None)
+    folder = stored.write_summary(out or results / stored.grid.name / "summary")
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    print(f"wrote {folder} ({size / 2**20:.1f} MB)")
+
+
+def _evaluated(
+    grid: Path,
+    seeds: str | None,
+    summary: Path | None,
+    results: Path,
+    data_root: Path | None,
+    checkpoint_root: Path | None,
+) -> Evaluated:
+    from workbench.grids.evaluated import evaluated
+    from workbench.grids.loading import parse_seeds
+    from workbench.results.summary import source_of
+
+    loaded = load_grid_file(grid, data_root, checkpoint_root)
+    stored = evaluated(loaded, source_of(results, summary), None if seeds is None else parse_seeds(seeds))
+    for run in stored.incomplete:
+        if run.state == "damaged":
+            warn(str(run.message))
+    return stored
 
 
 @app.command()
@@ -82,7 +130,7 @@ def evaluate(
     ] = None,
     split: Annotated[list[str] | None, typer.Option(help="Else every split that the file speaks of.")] = None,
     split_by: SplitBy = None,
-    no_target_area: Annotated[int, typer.Option(min=0, help="Masks of fewer pixels answer that nothing is meant.")] = 0,
+    no_target_area: Annotated[int, typer.Option(min=0, help="Masks of fewer pixels are answers of no-target.")] = 0,
     by: By = None,
     root: Root = DATA,
     results: Results = RESULTS,
@@ -93,10 +141,10 @@ def evaluate(
 
     from workbench.data.tables import plain_name
     from workbench.errors import WorkbenchError
-    from workbench.evaluation.metrics import METRIC_NAMES
+    from workbench.evaluation.metrics import metrics
     from workbench.evaluation.predictions import metrics_of, score_predictions, store_scores
     from workbench.paper.breakdowns import breakdown_text
-    from workbench.results.folders import ScoredFolder
+    from workbench.results.scored import ScoredFolder
 
     if name is not None:
         plain_name(name, "--name")
@@ -105,19 +153,18 @@ def evaluate(
     data, wanted = open_named(dataset, root, split_by)
     with progress_of(f"scoring {predictions.name}", "expressions") as step:
         frame = score_predictions(data, predictions, split or (), no_target_area, step)
-    metrics = metrics_of(frame)
+    values = metrics_of(frame)
     if name is not None:
         store_scores(ScoredFolder(results, name), data, wanted, predictions, frame, no_target_area)
     if as_json:
-        print(json.dumps(metrics, indent=1))
+        print(json.dumps(values, indent=1))
         return
-    names = [metric for metric in METRIC_NAMES if any(metric in found for found in metrics.values())]
-    rows = [("expressions", *(f"{found['expressions']:,}" for found in metrics.values()))]
+    names = [metric for metric in metrics if any(metric in of_split for of_split in values.values())]
+    rows = [("expressions", *(f"{of_split['expressions']:,}" for of_split in values.values()))]
     for metric in names:
-        rows.append(
-            (METRIC_NAMES[metric], *(f"{100 * f[metric]:.2f}" if metric in f else "–" for f in metrics.values()))
-        )
-    print_rows((f"{data.name} ({wanted}), in per cent", *metrics), rows)
+        cells = (f"{100 * of_split[metric]:.2f}" if metric in of_split else "–" for of_split in values.values())
+        rows.append((metrics[metric].label, *cells))
+    print_rows((f"{data.name} ({wanted}), in per cent", *values), rows)
     for breakdown in by or []:
         for metric in ("miou", "giou") if "giou" in names else ("miou",):
             print("\n" + breakdown_text({name or predictions.stem: frame}, breakdown.value, metric), end="")
@@ -130,17 +177,20 @@ def figure(
     name: Annotated[FigureName, typer.Argument(show_default=False)],
     grid: GridFile,
     redraw: Annotated[bool, typer.Option(help="Draw also what is up to date.")] = False,
+    seeds: Seeds = None,
+    summary: From = None,
     results: Results = RESULTS,
     data_root: DataRoot = None,
     checkpoint_root: CheckpointRoot = None,
 ) -> None:
-    """Draw a figure of a grid's completed runs as PNG and PDF, with a JSON of where it comes from."""
-    from workbench.paper.figures import current_files, figures
+    """Draw a figure of a grid's completed runs as PNG and PDF, with the data that it shows."""
+    from workbench.paper.artefacts import current_files, draw_figure
+    from workbench.paper.figures import figures
 
-    loaded = load_grid_file(grid, data_root, checkpoint_root)
-    for one in figures if name is FigureName.all else [name.value]:
-        if not redraw and (files := current_files(one, loaded, results)):
+    stored = _evaluated(grid, seeds, summary, results, data_root, checkpoint_root)
+    for kind in figures if name is FigureName.all else [name.value]:
+        if not redraw and (files := current_files(kind, stored, results)):
             print(f"{files[0]} is up to date")
             continue
-        for file in figures[one](loaded, results):
+        for file in draw_figure(kind, stored, results, summary is not None):
             print(f"wrote {file}")

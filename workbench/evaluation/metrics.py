@@ -1,164 +1,173 @@
-"""The metrics of referring segmentation, from areas in pixels. Each is a ratio of two sums over expressions.
+"""The metrics of referring segmentation: one registry, each a ratio of two sums over expressions, of areas in pixels.
 
-With I and U an expression's intersection and union, and IoU = I/U (1 where both masks are empty):
-
-oiou      ΣI / ΣU over expressions that mean something. Some papers call it cIoU.
-miou      mean IoU over expressions that mean something.
-p@X       share of these with IoU > X; p>=X the share with IoU ≥ X, as LAVT counts.
-
-Where some expressions mean nothing (gRefCOCO), also, after GRES (arXiv 2306.00968):
-
-giou      mean IoU over all expressions; one that means nothing counts 1 if it is answered with nothing, else 0.
-ciou      ΣI / ΣU over all; a missed "nothing" adds what was predicted to U, a correct one adds nothing.
-n_acc     share answered with nothing among expressions that mean nothing: TP / (TP + FN).
-t_acc     share answered with something among those that mean something: TN / (TN + FP).
+I and U are an expression's intersection and union, and IoU = I/U (1 where both masks are empty). Expressions
+with a target count, unless a definition says otherwise; no-target expressions are gRefCOCO's (GRES, arXiv 2306.00968).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from workbench.data.language import length_of
+from workbench.registry import Registry
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
-_PRECISIONS = tuple(f"p@{threshold}" for threshold in THRESHOLDS)
-_PRECISIONS_OR_EQUAL = tuple(f"p>={threshold}" for threshold in THRESHOLDS)
-GENERALISED = ("giou", "ciou", "n_acc", "t_acc")
-METRICS = ("oiou", "miou", *_PRECISIONS, *_PRECISIONS_OR_EQUAL, *GENERALISED)
-METRIC_NAMES = (
-    {"oiou": "oIoU", "miou": "mIoU", "giou": "gIoU", "ciou": "cIoU", "n_acc": "N-acc", "t_acc": "T-acc"}
-    | {name: f"P@{threshold} (IoU > {threshold})" for name, threshold in zip(_PRECISIONS, THRESHOLDS, strict=True)}
-    | {f"p>={threshold}": f"P@{threshold} (IoU ≥ {threshold})" for threshold in THRESHOLDS}
-)
 Floats = NDArray[np.float64]
+Parts = Callable[[pd.DataFrame], tuple[Floats, Floats]]
+"""From evaluated expressions to what each adds to the numerator and to the denominator."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: as grids and tables' files name it.
+        label: as tables and figures show it.
+        definition: in words.
+        parts: what each expression adds to the numerator and to the denominator.
+        of_nothing: its value where the denominator is 0; NaN: it has none.
+        applies_to: `target`: defined on any data set; `no_target`: only where some expressions have no target.
+        direction: which way is better.
+        unit: of the value.
+    """
+
+    name: str
+    label: str
+    definition: str
+    parts: Parts
+    of_nothing: float = float("nan")
+    applies_to: Literal["target", "no_target"] = "target"
+    direction: Literal["higher", "lower"] = "higher"
+    unit: Literal["fraction"] = "fraction"
+
+    def value(self, frame: pd.DataFrame) -> float:
+        """The metric of a frame, NaN where nothing is counted for it."""
+        numerator, denominator = (float(part.sum()) for part in self.parts(frame))
+        return numerator / denominator if denominator else self.of_nothing if len(frame) else float("nan")
+
+
+metrics: Registry[Metric] = Registry("metric", "report.metrics")
 
 
 def iou(intersection: ArrayLike, union: ArrayLike) -> Floats:
-    """I/U an expression; 1 where both masks are empty."""
+    """I/U per expression; 1 where both masks are empty."""
     intersection, union = np.asarray(intersection, dtype=np.float64), np.asarray(union, dtype=np.float64)
-    found: Floats = np.divide(intersection, union, out=np.ones_like(union), where=union > 0)
-    return found
+    ious: Floats = np.divide(intersection, union, out=np.ones_like(union), where=union > 0)
+    return ious
 
 
-def applicable(frame: pd.DataFrame) -> tuple[str, ...]:
-    """The metrics that these expressions have: without any that mean nothing, not those of gRefCOCO."""
-    if not _means_nothing(frame).any():
-        return tuple(metric for metric in METRICS if metric not in GENERALISED)
-    return METRICS
-
-
-def ratio(frame: pd.DataFrame, metric: str) -> tuple[Floats, Floats]:
-    """What each expression adds to the numerator and to the denominator of a metric.
-
-    Args:
-        frame: one row an expression, with intersection, union and predicted_area in pixels, and no_target, whether it
-            means nothing; where that column is missing, all mean something.
-    """
-    nothing = _means_nothing(frame)
-    something = (~nothing).astype(np.float64)
-    if metric in ("oiou", "ciou"):
-        weight = something if metric == "oiou" else np.ones(len(frame))
-        top, bottom = frame["intersection"].to_numpy(np.float64), frame["union"].to_numpy(np.float64)
-        return top * weight, bottom * weight
-    if metric in ("n_acc", "t_acc"):
-        answered = frame["predicted_area"].to_numpy() > 0
-        if metric == "n_acc":
-            return (nothing & ~answered).astype(np.float64), nothing.astype(np.float64)
-        return (~nothing & answered).astype(np.float64), something
-    each = iou(frame["intersection"], frame["union"])
-    if metric == "giou":
-        return each, np.ones(len(frame))
-    if metric == "miou":
-        return each * something, something
-    if metric.startswith("p@"):
-        return (each > float(metric[2:])) * something, something
-    return (each >= float(metric[3:])) * something, something
-
-
-def summarise(frame: pd.DataFrame, metrics: Iterable[str] | None = None) -> dict[str, float]:
-    """The metrics of a frame as `ratio` wants it, shares from 0 to 1; without those that nothing is counted for.
-
-    A ratio of areas that are all zero is 1: everything that was asked for was given.
-
-    Args:
-        metrics: other than the `applicable` ones.
-    """
-    found = {}
-    for metric in applicable(frame) if metrics is None else metrics:
-        top, bottom = (float(part.sum()) for part in ratio(frame, metric))
-        if bottom or (metric in ("oiou", "ciou") and len(frame)):
-            found[metric] = top / bottom if bottom else 1.0
-    return found
-
-
-def _means_nothing(frame: pd.DataFrame) -> NDArray[np.bool_]:
+def is_no_target(frame: pd.DataFrame) -> NDArray[np.bool_]:
+    """Which expressions have no target; where the column is missing, all have one."""
     if "no_target" not in frame:
         return np.zeros(len(frame), dtype=np.bool_)
     return frame["no_target"].to_numpy(np.bool_)
 
 
-def _binned(values: pd.Series, edges: list[float], names: list[str]) -> pd.Series:
-    bins = [-np.inf, *edges, np.inf]
-    return pd.Series(pd.cut(values, bins=bins, labels=names, right=False, ordered=True), index=values.index)
+def _has_target(frame: pd.DataFrame) -> Floats:
+    return (~is_no_target(frame)).astype(np.float64)
 
 
-def _lengths(frame: pd.DataFrame) -> pd.Series:
-    words = frame["sentence"].map(length_of)
-    return _binned(words, [3, 6, 11], ["1–2 words", "3–5 words", "6–10 words", "over 10 words"])
+def _areas(frame: pd.DataFrame) -> tuple[Floats, Floats]:
+    return frame["intersection"].to_numpy(np.float64), frame["union"].to_numpy(np.float64)
 
 
-def _sizes(frame: pd.DataFrame) -> pd.Series:
-    share = frame["target_area"] / (frame["height"] * frame["width"])
-    names = ["under 2 % of the image", "2–10 %", "10–25 %", "over 25 %"]
-    return _or_nothing(_binned(share, [0.02, 0.1, 0.25], names).where(frame["target_area"] > 0), frame)
+def _oiou(frame: pd.DataFrame) -> tuple[Floats, Floats]:
+    intersection, union = _areas(frame)
+    return intersection * _has_target(frame), union * _has_target(frame)
 
 
-def _distractors(frame: pd.DataFrame) -> pd.Series:
-    counts = frame["distractors"]
-    return _or_nothing(_binned(counts, [1, 2, 4], ["none", "1", "2–3", "over 3"]).where(counts >= 0), frame)
+def _miou(frame: pd.DataFrame) -> tuple[Floats, Floats]:
+    return iou(*_areas(frame)) * _has_target(frame), _has_target(frame)
 
 
-def _or_nothing(bins: pd.Series, frame: pd.DataFrame) -> pd.Series:
-    """With a last bin of the expressions that mean nothing, which have neither a size nor a class."""
-    nothing = _means_nothing(frame)
-    bins = bins.cat.add_categories([NOTHING])
-    return bins.mask(nothing, NOTHING)
+def _precision(threshold: float, or_equal: bool) -> Parts:
+    def parts(frame: pd.DataFrame) -> tuple[Floats, Floats]:
+        ious = iou(*_areas(frame))
+        passed = ious >= threshold if or_equal else ious > threshold
+        return passed * _has_target(frame), _has_target(frame)
+
+    return parts
 
 
-def _kinds(frame: pd.DataFrame) -> pd.Series:
-    return pd.Series(pd.Categorical(frame["kind"], ["attribute", "place", "relation"], ordered=True), frame.index)
+def _giou(frame: pd.DataFrame) -> tuple[Floats, Floats]:
+    return iou(*_areas(frame)), np.ones(len(frame))
 
 
-NOTHING = "nothing is meant"
-BREAKDOWNS: dict[str, tuple[str, Callable[[pd.DataFrame], pd.Series]]] = {
-    "length": ("length of the expression", _lengths),
-    "kind": ("kind of words", _kinds),
-    "size": ("size of the referent", _sizes),
-    "distractors": ("other objects of its class", _distractors),
-}
-"""What expressions can be sorted by: a title, and a function from a frame to each row's bin, missing if unknown."""
+def _n_acc(frame: pd.DataFrame) -> tuple[Floats, Floats]:
+    no_target, answered = is_no_target(frame), frame["predicted_area"].to_numpy() > 0
+    return (no_target & ~answered).astype(np.float64), no_target.astype(np.float64)
 
 
-def breakdown(frame: pd.DataFrame, by: str) -> pd.DataFrame:
-    """The metrics by bins of expressions.
+def _t_acc(frame: pd.DataFrame) -> tuple[Floats, Floats]:
+    no_target, answered = is_no_target(frame), frame["predicted_area"].to_numpy() > 0
+    return (~no_target & answered).astype(np.float64), _has_target(frame)
+
+
+def _register(metric: Metric) -> None:
+    metrics.register(metric.name)(metric)
+
+
+_register(Metric("oiou", "oIoU", "ΣI / ΣU; some papers call it cIoU", _oiou, of_nothing=1.0))
+_register(Metric("miou", "mIoU", "mean IoU per expression", _miou))
+for _sign, _relation, _or_equal in (("@", ">", False), (">=", "≥", True)):
+    for _threshold in THRESHOLDS:
+        _register(
+            Metric(
+                f"p{_sign}{_threshold}",
+                f"P@{_threshold} (IoU {_relation} {_threshold})",
+                f"fraction of expressions with IoU {_relation} {_threshold}{', as LAVT counts' * _or_equal}",
+                _precision(_threshold, _or_equal),
+            )
+        )
+_register(
+    Metric(
+        "giou", "gIoU",
+        "mean IoU over all expressions; a no-target expression counts 1 if it is answered with nothing, else 0",
+        _giou, applies_to="no_target",
+    )
+)  # fmt: skip
+_register(
+    Metric(
+        "ciou", "cIoU",
+        "ΣI / ΣU over all expressions; a missed no-target adds its predicted area to U, a correct one adds nothing",
+        _areas, of_nothing=1.0, applies_to="no_target",
+    )
+)  # fmt: skip
+_register(
+    Metric(
+        "n_acc", "N-acc", "fraction answered with nothing among no-target expressions: TP / (TP + FN)", _n_acc,
+        applies_to="no_target",
+    )
+)  # fmt: skip
+_register(
+    Metric(
+        "t_acc", "T-acc", "fraction answered with something among expressions with a target: TN / (TN + FP)", _t_acc,
+        applies_to="no_target",
+    )
+)  # fmt: skip
+
+
+def applicable(frame: pd.DataFrame) -> tuple[str, ...]:
+    """The metrics that these expressions have: those of gRefCOCO only where some have no target."""
+    any_no_target = bool(is_no_target(frame).any())
+    return tuple(name for name, metric in metrics.items() if any_no_target or metric.applies_to == "target")
+
+
+def summarise(frame: pd.DataFrame, names: Iterable[str] | None = None) -> dict[str, float]:
+    """Metrics of evaluated expressions, without those that nothing is counted for.
 
     Args:
-        frame: evaluated expressions, as a run stores them.
-        by: a key of `BREAKDOWNS`.
+        frame: one row per expression, with intersection, union and predicted_area in pixels, and no_target.
+        names: other than the `applicable` ones.
 
     Returns:
-        One row a bin that is not empty: bin, order (its place among all bins), expressions, and the metrics that
-        apply to the frame as a whole.
+        Fractions from 0 to 1.
     """
-    bins = BREAKDOWNS[by][1](frame)
-    metrics = applicable(frame)
-    order = {name: place for place, name in enumerate(bins.cat.categories)}
-    rows = [
-        {"bin": str(name), "order": order[name], "expressions": len(part), **summarise(part, metrics)}
-        for name, part in frame.groupby(bins, observed=True, sort=True)
-    ]
-    return pd.DataFrame(rows, columns=["bin", "order", "expressions", *metrics])
+    values = {name: metrics[name].value(frame) for name in (applicable(frame) if names is None else names)}
+    return {name: value for name, value in values.items() if not np.isnan(value)}

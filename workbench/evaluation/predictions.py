@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -17,8 +18,10 @@ from workbench.errors import DataError, shown
 from workbench.evaluation.metrics import summarise
 from workbench.evaluation.scoring import ORDER, score
 from workbench.files import digest_of
-from workbench.results.folders import ScoredFolder, StoreError
+from workbench.results.folders import StoreError
 from workbench.results.provenance import code_digest
+from workbench.results.record import KEY, ExpressionKey
+from workbench.results.scored import PredictionFile, ScoredFolder, ScoreRecord
 
 SHOWN = 3
 Progress = Callable[[int, int], None]
@@ -35,59 +38,83 @@ def score_predictions(
 
     Args:
         file: JSON, a list of {"sent_id": …, "segmentation": …}, the latter COCO's RLE (compressed or not) or polygons
-            at the image's original size, or null for "nothing is meant". Where a sent_id stands twice in the data
+            at the image's original size, or null for no-target. Where a sent_id stands twice in the data
             set, "ref_id" tells which is meant.
         splits: to be scored, whatever else the file holds; empty: all that it speaks of.
-        no_target_area: masks of fewer pixels count as "nothing is meant".
+        no_target_area: masks of fewer pixels count as an answer of no-target.
         progress: called with (expressions scored, expressions in all).
 
     Returns:
-        One row an expression, see `workbench.evaluation.scoring.score`.
+        One row per expression, see `workbench.evaluation.scoring.score`.
 
     Raises:
         DataError: an expression without a prediction or with two, a prediction of none, or a broken mask.
     """
     given = _read(file)
     every = {split: Expressions(data, split) for split in dict.fromkeys([*splits, *data.splits])}
-    chosen = list(splits) or _spoken_of(every, given)
+    chosen = list(splits) or _splits_spoken_of(every, given)
     if not chosen:
         raise DataError(f"{file}: none of its sent_ids is one of {data.name}'s")
-    keys = {split: list(zip(*(every[split].column(c).tolist() for c in ("ref_id", "sent_id")), strict=True))
-            for split in chosen}  # fmt: skip
-    total, used = sum(map(len, keys.values())), set()
-    ambiguous = _twice([sent_id for split in chosen for _, sent_id in keys[split]])
-    missing: list[str] = []
+    keys = [(key, index) for split in chosen for index, key in enumerate(_keys(every[split], split))]
+    ambiguous = _ambiguous(key for key, _ in keys)
+    missing: list[ExpressionKey] = []
+    used: set[_Given] = set()
     rows: list[dict[str, Any]] = []
-    for split in chosen:
-        for index, (ref_id, sent_id) in enumerate(keys[split]):
-            key = (ref_id, sent_id) if (ref_id, sent_id) in given else (None, sent_id)
-            if key not in given or (key[0] is None and sent_id in ambiguous):
-                missing.append(f"{split} sent_id {sent_id}" + (f", ref_id {ref_id}" if sent_id in ambiguous else ""))
-                continue
-            used.add(key)
-            expression = every[split][index]
-            where, segmentation = given[key]
-            try:
-                parts = [] if segmentation in (None, []) else [segmentation]
-                rles = [masks.to_rle(part, expression.height, expression.width) for part in parts]
-            except DataError as error:
-                raise DataError(f"{file}: {where} (sent_id {sent_id}, {expression.file_name}): {error}") from None
-            rows.append(score(expression, masks.union(rles, expression.height, expression.width), no_target_area))
-            if progress and (len(rows) % 200 == 0 or len(rows) == total):
-                progress(len(rows), total)
+    for key, index in keys:
+        answer = _answer_to(key, given, ambiguous)
+        if answer is None:
+            missing.append(key)
+            continue
+        used.add(answer)
+        expression = every[key.split][index]
+        where, segmentation = given[answer]
+        try:
+            parts = [] if segmentation in (None, []) else [segmentation]
+            rles = [masks.to_rle(part, expression.height, expression.width) for part in parts]
+        except DataError as error:
+            raise DataError(f"{file}: {where} (sent_id {key.sent_id}, {expression.file_name}): {error}") from None
+        rows.append(score(expression, masks.union(rles, expression.height, expression.width), no_target_area))
+        if progress and (len(rows) % 200 == 0 or len(rows) == len(keys)):
+            progress(len(rows), len(keys))
     if missing:
-        first = "; ".join(missing[:SHOWN])
+        first = "; ".join(
+            f"{key.split} sent_id {key.sent_id}" + (f", ref_id {key.ref_id}" if key.sent_id in ambiguous else "")
+            for key in missing[:SHOWN]
+        )
         raise DataError(
-            f"{file}: {len(missing)} of {total} expressions of {', '.join(chosen)} have no prediction: {first}"
-            f"{'; …' if len(missing) > SHOWN else ''}. null as the segmentation answers that nothing is meant"
+            f"{file}: {len(missing)} of {len(keys)} expressions of {', '.join(chosen)} have no prediction: {first}"
+            f"{'; …' if len(missing) > SHOWN else ''}. null as the segmentation answers that there is no target"
         )
     elsewhere = {int(i) for split, part in every.items() if split not in chosen for i in part.column("sent_id")}
-    if left := [where for key, (where, _) in given.items() if key not in used and key[1] not in elsewhere]:
-        raise DataError(f"{file}: {len(left)} predictions are of no expression of {data.name}, the first at {left[0]}")
+    unused = [where for answer, (where, _) in given.items() if answer not in used and answer.sent_id not in elsewhere]
+    if unused:
+        raise DataError(
+            f"{file}: {len(unused)} predictions are of no expression of {data.name}, the first at {unused[0]}"
+        )
     frame = pd.DataFrame(rows)
     parts = [part.sort_values(ORDER) for _, part in frame.groupby("split", sort=False)]
     ordered: pd.DataFrame = pd.concat(parts, ignore_index=True)
     return ordered
+
+
+class _Given(NamedTuple):
+    """What a prediction says that it is of."""
+
+    ref_id: int | None
+    sent_id: int
+
+
+def _keys(expressions: Expressions, split: str) -> list[ExpressionKey]:
+    ids = zip(*(expressions.column(name).tolist() for name in KEY[1:]), strict=True)
+    return [ExpressionKey(split, ref_id, sent_id) for ref_id, sent_id in ids]
+
+
+def _answer_to(key: ExpressionKey, given: Mapping[_Given, Any], ambiguous: Collection[int]) -> _Given | None:
+    """Which prediction is of an expression: one that names both ids, or the sent_id where that is unambiguous."""
+    exact, by_sentence = _Given(key.ref_id, key.sent_id), _Given(None, key.sent_id)
+    if exact in given:
+        return exact
+    return by_sentence if by_sentence in given and key.sent_id not in ambiguous else None
 
 
 def metrics_of(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -110,53 +137,54 @@ def store_scores(
             holds is damaged.
     """
     metrics = metrics_of(frame)
-    record: dict[str, Any] = {
-        "name": folder.name,
-        "dataset": {"name": data.name, "split_by": split_by, "sha256": data.digest},
-        "predictions": {"file": file.name, "sha256": digest_of(file)},
-        "no_target_area": no_target_area,
-        "metrics": metrics,
-        "code": code_digest(),
-        "made": time.time(),
-    }
+    record = ScoreRecord(
+        name=folder.name,
+        dataset={"name": data.name, "split_by": split_by, "sha256": data.digest},
+        predictions=PredictionFile(file=file.name, sha256=digest_of(file)),
+        no_target_area=no_target_area,
+        metrics={split: {name: float(value) for name, value in values.items()} for split, values in metrics.items()},
+        code=code_digest(),
+        made=time.time(),
+    )
     before = folder.record() if folder.exists() else record
-    for what in ("dataset", "predictions", "no_target_area"):
-        if before.get(what) != record[what]:
+    for field in ("dataset", "predictions", "no_target_area"):
+        if getattr(before, field) != getattr(record, field):
+            stored = before.model_dump()[field]
             raise StoreError(
-                f"{folder.path} holds scores of another {what}, {before.get(what)}; choose another --name, or remove it"
+                f"{folder.path} holds scores of another {field}, {stored}; choose another --name, or remove it"
             )
-    if {*before["metrics"]} != {*metrics}:
+    if {*before.metrics} != {*metrics}:
         raise StoreError(f"{folder.path} holds scores of other splits; choose another --name, or remove it")
     folder.write(record, frame)
     return metrics
 
 
-def _read(file: Path) -> dict[tuple[int | None, int], tuple[str, Any]]:
-    """Where each prediction stands and its segmentation, by (ref_id or None, sent_id)."""
+def _read(file: Path) -> dict[_Given, tuple[str, Any]]:
+    """Where each prediction stands and its segmentation."""
     if not file.is_file():
         raise DataError(f"missing file {file}")
     document = read_json(file)
     if not isinstance(document, list):
         raise DataError(f"{file}: a list of predictions is expected, not {type(document).__name__}")
-    found: dict[tuple[int | None, int], tuple[str, Any]] = {}
+    given: dict[_Given, tuple[str, Any]] = {}
     for i, item in enumerate(document):
         if not isinstance(item, dict) or type(item.get("sent_id")) is not int or "segmentation" not in item:
             raise DataError(f"{file}: [{i}]: an object with sent_id (a whole number) and segmentation is expected")
         ref_id = item.get("ref_id")
         if ref_id is not None and type(ref_id) is not int:
             raise DataError(f"{file}: [{i}]: ref_id: a whole number is expected, not {shown(ref_id)}")
-        key = (ref_id, item["sent_id"])
-        if key in found:
-            raise DataError(f"{file}: [{i}]: sent_id {key[1]} has a prediction already, at {found[key][0]}")
-        found[key] = (f"[{i}]", item["segmentation"])
-    return found
+        key = _Given(ref_id, item["sent_id"])
+        if key in given:
+            raise DataError(f"{file}: [{i}]: sent_id {key.sent_id} has a prediction already, at {given[key][0]}")
+        given[key] = (f"[{i}]", item["segmentation"])
+    return given
 
 
-def _spoken_of(every: dict[str, Expressions], given: dict[tuple[int | None, int], tuple[str, Any]]) -> list[str]:
-    ids = {sent_id for _, sent_id in given}
+def _splits_spoken_of(every: Mapping[str, Expressions], given: Collection[_Given]) -> list[str]:
+    ids = {key.sent_id for key in given}
     return [split for split, part in every.items() if not ids.isdisjoint(part.column("sent_id").tolist())]
 
 
-def _twice(ids: list[int]) -> set[int]:
-    seen: set[int] = set()
-    return {i for i in ids if i in seen or seen.add(i)}  # type: ignore[func-returns-value]
+def _ambiguous(keys: Iterable[ExpressionKey]) -> set[int]:
+    """The sent_ids that stand twice."""
+    return {sent_id for sent_id, count in Counter(key.sent_id for key in keys).items() if count > 1}

@@ -116,6 +116,14 @@ class Grid:
     then: tuple[str, ...] = ()
     """What is made when all runs have ended: table, figure."""
 
+    submitted: bool = False
+
+    def changed_sources(self) -> list[Path]:
+        return []
+
+    def digest(self) -> str:
+        return "x"
+
     @property
     def name(self) -> str:
         """The file's name without its ending; its outputs lie in `results/<name>`."""

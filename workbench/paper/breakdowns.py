@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from workbench.evaluation.metrics import BREAKDOWNS, METRIC_NAMES, breakdown
+from workbench.evaluation.breakdowns import BREAKDOWNS, breakdown
+from workbench.evaluation.metrics import metrics
+from workbench.paper.render import markdown_rows, per_cent
 from workbench.results.folders import StoreError
-
-DASH = "–"
 
 
 def breakdown_text(frames: Mapping[str, pd.DataFrame], by: str, metric: str) -> str:
-    """A Markdown table: a row a bin and split, a column a setting; bins' sizes in expressions.
+    """A Markdown table: a row per bin and split, a column per setting; the bins' sizes in expressions.
 
     Args:
         frames: evaluated expressions by setting; of several seeds (`run`), the mean is shown.
@@ -23,7 +23,7 @@ def breakdown_text(frames: Mapping[str, pd.DataFrame], by: str, metric: str) -> 
     Raises:
         StoreError: a run was evaluated before the columns that this needs were stored.
     """
-    tables = {name: _of(name, frame, by) for name, frame in frames.items()}
+    tables = {name: _by_bin(name, frame, by) for name, frame in frames.items()}
     rows = [["split", BREAKDOWNS[by][0], "expressions", *tables]]
     every = pd.concat(tables.values())
     splits = {split: place for place, split in enumerate(dict.fromkeys(every["split"]))}
@@ -32,15 +32,11 @@ def breakdown_text(frames: Mapping[str, pd.DataFrame], by: str, metric: str) -> 
     for split, _, name in every.itertuples(index=False):
         cells, count = [], 0
         for table in tables.values():
-            found = table[(table["split"] == split) & (table["bin"] == name)]
-            value = found[metric].iloc[0] if metric in found and len(found) else float("nan")
-            cells.append(DASH if pd.isna(value) else f"{100 * value:.1f}")
-            count = max(count, int(found["expressions"].iloc[0]) if len(found) else 0)
+            part = table[(table["split"] == split) & (table["bin"] == name)]
+            cells.append(per_cent(part[metric].iloc[0] if metric in part and len(part) else None))
+            count = max(count, int(part["expressions"].iloc[0]) if len(part) else 0)
         rows.append([split, name, f"{count:,}", *cells])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return f"{METRIC_NAMES[metric]} by {BREAKDOWNS[by][0]}, in per cent\n\n" + "\n".join(lines) + "\n"
+    return f"{metrics[metric].label} by {BREAKDOWNS[by][0]}, in per cent\n\n{markdown_rows(rows)}\n"
 
 
 def write_breakdown(text: str, folder: Path, by: str) -> Path:
@@ -51,7 +47,7 @@ def write_breakdown(text: str, folder: Path, by: str) -> Path:
     return file
 
 
-def _of(name: str, frame: pd.DataFrame, by: str) -> pd.DataFrame:
+def _by_bin(name: str, frame: pd.DataFrame, by: str) -> pd.DataFrame:
     """Metrics by split and bin, the mean over runs."""
     runs = frame["run"] if "run" in frame else pd.Series("", index=frame.index)
     try:

@@ -15,7 +15,8 @@ PALETTE = ("#999999", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#F
 """Okabe and Ito's colours; grey comes first, for a baseline."""
 ERROR = "#D55E00"
 MAP = "viridis"
-ENDINGS = ("png", "pdf", "json")
+DARK = ("#0072B2",)
+"""Colours of the palette that take white text."""
 WIDTH = 7.0
 """Inches: the text width of a two-column page."""
 
@@ -51,15 +52,21 @@ def new_figure(height: float, images: bool = False) -> Figure:
     return Figure(figsize=(WIDTH, height), layout="compressed" if images else "constrained")
 
 
-def save(figure: Figure, folder: Path, name: str, source: Mapping[str, Any]) -> list[Path]:
-    """Write NAME.png, NAME.pdf and NAME.json; the same input writes the same bytes.
-
-    Args:
-        source: runs, images, expressions, scale: all that tells where the figure comes from.
-    """
+def save_picture(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write NAME.png and NAME.pdf; the same figure writes the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{name}.{ending}" for ending in ENDINGS]
+    files = [folder / f"{name}.png", folder / f"{name}.pdf"]
     figure.savefig(files[0], metadata={"Software": None})
     figure.savefig(files[1], metadata={"CreationDate": None, "Producer": None, "Creator": None})
-    files[2].write_text(json.dumps(source, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    return files
+
+
+def save(figure: Figure, folder: Path, name: str, source: Mapping[str, Any]) -> list[Path]:
+    """Write NAME.png, NAME.pdf and NAME.json.
+
+    Args:
+        source: all that tells where the figure comes from, as plain JSON.
+    """
+    files = [*save_picture(figure, folder, name), folder / f"{name}.json"]
+    files[-1].write_text(json.dumps(source, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return files

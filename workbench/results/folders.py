@@ -1,39 +1,38 @@
-"""Run folders on disk, and the data frames made from them. The only module that knows the files' names."""
+"""Run folders on disk: the claim, the record, the log, the evaluated expressions and the checkpoints of a run."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from workbench.config import RunConfig, difference, run_id
+from pydantic_core import from_json
+
+from workbench.config import RunConfig, difference
 from workbench.errors import WorkbenchError
 from workbench.files import is_locked, lock, write_atomically
+from workbench.results.expressions import read_expressions, write_expressions
+from workbench.results.record import LogEvent, RunError, RunId, RunRecord, State
+from workbench.validation import DamagedFile, Mistake, read_lines, read_record
 
 if TYPE_CHECKING:
     import pandas as pd
 
-State = Literal[
-    "new", "queued", "running", "completed", "failed", "diverged", "interrupted", "killed", "cancelled", "damaged"
-]
-"""`queued` is the scheduler's word, `killed` and `damaged` are found out; the others stand in `run.json`."""
-FAILED: tuple[State, ...] = ("failed", "diverged", "cancelled", "damaged")
-"""What is not tried again unless it is asked for."""
-
-MEND = "to go on from its checkpoint: workbench retry GRID --class damaged"
+REMEDY = "to go on from its checkpoint: workbench retry GRID --class damaged"
 CLAIM_SECONDS = 1.0
 RUNS = "runs"
 SUBMISSIONS = "submissions"
 TENSORBOARD = "tensorboard"
 RECORD = "run.json"
-SCORED = "scored"
-_SCORE = "score.json"
+TAIL_BYTES = 8192
 _LOG = "log.jsonl"
 _ERROR = ".error-of-process-"
 _EXPRESSIONS = "expressions.parquet"
@@ -41,15 +40,28 @@ _CHECKPOINT = "checkpoint"
 
 
 class StoreError(WorkbenchError):
-    """A run folder is damaged, or holds another run than its name says."""
-
-
-class DamagedRecord(StoreError):
-    """A `run.json` cannot be read."""
+    """A run folder holds another run than its name says, or lacks what is asked for."""
 
 
 class RunBusy(WorkbenchError):
     """Another process is training this run."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """The readable lines of a run's log.
+
+    Attributes:
+        events: oldest first.
+        damage: a line of text per line of the log that is damaged, naming file, line and field.
+    """
+
+    events: list[LogEvent]
+    damage: list[str]
+
+    def last(self, kind: str) -> LogEvent | None:
+        """The newest event of a kind."""
+        return next((event for event in reversed(self.events) if event.event == kind), None)
 
 
 class RunFolder:
@@ -68,15 +80,32 @@ class RunFolder:
     @classmethod
     def of(cls, results: Path, config: RunConfig, seed: int) -> RunFolder:
         """The folder of a run; StoreError when what is stored there was made from another configuration."""
-        folder = cls(results, run_id(config, seed))
+        folder = cls(results, str(RunId(config.setting_id, seed)))
         folder.check(config)
         return folder
 
+    @property
+    def id(self) -> RunId:
+        """The setting and the seed; ValueError where the folder's name is not one of a run."""
+        return RunId.parse(self.name)
+
+    @property
+    def record_file(self) -> Path:
+        """`run.json`."""
+        return self.path / RECORD
+
+    @property
+    def expressions_file(self) -> Path:
+        """`expressions.parquet`."""
+        return self.path / _EXPRESSIONS
+
     def check(self, config: RunConfig) -> None:
         """StoreError when what is stored here was made from another configuration."""
-        stored = self.record().get("identity")
-        lines = difference(stored, config.identity_document()) if stored is not None else []
-        if lines:
+        identity = self.record().identity
+        if identity is None:
+            return
+        stored = identity.model_dump(mode="json", by_alias=True)
+        if lines := difference(stored, config.identity_document()):
             raise StoreError(
                 f"{self.path}: stored under this id is another configuration (stored -> asked): {lines[0]}"
             )
@@ -92,46 +121,54 @@ class RunFolder:
         return self.path / _CHECKPOINT
 
     @property
+    def artefacts(self) -> Path:
+        """Where analyses keep what they computed from the run; it can be made again from the checkpoint."""
+        return self.path / "artefacts"
+
+    @property
     def tracker_folder(self) -> Path:
         """Where trackers such as TensorBoard write."""
         return self.results / TENSORBOARD / self.name
 
-    def record(self) -> dict[str, Any]:
-        """The content of `run.json`, empty for a new run; StoreError when it cannot be read."""
-        file = self.path / RECORD
+    def record(self) -> RunRecord:
+        """The content of `run.json`, all defaults for a new run.
+
+        Raises:
+            DamagedFile: names the file and the first wrong field.
+        """
         try:
-            record = json.loads(file.read_bytes())
+            record = read_record(self.record_file, RunRecord, REMEDY)
         except FileNotFoundError:
-            return {}
-        except ValueError as error:
-            raise DamagedRecord(f"{file}: damaged ({error}); {MEND}") from None
-        if not isinstance(record, dict):
-            raise DamagedRecord(f"{file}: damaged (no object); {MEND}")
+            return RunRecord()
+        if "state" not in record.model_fields_set:
+            raise DamagedFile(self.record_file, Mistake("state", "is required", "missing"), REMEDY)
         return record
 
     def set_aside_damage(self) -> None:
         """Rename an unreadable `run.json`, so that the run can go on from its checkpoint."""
         try:
             self.record()
-        except DamagedRecord:
-            (self.path / RECORD).replace(self.path / f"{RECORD}.damaged")
+        except DamagedFile:
+            self.record_file.replace(self.path / f"{RECORD}.damaged")
 
     def update(self, **fields: Any) -> None:
-        """Set fields of `run.json`."""
+        """Set fields of `run.json`; plain JSON values."""
         self.path.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({**self.record(), **fields}, indent=1, allow_nan=False)
-        write_atomically(self.path / RECORD, text.encode())
+        self.record()
+        with contextlib.suppress(FileNotFoundError):
+            fields = {**from_json(self.record_file.read_bytes()), **fields}
+        write_atomically(self.record_file, json.dumps(fields, indent=1, allow_nan=False).encode())
 
     def state(self) -> State:
         """The run's state; one that says it is running but that nobody trains was `killed`."""
         try:
-            state: State = self.record().get("state", "new")
-        except DamagedRecord:
+            state: State = self.record().state
+            if state == "running" and not self.claimed():
+                # It may have ended between the two looks.
+                state = self.record().state
+                return "killed" if state == "running" else state
+        except DamagedFile:
             return "damaged"
-        if state == "running" and not self.claimed():
-            # It may have ended between the two looks.
-            state = self.record().get("state", "new")
-            return "killed" if state == "running" else state
         return state
 
     def claimed(self) -> bool:
@@ -155,32 +192,45 @@ class RunFolder:
             finally:
                 fcntl.flock(stream, fcntl.LOCK_UN)
 
-    def events(self, all_lines: bool = False) -> list[dict[str, Any]]:
-        """The log, oldest first, without lines that a crash cut short or steps that a resumed run did again.
+    def log(self, all_lines: bool = False) -> Log:
+        """The log without lines that a crash cut short, and without steps that a resumed run did again.
 
         Args:
             all_lines: also the steps that were lost and done again.
         """
-        found: list[dict[str, Any]] = []
-        with contextlib.suppress(FileNotFoundError):
-            for line in self.log_file.read_bytes().splitlines():
-                with contextlib.suppress(ValueError):
-                    event = json.loads(line)
-                    if event["event"] == "resume" and not all_lines:
-                        found = [e for e in found if e["event"] != "step" or e["step"] <= event["step"]]
-                    found.append(event)
-        return found
+        try:
+            content = self.log_file.read_bytes()
+        except FileNotFoundError:
+            return Log([], [])
+        return self._log_of(content, 1, all_lines)
 
-    def last_event(self, kind: str) -> dict[str, Any] | None:
-        """The newest event of a kind among the log's last 8 KB."""
-        with contextlib.suppress(OSError), self.log_file.open("rb") as stream:
-            stream.seek(max(0, self.log_file.stat().st_size - 8192))
-            for line in reversed(stream.read().splitlines()):
-                with contextlib.suppress(ValueError):
-                    event = json.loads(line)
-                    if isinstance(event, dict) and event.get("event") == kind:
-                        return event
-        return None
+    def log_tail(self) -> Log:
+        """What the last 8 KB of the log hold."""
+        try:
+            with self.log_file.open("rb") as stream:
+                size = stream.seek(0, os.SEEK_END)
+                stream.seek(max(0, size - TAIL_BYTES))
+                content = stream.read()
+        except FileNotFoundError:
+            return Log([], [])
+        first = content.find(b"\n") + 1 if size > TAIL_BYTES else 0
+        return self._log_of(content[first:], None, True)
+
+    def _log_of(self, content: bytes, first_number: int | None, all_lines: bool) -> Log:
+        events: list[LogEvent] = []
+        damage: list[str] = []
+        # What comes after the last line break is being written, or was when its process died.
+        whole_lines = content[: content.rfind(b"\n") + 1]
+        for number, line in read_lines(whole_lines, LogEvent):
+            if isinstance(line, Mistake):
+                where = f"line {number}" if first_number else f"line {number} of the last {TAIL_BYTES} bytes"
+                damage.append(f"{self.log_file}: {where} is damaged ({line}) and left out")
+                continue
+            if line.event == "resume" and not all_lines and line.step is not None:
+                resumed_at = line.step
+                events = [e for e in events if e.event != "step" or (e.step or 0) <= resumed_at]
+            events.append(line)
+        return Log(events, damage)
 
     def progress(self) -> list[int]:
         """How far the run is as far as it is saved: the checkpoint's step, and the splits scored since."""
@@ -188,31 +238,33 @@ class RunFolder:
         return [0, 0] if place is None else [int(place.name.rpartition("-")[2]), len(list(place.glob("*.parquet")))]
 
     def leave_error(self, process: int, error: dict[str, Any]) -> None:
-        """For a process that does not hold the claim: what ended it, for whoever looks after the job."""
+        """For a process that does not hold the claim: what ended it, for the epilogue of the job."""
         write_atomically(self.path / f"{_ERROR}{process}", json.dumps(error).encode())
 
-    def take_errors(self) -> list[dict[str, Any]]:
-        """What processes left, which is then gone."""
-        found = []
+    def take_errors(self) -> list[RunError]:
+        """What processes left, which is then gone; a damaged one says nothing."""
+        errors = []
         for file in self.path.glob(f"{_ERROR}*"):
-            found.append(json.loads(file.read_bytes()))
+            with contextlib.suppress(DamagedFile):
+                errors.append(read_record(file, RunError))
             file.unlink()
-        return found
+        return errors
 
     def write_expressions(self, frame: pd.DataFrame) -> None:
-        """Store one row an evaluated expression."""
-        partial = self.path / f".{_EXPRESSIONS}"
-        frame.to_parquet(partial, index=False)
-        partial.replace(self.path / _EXPRESSIONS)
+        """Store one row per evaluated expression."""
+        write_expressions(self.expressions_file, frame)
 
     def expressions(self) -> pd.DataFrame:
-        """One row an evaluated expression; StoreError when the run has none."""
-        import pandas as pd
+        """One row per evaluated expression.
 
-        file = self.path / _EXPRESSIONS
+        Raises:
+            StoreError: the run has none.
+            DamagedFile: the file cannot be read, or a column of it is wrong.
+        """
+        file = self.expressions_file
         if not file.is_file():
             raise StoreError(f"{self.name} has no evaluated expressions yet (state: {self.state()})")
-        return pd.read_parquet(file)
+        return read_expressions(file, "evaluate the run again")
 
     @contextlib.contextmanager
     def new_checkpoint(self, step: int) -> Iterator[Path]:
@@ -242,58 +294,6 @@ class RunFolder:
         return found[-1] if found else None
 
 
-class ScoredFolder:
-    """Masks of somebody else's model, scored by this code: `<results>/scored/<name>/`.
-
-    Args:
-        results: the results folder.
-        name: of the model, as tables show it.
-    """
-
-    def __init__(self, results: Path, name: str) -> None:
-        self.name = name
-        self.path = results / SCORED / name
-
-    def exists(self) -> bool:
-        """Whether there is a record, readable or not."""
-        return (self.path / _SCORE).exists()
-
-    def record(self) -> dict[str, Any]:
-        """What was scored, on what, and the metrics; StoreError where there is nothing, or nothing readable."""
-        file = self.path / _SCORE
-        try:
-            record = json.loads(file.read_bytes())
-        except FileNotFoundError:
-            raise StoreError(
-                f"no scores of {self.name!r} in {self.path.parent}; make them with: "
-                f"workbench evaluate --predictions FILE --name {self.name}"
-            ) from None
-        except ValueError as error:
-            raise StoreError(f"{file}: damaged ({error}); remove its folder and score the predictions again") from None
-        if not isinstance(record, dict) or not {"dataset", "predictions", "no_target_area", "metrics"} <= record.keys():
-            raise StoreError(f"{file}: damaged; remove its folder and score the predictions again")
-        return record
-
-    def expressions(self) -> pd.DataFrame:
-        """One row a scored expression."""
-        import pandas as pd
-
-        file = self.path / _EXPRESSIONS
-        try:
-            return pd.read_parquet(file)
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{file}: not readable ({error}); score the predictions again") from None
-
-    def write(self, record: dict[str, Any], frame: pd.DataFrame) -> None:
-        """Store both; the record comes last, so that what has one is whole."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / _SCORE).unlink(missing_ok=True)
-        partial = self.path / f".{_EXPRESSIONS}"
-        frame.to_parquet(partial, index=False)
-        partial.replace(self.path / _EXPRESSIONS)
-        write_atomically(self.path / _SCORE, json.dumps(record, indent=1, allow_nan=False).encode())
-
-
 class RunLog:
     """The open, claimed `log.jsonl` of a run."""
 
@@ -316,31 +316,19 @@ class RunLog:
         self._stream.flush()
 
 
-def results_frame(folders: Iterable[RunFolder]) -> pd.DataFrame:
-    """One row a run and split: run, setting_id, seed, split, the metrics, and `code`, the digest of what ran."""
-    import pandas as pd
-
-    rows = []
-    for folder in folders:
-        record = folder.record()
-        if record.get("state") != "completed":
-            continue
-        setting_id, _, seed = folder.name.partition("/seed")
-        shared = {"run": folder.name, "setting_id": setting_id, "seed": int(seed)}
-        code = record.get("provenance", {}).get("code")
-        rows += [{**shared, "split": split, **metrics, "code": code} for split, metrics in record["metrics"].items()]
-    return pd.DataFrame(rows)
-
-
-def expressions_frame(folders: Iterable[RunFolder]) -> pd.DataFrame:
-    """The evaluated expressions of several runs, with their `run`."""
-    import pandas as pd
-
-    frames = [folder.expressions().assign(run=folder.name) for folder in folders]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
 def all_runs(results: Path) -> list[RunFolder]:
-    """Every run under a results folder, by name."""
-    records = sorted((results / RUNS).glob(f"*/seed*/{RECORD}"))
-    return [RunFolder(results, "/".join(record.parts[-3:-1])) for record in records]
+    """Every run under a results folder, by name; folders with other names are none of ours."""
+    return [RunFolder(results, str(run)) for run in _run_ids(results, "*")]
+
+
+def seeds_of(results: Path, setting_id: str) -> tuple[int, ...]:
+    """The seeds of a setting that have a record in the results folder."""
+    return tuple(sorted(run.seed for run in _run_ids(results, glob.escape(setting_id))))
+
+
+def _run_ids(results: Path, setting: str) -> list[RunId]:
+    run_ids = []
+    for record in sorted((results / RUNS).glob(f"{setting}/seed*/{RECORD}")):
+        with contextlib.suppress(ValueError):
+            run_ids.append(RunId.parse("/".join(record.parts[-3:-1])))
+    return run_ids

@@ -1,0 +1,237 @@
+"""What is stored of a grid's runs: which are completed, with which seeds, and their evaluated expressions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.results.folders import RunFolder, StoreError
+from workbench.results.frames import ResultsSource, RunFolders, expressions_frame, runs_frame
+from workbench.results.provenance import code_digest
+from workbench.results.record import KEY, RunId
+from workbench.results.scored import SCORED, ScoredFolder
+from workbench.results.summary import write_summary
+from workbench.validation import DamagedFile
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from workbench.grids.loading import Grid
+
+
+@dataclass(frozen=True)
+class Incomplete:
+    """A run that is expected, or has a record, and is not completed; or damaged scores of another model.
+
+    Attributes:
+        state: as its record says it, `damaged`, or `new` where there is none.
+        message: what ended or damaged it.
+    """
+
+    setting: str
+    seed: int | None
+    run: str
+    state: str
+    message: str | None
+
+    def __str__(self) -> str:
+        # A damaged file is named with its whole message: nobody else says where it is.
+        why = f": {self.message}" if self.state == "damaged" else ""
+        name = self.setting if self.seed is None else f"{self.setting} seed {self.seed}"
+        return f"{name} ({'not begun' if self.state == 'new' else self.state}{why})"
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A grid's completed runs.
+
+    Attributes:
+        runs: as `runs_frame` gives them, of all the grid's settings, with `setting`, the name in the grid.
+        expressions: evaluated expressions by setting and by the names in `report.models`, with run and seed.
+        incomplete: runs that are expected or have a record and are not completed.
+        scored: of each name in `report.models`, the folder of its scores.
+        sources: of each name in `report.models`, where its masks came from.
+    """
+
+    grid: Grid
+    runs: pd.DataFrame
+    expressions: Mapping[str, pd.DataFrame]
+    incomplete: Sequence[Incomplete]
+    scored: Mapping[str, ScoredFolder]
+    sources: Mapping[str, str]
+
+    def seeds(self, setting: str) -> tuple[int, ...]:
+        """The completed seeds of a setting; none for predictions of another model."""
+        frame = self.expressions.get(setting)
+        return () if frame is None or "seed" not in frame else tuple(sorted(int(seed) for seed in set(frame["seed"])))
+
+    def run_of(self, setting: str, seed: int) -> str:
+        """The id of a run."""
+        return str(RunId(self.grid.settings[setting].setting_id, seed))
+
+    @property
+    def other_code(self) -> list[str]:
+        """The settings of which a completed run was trained or evaluated, in part, by other code than this."""
+        completed = self.runs[self.runs["state"] == "completed"]
+        other = set(completed["setting"][completed["codes"] != code_digest()])
+        return [name for name in self.grid.settings if name in other]
+
+    @property
+    def fewer_seeds(self) -> dict[str, int]:
+        """The settings with fewer completed seeds than another one has, and how many they have."""
+        counts = {name: len(self.seeds(name)) for name in self.grid.settings if name in self.expressions}
+        most = max(counts.values(), default=0)
+        return {name: count for name, count in counts.items() if count < most}
+
+    def write_summary(self, folder: Path) -> Path:
+        """Keep all this as Parquet files, from which the same tables and bars can be made; returns the folder."""
+        frames = {
+            str(run): part.drop(columns=["run", "setting_id", "seed"]).reset_index(drop=True)
+            for name in self.grid.settings
+            if name in self.expressions
+            for run, part in self.expressions[name].groupby("run", sort=False)
+        }
+        write_summary(folder, self.runs.drop(columns="setting"), frames, list(self.scored.values()))
+        return folder
+
+
+def evaluated(grid: Grid, source: ResultsSource, seeds: Sequence[int] | None = None) -> Evaluated:
+    """What is stored of a grid, every seed of its settings that exists.
+
+    Args:
+        seeds: only these.
+
+    Raises:
+        StoreError: no run is completed, a folder holds another configuration, or predictions of another model were
+            scored on other expressions.
+    """
+    names = {config.setting_id: name for name, config in grid.settings.items()}
+    runs = runs_frame(source, list(names), seeds=seeds)
+    if isinstance(source, RunFolders):
+        _check_identities(grid, runs, source)
+    expressions: dict[str, pd.DataFrame] = {}
+    incomplete: list[Incomplete] = []
+    for setting, config in grid.settings.items():
+        here = runs[runs["setting_id"] == config.setting_id].drop_duplicates("run").set_index("seed")
+        expected = set(grid.seeds if seeds is None else seeds) | set(here.index)
+        frames = []
+        for seed in sorted(int(seed) for seed in expected):
+            run = str(RunId(config.setting_id, seed))
+            state, message = ("new", None) if seed not in here.index else _told(here.loc[seed])
+            if state == "completed":
+                try:
+                    frames.append(expressions_frame(source, [run]))
+                    continue
+                except (DamagedFile, StoreError) as error:
+                    state, message = "damaged", str(error)
+                    runs = _without_metrics(runs, run, message)
+            incomplete.append(Incomplete(setting, seed, run, state, message))
+        if frames:
+            expressions[setting] = _joined(frames)
+    runs = _leave_out_other_expressions(grid, runs, expressions, incomplete)
+    if not expressions:
+        causes = "; ".join(map(str, [run for run in incomplete if run.state != "new"][:3]))
+        raise StoreError(
+            f"{grid.file}: no completed run yet{causes and f' ({causes})'}; train with: workbench submit {grid.file}"
+        )
+    runs = runs.assign(setting=runs["setting_id"].map(names))
+    scored = {name: source.scored(name) for name in grid.report.models}
+    sources = _add_scored(grid, scored, expressions, incomplete)
+    sound = {name: folder for name, folder in scored.items() if name in sources}
+    return Evaluated(grid, runs, expressions, incomplete, sound, sources)
+
+
+def _check_identities(grid: Grid, runs: pd.DataFrame, source: RunFolders) -> None:
+    configs = {config.setting_id: config for config in grid.settings.values()}
+    sound = runs[runs["state"] != "damaged"].drop_duplicates("run")
+    for run, setting_id in zip(sound["run"], sound["setting_id"], strict=True):
+        RunFolder(source.results, run).check(configs[setting_id])
+
+
+def _told(row: Any) -> tuple[str, str | None]:
+    import pandas as pd
+
+    return str(row["state"]), None if pd.isna(row["message"]) else str(row["message"])
+
+
+def _without_metrics(runs: pd.DataFrame, run: str, message: str) -> pd.DataFrame:
+    """The frame of the runs with one marked as damaged, as if its record were."""
+    import pandas as pd
+
+    kept = ["run", "setting_id", "seed", "dataset", "code", "codes", "kind"]
+    row = runs[runs["run"] == run].iloc[:1][kept].assign(state="damaged", message=message)
+    order = runs["run"].drop_duplicates().tolist()
+    joined = pd.concat([runs[runs["run"] != run], row], ignore_index=True).astype(runs.dtypes)
+    place = joined["run"].map({name: place for place, name in enumerate(order)})
+    return joined.iloc[place.argsort(kind="stable")].reset_index(drop=True)
+
+
+def _leave_out_other_expressions(
+    grid: Grid, runs: pd.DataFrame, expressions: dict[str, pd.DataFrame], incomplete: list[Incomplete]
+) -> pd.DataFrame:
+    """Take out runs that were evaluated on other expressions than most runs on the same data set: one is damaged."""
+    signatures: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+    for setting, frame in expressions.items():
+        data = grid.settings[setting].data
+        data_set = repr((data.dataset, data.split_by, data.recipe, data.sha256))
+        for (run, split), part in frame.groupby(["run", "split"], sort=False):
+            ids = part[["image_id", *KEY[1:]]].sort_values(KEY[1:]).to_numpy().tobytes()
+            signatures.setdefault((data_set, str(split)), {})[setting, str(run)] = hashlib.sha256(ids).hexdigest()
+    for (_, split), by_run in signatures.items():
+        [(usual, _)] = Counter(by_run.values()).most_common(1)
+        for (setting, run), signature in by_run.items():
+            if signature != usual and run in set(runs.loc[runs["state"] == "completed", "run"]):
+                message = f"{run} was evaluated on other expressions of {split} than other runs on the same data set"
+                frame = expressions[setting]
+                incomplete.append(Incomplete(setting, RunId.parse(run).seed, run, "damaged", message))
+                runs = _without_metrics(runs, run, message)
+                expressions[setting] = frame[frame["run"] != run].reset_index(drop=True)
+    for setting in [name for name, frame in expressions.items() if frame.empty]:
+        del expressions[setting]
+    return runs
+
+
+def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.concat(frames, ignore_index=True)
+
+
+def _add_scored(
+    grid: Grid,
+    scored: Mapping[str, ScoredFolder],
+    expressions: dict[str, pd.DataFrame],
+    incomplete: list[Incomplete],
+) -> dict[str, str]:
+    """Put the scores of `report.models` to the others; returns where each model's masks came from."""
+    sources = {}
+    compared = grid.baseline if grid.baseline in expressions else next(iter(expressions))
+    for name, folder in scored.items():
+        if name in grid.settings:
+            raise StoreError(f"{grid.file}: report.models: {name!r} is a setting's name")
+        try:
+            record, frame = folder.record(), folder.expressions()
+        except DamagedFile as damage:
+            incomplete.append(Incomplete(name, None, f"{SCORED}/{name}", "damaged", str(damage)))
+            continue
+        for split in grid.splits:
+            of_model, of_runs = (part[part["split"] == split] for part in (frame, expressions[compared]))
+            if len(of_model) and len(of_runs) and not _same_expressions(of_model, of_runs):
+                raise StoreError(
+                    f"{grid.file}: report.models: {name!r} was scored on another {split} than the runs of {compared!r}"
+                )
+        expressions[name] = frame.drop(columns="prediction", errors="ignore").assign(run=f"{SCORED}/{name}")
+        sources[name] = record.source
+    return sources
+
+
+def _same_expressions(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether two frames hold the same expressions with the same ground truth."""
+    columns = ["image_id", *KEY[1:], "sentence"]
+    columns += ["target_area"] if "target_area" in one and "target_area" in other else []
+    first, second = (frame[columns].drop_duplicates().reset_index(drop=True) for frame in (one, other))
+    return first.equals(second)

@@ -1,0 +1,55 @@
+"""The data of a figure: a document and arrays, kept as files beside the picture, from which it can be drawn again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from workbench.validation import DamagedFile
+
+
+@dataclass(frozen=True)
+class FigureData:
+    """All that a drawing needs.
+
+    Attributes:
+        document: plain JSON: texts, numbers, names, and where they come from.
+        arrays: images, masks and maps, by name.
+    """
+
+    document: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def save(self, folder: Path, name: str) -> list[Path]:
+        """Write NAME.json and, where there are arrays, NAME.safetensors; the same data writes the same bytes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [folder / f"{name}.json"]
+        text = json.dumps(self.document, indent=1, sort_keys=True, allow_nan=False)
+        if self.arrays:
+            files.append(folder / f"{name}.safetensors")
+            save_file({key: np.ascontiguousarray(array) for key, array in self.arrays.items()}, files[-1])
+        files[0].write_text(text + "\n")
+        return files
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> FigureData:
+        """What `save` wrote; DamagedFile where it cannot be read."""
+        file, arrays = folder / f"{name}.json", folder / f"{name}.safetensors"
+        try:
+            document = json.loads(file.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise DamagedFile(file, str(error)[:200], "draw the figure again") from None
+        if not isinstance(document, dict):
+            raise DamagedFile(file, "an object is expected", "draw the figure again")
+        try:
+            return cls(document, load_file(arrays) if arrays.is_file() else {})
+        except (OSError, ValueError, SafetensorError) as error:
+            raise DamagedFile(arrays, str(error)[:200], "draw the figure again") from None

@@ -1,0 +1,205 @@
+"""From a grid's evaluated runs and its `report` to table data: cells that know their value, interval, seeds and runs.
+
+Nothing here is text in a format; `workbench.paper.render` writes table data as Markdown, CSV or JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pandas as pd
+
+from workbench.analysis.statistics import Estimate, estimate, paired_difference
+from workbench.evaluation.metrics import applicable, metrics
+from workbench.grids.evaluated import Evaluated, Incomplete
+
+FLAGS = {"other_code": "†", "scored": "‡", "fewer_seeds": "*"}
+"""Marks beside a row's name; the notes say what each means."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table, or a gap.
+
+    Attributes:
+        value: a fraction, or a difference of two; None: there is no such number.
+        low, high: the 95 % interval's bounds.
+        seed_values: the number of each seed alone, in the order of `seeds`.
+        seeds: over which `value` is the mean; empty where it comes from predictions of another model.
+        runs: the runs that it comes from.
+        expressions: evaluated per seed.
+    """
+
+    value: float | None = None
+    low: float = float("nan")
+    high: float = float("nan")
+    seed_values: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = ()
+    runs: tuple[str, ...] = ()
+    expressions: int = 0
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation over seeds, None of fewer than two."""
+        return float(pd.Series(self.seed_values).std()) if len(self.seed_values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table.
+
+    Attributes:
+        name: of the setting or model.
+        kind: its own numbers, or their difference from the baseline's.
+        cells: one per column.
+        flags: keys of `FLAGS`.
+    """
+
+    name: str
+    kind: Literal["value", "difference"]
+    cells: tuple[Cell, ...]
+    flags: tuple[str, ...] = ()
+
+    @property
+    def n(self) -> int:
+        """Over how many seeds the numbers are."""
+        return max((max(1, len(cell.seeds)) for cell in self.cells if cell.value is not None), default=0)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One metric's part of a table."""
+
+    metric: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    def cell(self, name: str, column: str, kind: str = "value") -> Cell | None:
+        """A cell by its row and column."""
+        row = next((row for row in self.rows if row.name == name and row.kind == kind), None)
+        return None if row is None else row.cells[self.columns.index(column)]
+
+
+@dataclass(frozen=True)
+class TableData:
+    """A grid's results, laid out.
+
+    Attributes:
+        blocks: one per metric that applies, those of the report first and in its order.
+        shown: how many of the blocks the report asks for.
+        incomplete: runs that are expected, or have a record, and are not completed.
+        scored: of rows that are predictions of other models, where their masks came from.
+        changed: files of a submitted grid that have changed since.
+    """
+
+    title: str
+    grid: str
+    baseline: str | None
+    blocks: tuple[Block, ...]
+    shown: int
+    seeds: Mapping[str, tuple[int, ...]]
+    runs: Mapping[str, tuple[str, ...]]
+    other_code: Sequence[str] = ()
+    fewer_seeds: Mapping[str, int] = field(default_factory=dict)
+    incomplete: Sequence[Incomplete] = ()
+    scored: Mapping[str, str] = field(default_factory=dict)
+    changed: Sequence[str] = ()
+
+    def block(self, metric: str) -> Block:
+        """A metric's block; KeyError where it does not apply."""
+        for block in self.blocks:
+            if block.metric == metric:
+                return block
+        raise KeyError(metric)
+
+
+def lay_out(evaluated: Evaluated) -> TableData:
+    """The table of a grid."""
+    grid, names = evaluated.grid, [*evaluated.grid.settings, *evaluated.sources]
+    asked = dict.fromkeys(grid.report.metrics)
+    found = {name for frame in evaluated.expressions.values() for name in applicable(frame)}
+    others = [name for name in metrics if name in found and name not in asked]
+    flags = {name: _flags(name, evaluated) for name in names}
+    blocks = tuple(_block(metric, names, flags, evaluated) for metric in (*asked, *others))
+    return TableData(
+        grid.title,
+        grid.file.name,
+        grid.baseline,
+        blocks,
+        len(asked),
+        {name: evaluated.seeds(name) for name in names},
+        {name: tuple(sorted(set(frame["run"]))) for name, frame in evaluated.expressions.items()},
+        evaluated.other_code,
+        evaluated.fewer_seeds,
+        evaluated.incomplete,
+        evaluated.sources,
+        [str(file) for file in grid.changed_sources()] if grid.submitted else [],
+    )
+
+
+def _flags(name: str, evaluated: Evaluated) -> tuple[str, ...]:
+    members = {
+        "other_code": evaluated.other_code, "scored": evaluated.sources, "fewer_seeds": evaluated.fewer_seeds,
+    }  # fmt: skip
+    return tuple(flag for flag in FLAGS if name in members[flag])
+
+
+def _block(metric: str, names: Sequence[str], flags: Mapping[str, tuple[str, ...]], evaluated: Evaluated) -> Block:
+    splits, baseline = evaluated.grid.splits, evaluated.grid.baseline
+    rows = [
+        Row(name, "value", tuple(_value(metric, _part(evaluated, name, split)) for split in splits), flags[name])
+        for name in names
+    ]
+    for name in names:
+        if baseline not in (None, name):
+            cells = tuple(_difference(metric, evaluated, name, split) for split in splits)
+            rows.append(Row(name, "difference", cells))
+    return Block(metric, splits, tuple(rows))
+
+
+def _part(evaluated: Evaluated, name: str, split: str) -> pd.DataFrame | None:
+    """A setting's expressions of a split, None where there are none."""
+    frame = evaluated.expressions.get(name)
+    part = None if frame is None else frame[frame["split"] == split]
+    return None if part is None or part.empty else part
+
+
+def _value(metric: str, part: pd.DataFrame | None) -> Cell:
+    if part is None or metric not in applicable(part):
+        return Cell()
+    return _cell(estimate(part, metric), part, tuple(metrics[metric].value(one) for _, one in part.groupby("run")))
+
+
+def _difference(metric: str, evaluated: Evaluated, name: str, split: str) -> Cell:
+    """From the baseline, over the seeds that both have."""
+    ours, baseline = _part(evaluated, name, split), evaluated.grid.baseline
+    theirs = None if baseline is None else _part(evaluated, baseline, split)
+    if ours is None or theirs is None or not _comparable(evaluated, name) or metric not in applicable(ours):
+        return Cell()
+    if "seed" in ours:
+        common = set(ours["seed"]) & set(theirs["seed"])
+        ours, theirs = (part[part["seed"].isin(common)] for part in (ours, theirs))
+        if not common:
+            return Cell()
+        by_seed = (
+            metrics[metric].value(one) - metrics[metric].value(theirs[theirs["seed"] == seed])
+            for seed, one in ours.groupby("seed")
+        )
+        return _cell(paired_difference(ours, theirs, metric), ours, tuple(by_seed))
+    return _cell(paired_difference(ours, theirs, metric), ours, ())
+
+
+def _comparable(evaluated: Evaluated, name: str) -> bool:
+    """Whether a setting was evaluated on the baseline's expressions; those of other models were checked when read."""
+    settings, baseline = evaluated.grid.settings, evaluated.grid.baseline
+    return baseline is not None and (
+        name not in settings or settings[name].data.same_set(settings[baseline].data)
+    )  # fmt: skip
+
+
+def _cell(interval: Estimate, part: pd.DataFrame, seed_values: tuple[float, ...]) -> Cell:
+    seeds = tuple(sorted(int(seed) for seed in set(part["seed"]))) if "seed" in part else ()
+    runs = tuple(sorted(set(part["run"])))
+    return Cell(interval.value, interval.low, interval.high, seed_values, seeds, runs, len(part) // len(runs))

@@ -1,0 +1,88 @@
+"""Scores of masks that other models made: `results/scored/<name>/`, a record beside the scored expressions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.files import write_atomically
+from workbench.results.expressions import read_expressions, write_expressions
+from workbench.results.folders import StoreError
+from workbench.validation import JsonObject, Moment, Record, Whole, read_record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCORED = "scored"
+REMEDY = "remove its folder and score the predictions again"
+_SCORE = "score.json"
+_EXPRESSIONS = "expressions.parquet"
+
+
+class PredictionFile(Record):
+    """The file that the masks came from."""
+
+    file: str
+    sha256: str
+
+
+class ScoreRecord(Record):
+    """What was scored, on what, and the metrics by split."""
+
+    name: str = ""
+    dataset: JsonObject
+    predictions: PredictionFile
+    no_target_area: Whole
+    metrics: dict[str, dict[str, float]]
+    code: str | None = None
+    made: Moment = 0.0
+
+    @property
+    def source(self) -> str:
+        """Where the masks came from, as a table says it."""
+        return f"{self.predictions.file}, SHA-256 {self.predictions.sha256[:12]}, no_target_area {self.no_target_area}"
+
+
+class ScoredFolder:
+    """Masks of another model, scored by this code.
+
+    Args:
+        results: the results folder.
+        name: of the model, as tables show it.
+    """
+
+    def __init__(self, results: Path, name: str) -> None:
+        self.name = name
+        self.path = results / SCORED / name
+
+    def exists(self) -> bool:
+        """Whether there is a record, readable or not."""
+        return (self.path / _SCORE).exists()
+
+    def record(self) -> ScoreRecord:
+        """What was scored.
+
+        Raises:
+            StoreError: there is nothing.
+            DamagedFile: it cannot be read; names the field.
+        """
+        try:
+            return read_record(self.path / _SCORE, ScoreRecord, REMEDY)
+        except FileNotFoundError:
+            raise StoreError(
+                f"no scores of {self.name!r} in {self.path.parent}; make them with: "
+                f"workbench evaluate --predictions FILE --name {self.name}"
+            ) from None
+
+    def expressions(self) -> pd.DataFrame:
+        """One row per scored expression; DamagedFile where it cannot be read."""
+        return read_expressions(self.path / _EXPRESSIONS, REMEDY)
+
+    def write(self, record: ScoreRecord, frame: pd.DataFrame) -> None:
+        """Store both; the record comes last, so that what has one is whole."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / _SCORE).unlink(missing_ok=True)
+        write_expressions(self.path / _EXPRESSIONS, frame)
+        document = record.model_dump(mode="json")
+        write_atomically(self.path / _SCORE, json.dumps(document, indent=1, allow_nan=False).encode())

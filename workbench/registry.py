@@ -13,8 +13,9 @@ T = TypeVar("T")
 
 def unknown_name(kind: str, name: object, known: list[str]) -> str:
     """The message for a name that is not registered, with the nearest known one first."""
-    near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    by_lower_case = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1)
+    hint = f" (did you mean {by_lower_case[near[0]]!r}?)" if near else ""
     return f"unknown {kind} {name!r}{hint}; known: {', '.join(known)}"
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from workbench.analysis.statistics import estimate, paired_difference
-from workbench.evaluation.metrics import METRICS, summarise
+from workbench.evaluation.metrics import metrics, summarise
 
 
 def frame(seed: int, images: int = 60, run: str = "r", quality: float = 0.6) -> pd.DataFrame:
@@ -21,7 +21,7 @@ def frame(seed: int, images: int = 60, run: str = "r", quality: float = 0.6) -> 
     return pd.DataFrame(found | {"no_target": nothing})
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", list(metrics))
 def test_the_value_is_the_metric_and_lies_in_its_interval(metric: str) -> None:
     data = frame(0, quality=0.8)
     found = estimate(data, metric)

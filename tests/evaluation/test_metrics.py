@@ -1,25 +1,16 @@
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import ROOT
 from workbench.data import masks
 from workbench.data.loading import Expression
-from workbench.evaluation.metrics import (
-    BREAKDOWNS,
-    GENERALISED,
-    METRIC_NAMES,
-    METRICS,
-    applicable,
-    breakdown,
-    iou,
-    summarise,
-)
+from workbench.errors import ConfigError
+from workbench.evaluation.metrics import applicable, iou, metrics, summarise
 from workbench.evaluation.scoring import score
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -110,44 +101,34 @@ def test_two_empty_masks_agree() -> None:
     np.testing.assert_array_equal(iou([0, 0, 3], [0, 5, 3]), [1.0, 0.0, 1.0])
 
 
-def test_without_expressions_that_mean_nothing_there_are_no_metrics_of_them() -> None:
+OF_GREFCOCO = {"giou", "ciou", "n_acc", "t_acc"}
+
+
+def test_without_no_target_expressions_there_are_no_metrics_of_them() -> None:
     frame = pd.DataFrame({"intersection": [1, 2], "union": [2, 2], "predicted_area": [1, 2]})
-    assert set(summarise(frame)) == set(applicable(frame)) == set(METRICS) - set(GENERALISED)
+    assert set(summarise(frame)) == set(applicable(frame)) == set(metrics) - OF_GREFCOCO
     frame["no_target"] = [True, False]
-    assert set(summarise(frame)) == set(METRICS) == set(METRIC_NAMES)
+    assert set(summarise(frame)) == set(metrics)
 
 
-def row(**fields: Any) -> dict[str, Any]:
-    plain = {"sentence": "dog", "kind": "attribute", "distractors": 0, "height": 10, "width": 10, "target_area": 5,
-             "intersection": 1, "union": 2, "predicted_area": 1, "no_target": False}  # fmt: skip
-    return plain | fields
+def test_the_registry_says_what_each_metric_is() -> None:
+    assert len(metrics) == 16
+    for name, metric in metrics.items():
+        assert metric.name == name
+        assert (metric.direction, metric.unit) == ("higher", "fraction")
+        assert metric.definition
+        assert (metric.applies_to == "no_target") == (name in OF_GREFCOCO)
+    assert [metrics[name].label for name in ("miou", "p@0.5", "p>=0.5")] == [
+        "mIoU",
+        "P@0.5 (IoU > 0.5)",
+        "P@0.5 (IoU ≥ 0.5)",
+    ]
+    with pytest.raises(ConfigError, match=r"unknown metric 'mIoU' \(did you mean 'miou'\?\); known: oiou, miou"):
+        metrics["mIoU"]
 
 
-def test_breakdowns_bin_by_their_stated_edges() -> None:
-    assert set(BREAKDOWNS) == {"length", "kind", "size", "distractors"}
-    words = [1, 2, 3, 5, 6, 10, 11, 30]
-    frame = pd.DataFrame([row(sentence=" ".join("a" * n)) for n in words])
-    assert breakdown(frame, "length")["bin"].tolist() == ["1–2 words", "3–5 words", "6–10 words", "over 10 words"]
-    assert breakdown(frame, "length")["expressions"].tolist() == [2, 2, 2, 2]
-    sizes = breakdown(pd.DataFrame([row(target_area=a) for a in (1, 2, 9, 10, 24, 25, 100, 0)]), "size")
-    assert dict(zip(sizes["bin"], sizes["expressions"], strict=True)) == {
-        "under 2 % of the image": 1, "2–10 %": 2, "10–25 %": 2, "over 25 %": 2
-    }  # fmt: skip
-    others = breakdown(pd.DataFrame([row(distractors=d) for d in (-1, 0, 1, 2, 3, 4, 9)]), "distractors")
-    assert dict(zip(others["bin"], others["expressions"], strict=True)) == {"none": 1, "1": 1, "2–3": 2, "over 3": 2}
-    kinds = pd.DataFrame([row(kind=k, intersection=i) for k, i in (("place", 0), ("attribute", 1), ("place", 2))])
-    found = breakdown(kinds, "kind").set_index("bin")
-    assert found["miou"].to_dict() == {"attribute": 0.5, "place": 0.5}
-    assert found.loc["place", "expressions"] == 2
-
-
-def test_a_breakdown_of_grefcoco_has_its_metrics_in_every_bin() -> None:
-    frame = pd.DataFrame(
-        [row(kind="place", no_target=True, intersection=0, union=0, predicted_area=0, target_area=0, distractors=-1),
-         row(kind="attribute")]
-    )  # fmt: skip
-    kinds = breakdown(frame, "kind").set_index("bin")
-    assert kinds["giou"].to_dict() == {"attribute": 0.5, "place": 1.0}
-    assert breakdown(frame, "size")["bin"].tolist() == ["2–10 %", "nothing is meant"]
-    assert breakdown(frame, "distractors")["bin"].tolist() == ["none", "nothing is meant"]
-    assert breakdown(frame, "size").set_index("bin")["n_acc"].dropna().to_dict() == {"nothing is meant": 1.0}
+def test_every_metric_of_a_data_page_is_registered() -> None:
+    page = (ROOT / "docs" / "data.md").read_text()
+    for metric in ("oIoU", "mIoU", "gIoU", "cIoU", "N-acc", "T-acc"):
+        assert metric in page
+        assert metric in {known.label for known in metrics.values()}

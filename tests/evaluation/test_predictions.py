@@ -17,7 +17,9 @@ from workbench.data.tables import ReferData
 from workbench.errors import DataError
 from workbench.evaluation.metrics import summarise
 from workbench.evaluation.predictions import score_predictions, store_scores
-from workbench.results.folders import RunFolder, ScoredFolder, StoreError
+from workbench.results.folders import RunFolder, StoreError
+from workbench.results.scored import ScoredFolder
+from workbench.validation import DamagedFile
 
 
 @pytest.fixture
@@ -121,8 +123,8 @@ def test_scores_are_kept_under_a_name_and_not_written_over_by_others(tmp_path: P
     assert not folder.exists()
     frame = score_predictions(data, file)
     metrics = store_scores(folder, data, "unc", file, frame, 0)
-    assert folder.record()["metrics"] == metrics == {"val": {"expressions": 16, **summarise(frame)}}
-    assert folder.record()["dataset"] == {"name": "grefcoco", "split_by": "unc", "sha256": data.digest}
+    assert folder.record().metrics == metrics == {"val": {"expressions": 16, **summarise(frame)}}
+    assert folder.record().dataset == {"name": "grefcoco", "split_by": "unc", "sha256": data.digest}
     store_scores(folder, data, "unc", file, frame, 0)
     file.write_text(json.dumps(perfect(data, "testA")))
     with pytest.raises(StoreError, match=r"holds scores of another predictions, .* choose another --name"):
@@ -132,9 +134,9 @@ def test_scores_are_kept_under_a_name_and_not_written_over_by_others(tmp_path: P
         store_scores(folder, data, "unc", file, frame, 50)
     with pytest.raises(StoreError, match=r"holds scores of other splits; choose"):
         store_scores(folder, data, "unc", file, frame.assign(split="testA"), 0)
-    assert folder.record()["metrics"] == metrics
+    assert folder.record().metrics == metrics
     (folder.path / "score.json").write_text("{")
-    with pytest.raises(StoreError, match=r"score\.json: damaged .* remove its folder"):
+    with pytest.raises(DamagedFile, match=r"score\.json: damaged .* remove its folder"):
         store_scores(folder, data, "unc", file, frame, 0)
 
 

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from workbench import cli
 from workbench.config import BERT_MINI, DataConfig, RefshapesRecipe, RunConfig
 from workbench.data.datasets import open_data
+from workbench.results.folders import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = {"seed": 3, "train_images": 40, "eval_images": 6}
@@ -77,6 +78,12 @@ def grid_file(tmp_path: Path, data_root: Path) -> Callable[[str], Path]:
         return file
 
     return write
+
+
+def last_step(folder: RunFolder) -> int:
+    """The last step that a run logged; 0 where it logged none."""
+    event = folder.log_tail().last("step")
+    return 0 if event is None or event.step is None else event.step
 
 
 @dataclass

@@ -27,7 +27,7 @@ from tests.cluster.test_grid_on_slurm import (
     weights,
     workbench,
 )
-from tests.conftest import ROOT
+from tests.conftest import ROOT, last_step, last_step, last_step
 from workbench.benchmarks.fake_slurm import FakeSlurm
 from workbench.grids.loading import load_grid
 from workbench.launch.plan import plan
@@ -65,7 +65,7 @@ def test_dead_launchers_a_controller_that_restarts_and_no_sacct(
     wait_until(lambda: not states(grid, results) & {"running", "queued"})
     assert states(grid, results) == {"completed"}
     for run in runs.values():
-        assert [e["event"] for e in run.events()].count("start") == 1
+        assert [e.event for e in run.log().events].count("start") == 1
     assert "sacct" not in without_sacct.calls()
     assert "nothing to hand over" in workbench("submit", grid, "--results", results, "--profile", usual)
 
@@ -77,7 +77,7 @@ def test_a_job_that_dies_without_a_word_is_known_to_be_dead(
     grid, results = grid_file("settings: {a: {training.steps: 3000}}\n"), tmp_path / "results"
     workbench("submit", grid, "--results", results, "--profile", profile("usual"))
     (run,) = folders(grid, results).values()
-    wait_until(lambda: (run.last_event("step") or {}).get("step", 0) > 3)
+    wait_until(lambda: last_step(run) > 3)
     task = status(grid, results)["a"]["job"]
     for pid in processes_of(task):
         os.kill(pid, signal.SIGKILL)
@@ -86,7 +86,7 @@ def test_a_job_that_dies_without_a_word_is_known_to_be_dead(
         monkeypatch.setenv("PATH", path)
         found = status(grid, results)["a"]
         assert (found["state"], found["cause"]) == ("killed", "killed"), path
-        assert found["step"] > 3
+        assert found.step > 3
     (taken,) = plan(load_grid(grid), results, look_at_queue)
     assert taken.state == "killed", "submitting again would resume it"
 
@@ -117,10 +117,10 @@ def test_a_later_stage_waits_at_slurm_and_begins_from_the_earlier_ones_weights(
     assert {now[name]["error"] for name in ("tuned", "evaluated")} == {"Dependency"}
     wait_until(lambda: states(grid, results) == {"completed"})
     base, runs = folders(first, results)["base"], folders(grid, results)
-    same = base.record()["metrics"], runs["evaluated"].record()["metrics"]
+    same = base.record().metrics, runs["evaluated"].record().metrics
     assert same[0]["val"] == same[1]["val"]
-    assert runs["tuned"].record()["metrics"]["val"] != same[0]["val"]
-    assert runs["tuned"].record()["provenance"]["start_from_run_sha256"]
+    assert runs["tuned"].record().metrics["val"] != same[0]["val"]
+    assert runs["tuned"].record().provenance.digests()["start_from_run_sha256"]
 
 
 def test_two_processes_a_run_train_as_one_and_score_every_expression_once(
@@ -134,23 +134,23 @@ def test_two_processes_a_run_train_as_one_and_score_every_expression_once(
     workbench("submit", grid, "--results", results, "--profile", profile("two", tasks_per_node=2))
     run, (planned,) = folders(grid, results)["a"], plan(load_grid(grid), results)
     assert planned.run_state.task is not None
-    wait_until(lambda: (run.last_event("step") or {}).get("step", 0) >= 3)
+    wait_until(lambda: last_step(run) >= 3)
     # As Slurm does before a time limit, to both processes; they agree where to stop, and come back.
     subprocess.run(["scancel", "--signal=USR2", planned.run_state.task.id], check=True)
     wait_until(lambda: not states(grid, results) & {"running", "queued"})
     assert run.state() == "completed", run.record()
-    assert run.record()["processes"] == 2
-    assert set(run.record()["ended"]) <= {"preempted", "timeout"}
-    (resumed,) = [e["step"] for e in run.events() if e["event"] == "resume"]
+    assert run.record().processes == 2
+    assert set(run.record().ended) <= {"preempted", "timeout"}
+    (resumed,) = [e.step for e in run.log().events if e.event == "resume"]
     assert 3 <= resumed < 120
-    assert [e["step"] for e in run.events() if e["event"] == "step"] == list(range(1, 121))
+    assert [e.step for e in run.log().events if e.event == "step"] == list(range(1, 121))
     alone = trained_here(grid, "a", tmp_path / "alone")
     pd.testing.assert_frame_equal(
         run.expressions().drop(columns=["intersection", "union", "predicted_area", "iou", "prediction"]),
         alone.expressions().drop(columns=["intersection", "union", "predicted_area", "iou", "prediction"]),
     )
-    for split, metrics in alone.record()["metrics"].items():
-        assert run.record()["metrics"][split] == pytest.approx(metrics, abs=0.02)
+    for split, metrics in alone.record().metrics.items():
+        assert run.record().metrics[split] == pytest.approx(metrics, abs=0.02)
     here, there = weights(run), weights(alone)
     # Not the largest difference: Adam turns rounding into whole steps where a gradient is all but zero.
     assert torch.cat([(here[key] - there[key]).abs().flatten() for key in there]).mean() < 1e-4
@@ -163,7 +163,7 @@ def test_cancel_marks_the_waiting_and_stops_the_running(
     results, usual = tmp_path / "results", profile("one", parallel=1)
     workbench("submit", grid, "--results", results, "--profile", usual)
     run = folders(grid, results)["a"]
-    wait_until(lambda: (run.last_event("step") or {}).get("step", 0) > 3)
+    wait_until(lambda: last_step(run) > 3)
     assert workbench("cancel", grid, "--results", results).count("cancelled") == 2
     wait_until(lambda: states(grid, results) == {"cancelled"})
     assert run.latest_checkpoint() is not None, "it saved before it ended"

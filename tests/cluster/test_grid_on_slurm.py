@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.cluster.conftest import DevCluster
-from tests.conftest import ROOT
+from tests.conftest import ROOT, last_step, last_step, last_step
 from workbench.grids.loading import load_grid
 from workbench.launch.plan import plan
 from workbench.launch.states import look_at_queue
@@ -62,7 +62,7 @@ def folders(grid: Path, results: Path) -> dict[str, RunFolder]:
 
 
 def step(run: RunFolder) -> int:
-    return int((run.last_event("step") or {}).get("step", 0))
+    return last_step(run)
 
 
 def processes_of(task: str) -> list[int]:
@@ -158,13 +158,13 @@ def test_whatever_happens_to_six_runs_each_ends_as_it_should(
     said = workbench("status", grid, "--results", results)
     assert said.count("a planted bug") == 1
     assert "1 × code_error: 'a planted bug' [buggy seed 0]" in said
-    causes = {name: set(run.record().get("ended", {})) for name, run in runs.items()}
+    causes = {name: set(run.record().ended) for name, run in runs.items()}
     assert causes["killed"] == {"killed"}
     assert causes["requeued"] == {"preempted"}
     assert causes["slow"] == {"timeout"}
     assert causes["untouched"] == set()
-    assert [e["event"] for e in runs["untouched"].events()].count("start") == 1
-    assert not [e for e in runs["untouched"].events() if e["event"] == "resume"]
+    assert [e.event for e in runs["untouched"].log().events].count("start") == 1
+    assert not [e for e in runs["untouched"].log().events if e.event == "resume"]
     assert "KeyError" in workbench("logs", grid, "buggy", "--results", results)
 
     said = workbench("submit", grid, "--results", results, "--profile", usual)
@@ -174,7 +174,7 @@ def test_whatever_happens_to_six_runs_each_ends_as_it_should(
     assert "1 runs to train" in said
     wait_until(lambda: runs["cancelled"].state() == "completed")
 
-    codes = {name: run.record()["codes"] for name, run in runs.items()}
+    codes = {name: run.record().codes for name, run in runs.items()}
     code = snapshot.name.split("-")[1]
     assert all(codes[name] == [code] for name in ("killed", "requeued", "untouched", "slow")), "an edit leaked in"
     assert len(codes["cancelled"]) == 2, "begun by the copy, completed by this package"
@@ -184,7 +184,7 @@ def test_whatever_happens_to_six_runs_each_ends_as_it_should(
         alone = trained_here(grid, name, tmp_path / "alone")
         here, there = weights(runs[name]), weights(alone)
         assert all(torch.equal(here[key], there[key]) for key in there), name
-        assert [e["step"] for e in runs[name].events() if e["event"] == "step"] == list(
-            range(1, runs[name].record()["steps"] + 1)
+        assert [e.step for e in runs[name].log().events if e.event == "step"] == list(
+            range(1, runs[name].record().steps + 1)
         ), f"log lines of {name} were lost"
-        assert runs[name].record()["metrics"] == alone.record()["metrics"]
+        assert runs[name].record().metrics == alone.record().metrics

@@ -38,7 +38,7 @@ class Ended:
         before = self.slurm.calls()["scontrol"]
         epilogue.main(self.submission.folder, status, time.time() if began is None else began)
         record = self.run.record()
-        return record["state"], record["error"]["class"], self.slurm.calls()["scontrol"] > before
+        return record.state, record.error.cause, self.slurm.calls()["scontrol"] > before
 
 
 @pytest.fixture
@@ -74,9 +74,9 @@ def test_an_end_without_words_of_its_own(
     ended: Ended, status: int, printed: str, state: str, cause: str, again: bool
 ) -> None:
     assert ended.end(status, printed) == (state, cause, again)
-    assert ended.run.last_event("job_end") is not None
+    assert ended.run.log_tail().last("job_end") is not None
     if cause == "code_error":
-        assert printed.splitlines()[0] in ended.run.record()["error"]["message"]
+        assert printed.splitlines()[0] in ended.run.record().error.message
 
 
 def test_the_runs_own_words_stand_if_they_are_of_this_attempt(ended: Ended) -> None:
@@ -84,7 +84,7 @@ def test_the_runs_own_words_stand_if_they_are_of_this_attempt(ended: Ended) -> N
     words = {"type": "KeyError", "message": "'x'", "class": "code_error", "time": now}
     ended.run.update(state="failed", error=words)
     assert ended.end(1, began=now - 5) == ("failed", "code_error", False)
-    assert ended.run.record()["error"]["message"] == "'x'"
+    assert ended.run.record().error.message == "'x'"
     assert ended.end(137, began=now + 5) == ("interrupted", "killed", True), "killed before it could say anything new"
 
 
@@ -100,7 +100,7 @@ def test_each_class_is_tried_again_as_often_as_the_profile_says(ended: Ended) ->
     with ended.run.new_checkpoint(4):
         pass
     assert [ended.end(140)[2] for _ in range(3)] == [True, True, False]
-    assert ended.run.record()["ended"] == {"killed": 3, "timeout": 3}
+    assert ended.run.record().ended == {"killed": 3, "timeout": 3}
     with Submissions(ended.run.results).lock():
         manifest = ended.submission.manifest
         ended.submission = Submissions(ended.run.results).add("grid", [ended.run.name], manifest)
@@ -122,7 +122,7 @@ def test_what_another_process_said_first_is_the_cause(ended: Ended) -> None:
     ended.run.update(state="failed", error=felt)
     ended.run.leave_error(1, said)
     assert ended.end(1, began=now) == ("failed", "out_of_memory", False)
-    assert ended.run.record()["error"]["message"] == "CUDA out of memory"
+    assert ended.run.record().error.message == "CUDA out of memory"
     assert ended.run.take_errors() == []
 
 
@@ -146,13 +146,13 @@ def test_an_attempt_that_a_later_submission_took_over_says_nothing(ended: Ended)
     with Submissions(ended.run.results).lock():
         Submissions(ended.run.results).add("grid", [ended.run.name], ended.submission.manifest)
     assert epilogue.main(ended.submission.folder, STOPPED, 0.0) == 0
-    assert ended.run.record() == {}
+    assert not ended.run.record_file.exists()
 
 
 def test_a_completed_run_and_one_that_another_process_trains_are_left_alone(ended: Ended) -> None:
     with ended.run.claim():
         epilogue.main(ended.submission.folder, 137, 0.0)
-    assert ended.run.record() == {}
+    assert not ended.run.record_file.exists()
     ended.run.update(state="completed", metrics={})
     assert epilogue.main(ended.submission.folder, 137, 0.0) == epilogue.COMPLETED
-    assert ended.run.record()["state"] == "completed"
+    assert ended.run.record().state == "completed"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, last_step, last_step, last_step
 from workbench.grids.loading import load_grid
 from workbench.launch.local import _environment
 from workbench.results.folders import SUBMISSIONS, RunFolder
@@ -96,13 +95,13 @@ def test_ctrl_c_saves_and_submitting_again_goes_on(grid_file: Write, tmp_path: P
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # type: ignore[arg-type, return-value]
     )
     runs = folders(grid, results)
-    wait_for(lambda: all((run.last_event("step") or {}).get("step", 0) >= 3 for run in runs), process)
+    wait_for(lambda: all(last_step(run) >= 3 for run in runs), process)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, (out, err)
     assert "Traceback" not in err
     assert [run.state() for run in runs] == ["interrupted", "interrupted"]
-    reached = [json.loads(json.dumps(run.last_event("checkpoint")))["step"] for run in runs]
+    reached = [run.log_tail().last("checkpoint").step for run in runs]
     assert all(0 < step < 400 for step in reached)
     for run in runs:
         assert not run.claimed()
@@ -111,7 +110,7 @@ def test_ctrl_c_saves_and_submitting_again_goes_on(grid_file: Write, tmp_path: P
     assert "2 runs (2 interrupted)" in again.stdout
     for run, step in zip(runs, reached, strict=True):
         assert run.state() == "completed"
-        assert [e["step"] for e in run.events() if e["event"] == "resume"] == [step]
+        assert [e.step for e in run.log().events if e.event == "resume"] == [step]
 
 
 def test_a_killed_launcher_loses_and_doubles_nothing(grid_file: Write, tmp_path: Path) -> None:
@@ -119,7 +118,7 @@ def test_a_killed_launcher_loses_and_doubles_nothing(grid_file: Write, tmp_path:
     results = tmp_path / "results"
     process = subprocess.Popen(command(grid, results), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
     (run,) = folders(grid, results)
-    wait_for(lambda: run.last_event("step") is not None, process)
+    wait_for(lambda: run.log_tail().last("step") is not None, process)
     process.kill()
     process.wait()
     assert run.state() == "running", "the job outlives its launcher"
@@ -129,4 +128,4 @@ def test_a_killed_launcher_loses_and_doubles_nothing(grid_file: Write, tmp_path:
     while run.state() == "running" and time.monotonic() < deadline:
         time.sleep(0.1)
     assert run.state() == "completed"
-    assert [e["event"] for e in run.events()].count("start") == 1
+    assert [e.event for e in run.log().events].count("start") == 1

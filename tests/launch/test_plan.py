@@ -7,7 +7,7 @@ import pytest
 
 from workbench.grids.loading import load_grid
 from workbench.launch.plan import jobs, plan, snapshot, to_train
-from workbench.results.folders import State
+from workbench.results.record import State
 
 
 @pytest.mark.parametrize(

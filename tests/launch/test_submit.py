@@ -123,7 +123,7 @@ def test_gc_removes_what_nothing_needs(
     left = sorted(path.name[:6] for path in (results / "submissions").iterdir() if not path.name.startswith("."))
     assert left == ["000002", "code-" + left[1][5]], "the second one still waits, and needs the code"
     assert not list(second.folder.checkpoints.iterdir())
-    assert first.folder.record()["state"] == "completed"
+    assert first.folder.record().state == "completed"
 
 
 def test_logs_show_what_was_logged_and_printed(

@@ -95,8 +95,8 @@ def test_a_registered_backbone_gets_a_configuration_that_evaluates_it(
     folder = RunFolder.of(tmp_path / "results", config, 0)
     train(config, 0, folder)
     assert folder.state() == "completed"
-    assert set(folder.record()["metrics"]) == {"val"}
-    assert folder.record()["provenance"]["start_from_sha256"] == written.start_from.sha256
+    assert set(folder.record().metrics) == {"val"}
+    assert folder.record().provenance.digests()["start_from_sha256"] == written.start_from.sha256
     place = folder.latest_checkpoint()
     assert place is not None
     kept, ours = load_file(place / "model.safetensors"), load_file(tmp_path / "ours" / "mini.safetensors")

@@ -61,7 +61,7 @@ def test_training_from_the_cache_gives_the_losses_and_metrics_of_pixels(
         config = make(make_config, own_root, **settings, training__cache_features=cached)
         folder = RunFolder.of(tmp_path, config, 0)
         train(config, 0, folder)
-        losses[cached] = [event["loss"] for event in folder.events() if event["event"] == "step"]
+        losses[cached] = [event.loss for event in folder.log().events if event.event == "step"]
         frames[cached] = folder.expressions()
     np.testing.assert_allclose(losses[True], losses[False], rtol=2e-3)
     pd.testing.assert_series_equal(frames[True]["iou"], frames[False]["iou"], atol=0.03, rtol=0)

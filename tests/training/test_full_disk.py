@@ -35,15 +35,15 @@ def test_a_full_disk_is_named_harms_nothing_finished_and_the_run_goes_on_once_th
     with pytest.raises(Exception, match="No space left on device"):
         train(config, 0, folder)
     record = folder.record()
-    assert record["state"] == "failed"
-    assert record["error"]["class"] == "disk_full"
-    assert "No space left on device" in record["error"]["message"]
+    assert record.state == "failed"
+    assert record.error.cause == "disk_full"
+    assert "No space left on device" in record.error.message
     assert folder.latest_checkpoint() is None
     assert not list(folder.checkpoints.iterdir()), "the half-written checkpoint gave its room back"
-    assert [e["event"] for e in folder.events()][-1] == "end"
+    assert [e.event for e in folder.log().events][-1] == "end"
     assert (finished.path / "run.json").read_bytes() == before
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
     train(config, 0, folder)
     assert folder.state() == "completed"
-    steps = [e["step"] for e in folder.events() if e["event"] == "step"]
+    steps = [e.step for e in folder.log().events if e.event == "step"]
     assert steps[-6:] == [1, 2, 3, 4, 5, 6]

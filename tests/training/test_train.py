@@ -47,17 +47,17 @@ def test_a_finished_run_leaves_what_the_design_promises(tmp_path: Path, make_con
     config = make_config(evaluation__splits=["val", "testB"])
     folder = run(tmp_path, config)
     record = folder.record()
-    assert record["state"] == folder.state() == "completed"
-    assert record["identity"] == config.identity_document()
-    assert record["provenance"].keys() >= {"code", "commit", "dirty", "packages", "host", "device", "checkpoint_sha256"}
+    assert record.state == folder.state() == "completed"
+    assert record.identity.model_dump(by_alias=True) == config.identity_document()
+    assert record.provenance.digests().keys() >= {"code", "commit", "dirty", "packages", "host", "device", "checkpoint_sha256"}
     assert {p.name for p in folder.path.iterdir()} == {"run.json", "log.jsonl", "expressions.parquet", "checkpoint"}
-    events = folder.events()
-    assert [e["step"] for e in events if e["event"] == "step"] == [1, 2, 3, 4, 5, 6]
-    assert (events[0]["event"], events[-1]["event"]) == ("start", "end")
+    events = folder.log().events
+    assert [e.step for e in events if e.event == "step"] == [1, 2, 3, 4, 5, 6]
+    assert (events[0].event, events[-1].event) == ("start", "end")
     frame = folder.expressions()
     assert set(frame["split"]) == {"val", "testB"}
     assert not frame.duplicated(["split", "sent_id"]).any()
-    for split, metrics in record["metrics"].items():
+    for split, metrics in record.metrics.items():
         here = frame[frame["split"] == split]
         assert metrics["expressions"] == len(here)
         assert metrics["oiou"] == pytest.approx(here["intersection"].sum() / here["union"].sum(), abs=1e-12)
@@ -87,9 +87,9 @@ def test_a_stopped_run_resumes_to_the_same_weights(
     assert identical(weights(folder), weights(whole))
     assert identical(weights(folder, "ema"), weights(whole, "ema"))
     assert not identical(weights(folder, "ema"), weights(folder))
-    steps = [e["step"] for e in folder.events() if e["event"] == "step"]
+    steps = [e.step for e in folder.log().events if e.event == "step"]
     assert steps == [1, 2, 3, 4, 5, 6]
-    assert folder.record()["metrics"] == whole.record()["metrics"]
+    assert folder.record().metrics == whole.record().metrics
 
 
 RUN = """
@@ -111,18 +111,18 @@ def test_sigkill_at_a_random_step_costs_nothing(tmp_path: Path, make_config: Cal
     command = [sys.executable, "-c", RUN, json.dumps(config.model_dump(mode="json")), str(tmp_path / "killed")]
     for _ in range(2):
         process = subprocess.Popen(command)
-        seen = len([e for e in folder.events() if e["event"] == "step"])
+        seen = len([e for e in folder.log().events if e.event == "step"])
         target = seen + random.randint(2, 12)
-        while len([e for e in folder.events() if e["event"] == "step"]) < target:
+        while len([e for e in folder.log().events if e.event == "step"]) < target:
             assert process.poll() is None, "it ended before it was killed"
             time.sleep(0.01)
         process.kill()
         process.wait()
         assert folder.state() == "killed"
     assert subprocess.run(command, check=False).returncode == 0
-    assert any(e["event"] == "resume" for e in folder.events())
+    assert any(e.event == "resume" for e in folder.log().events)
     assert identical(weights(folder), weights(whole))
-    assert folder.record()["metrics"] == whole.record()["metrics"]
+    assert folder.record().metrics == whole.record().metrics
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_loader_workers_do_not_hold_a_dead_run(tmp_path: Path, make_config: Call
     folder = RunFolder.of(tmp_path, config, 0)
     command = [sys.executable, "-c", RUN, json.dumps(config.model_dump(mode="json")), str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while folder.last_event("step") is None:
+    while folder.log_tail().last("step") is None:
         assert process.poll() is None
         time.sleep(0.05)
     process.kill()
@@ -170,19 +170,19 @@ def test_two_processes_train_to_the_metrics_of_one(
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
     by_two = RunFolder.of(tmp_path / "two", evaluated, 0)
-    assert by_two.record()["processes"] == 2
-    assert by_two.record()["metrics"] == evaluated_alone.record()["metrics"]
-    assert "n_acc" in by_two.record()["metrics"]["val"]
+    assert by_two.record().processes == 2
+    assert by_two.record().metrics == evaluated_alone.record().metrics
+    assert "n_acc" in by_two.record().metrics["val"]
     pd.testing.assert_frame_equal(by_two.expressions(), evaluated_alone.expressions())
     folder = RunFolder.of(tmp_path / "two", config, 0)
-    assert folder.record()["processes"] == 2
+    assert folder.record().processes == 2
     frame = folder.expressions()
     assert not frame.duplicated(["split", "sent_id"]).any()
     assert list(frame["sent_id"]) == list(alone.expressions()["sent_id"])
-    for split, metrics in alone.record()["metrics"].items():
+    for split, metrics in alone.record().metrics.items():
         for name, value in metrics.items():
-            assert folder.record()["metrics"][split][name] == pytest.approx(value, abs=0.02), (split, name)
-    assert [e["event"] for e in folder.events()].count("start") == 1
+            assert folder.record().metrics[split][name] == pytest.approx(value, abs=0.02), (split, name)
+    assert [e.event for e in folder.log().events].count("start") == 1
     here, there = (load_file(f.latest_checkpoint() / "model.safetensors") for f in (folder, alone))  # type: ignore[operator]
     # Not the largest difference: Adam turns rounding into whole steps where a gradient is all but zero.
     assert torch.cat([(here[key] - there[key]).abs().flatten() for key in there]).mean() < 1e-6
@@ -205,7 +205,7 @@ def test_training_on_prepared_tables_is_training_on_the_original_files(
     assert [data.place for data in opened] == [None]
     assert identical(weights(prepared), weights(plain))
     pd.testing.assert_frame_equal(prepared.expressions(), plain.expressions())
-    assert prepared.record()["metrics"] == plain.record()["metrics"]
+    assert prepared.record().metrics == plain.record().metrics
 
 
 def test_a_begun_run_keeps_its_number_of_threads(tmp_path: Path, make_config: Callable[..., RunConfig]) -> None:
@@ -213,19 +213,19 @@ def test_a_begun_run_keeps_its_number_of_threads(tmp_path: Path, make_config: Ca
     with pytest.raises(InterruptedRun):
         train(make_config(), 0, folder, stop=lambda: True)
     train(make_config(machine__threads=2), 0, folder)
-    assert folder.record()["machine"]["threads"] == torch.get_num_threads() == 1
+    assert folder.record().machine["threads"] == torch.get_num_threads() == 1
 
 
 def test_a_warning_becomes_a_line_of_the_log(tmp_path: Path, make_config: Callable[..., RunConfig]) -> None:
     folder = RunFolder.of(tmp_path, make_config(), 0)
 
     def report(event: dict[str, Any]) -> None:
-        if event["event"] == "start":
+        if event.event == "start":
             warnings.warn("slow\nand long", RuntimeWarning, stacklevel=1)
 
     with pytest.warns(RuntimeWarning, match="slow"):
         train(make_config(), 0, folder, report=report)
-    found = [(e["category"], e["message"]) for e in folder.events() if e["event"] == "warning"]
+    found = [(e.details()["category"], e.details()["message"]) for e in folder.log().events if e.event == "warning"]
     assert found.count(("RuntimeWarning", "slow")) == 1
 
 
@@ -238,7 +238,7 @@ def test_the_codes_of_every_session_are_kept(
         train(make_config(), 0, folder, stop=lambda: True)
     monkeypatch.setattr("workbench.results.provenance.code_digest", lambda: "bbb")
     train(make_config(), 0, folder)
-    assert folder.record()["codes"] == ["aaa", "bbb"]
+    assert folder.record().codes == ("aaa", "bbb")
 
 
 def test_a_stop_in_the_evaluation_resumes_there(tmp_path: Path, make_config: Callable[..., RunConfig]) -> None:
@@ -248,7 +248,7 @@ def test_a_stop_in_the_evaluation_resumes_there(tmp_path: Path, make_config: Cal
         train(make_config(), 0, folder, stop=lambda: next(asked))
     train(make_config(), 0, folder)
     assert folder.state() == "completed"
-    assert [e["step"] for e in folder.events() if e["event"] == "step"] == [1, 2, 3, 4, 5, 6]
+    assert [e.step for e in folder.log().events if e.event == "step"] == [1, 2, 3, 4, 5, 6]
 
 
 def test_an_exploding_loss_ends_as_diverged_with_its_step(
@@ -263,8 +263,8 @@ def test_an_exploding_loss_ends_as_diverged_with_its_step(
     with pytest.raises(DivergedError, match=r"at step \d+; a lower learning rate") as raised:
         train(config, 0, folder)
     record = folder.record()
-    assert record["state"] == "diverged"
-    assert f"at step {raised.value.step}" in record["error"]["message"]
+    assert record.state == "diverged"
+    assert f"at step {raised.value.step}" in record.error.message
     assert raised.value.step > 0
     assert folder.latest_checkpoint() is None, "a diverged state must not be resumed"
 
@@ -332,5 +332,5 @@ def test_tensorboard_gets_the_loss(tmp_path: Path, make_config: Callable[..., Ru
 
     (file,) = folder.tracker_folder.rglob("events.out.tfevents.*")
     events = EventAccumulator(str(file.parent)).Reload()
-    logged = [e["loss"] for e in folder.events() if e["event"] == "step"]
+    logged = [e.loss for e in folder.log().events if e.event == "step"]
     assert [round(s.value, 4) for s in events.Scalars("loss")] == [round(v, 4) for v in logged]

@@ -54,7 +54,7 @@ def test_ten_steps_move_the_fusion_and_leave_what_is_frozen(
     folder = RunFolder.of(tmp_path, config, 0)
     train(config, 0, folder)
     assert folder.state() == "completed"
-    losses = [event["loss"] for event in folder.events() if event["event"] == "step"]
+    losses = [event.loss for event in folder.log().events if event.event == "step"]
     assert len(losses) == 10
     assert all(0 < loss < 100 for loss in losses)
     place = folder.latest_checkpoint()

@@ -123,15 +123,18 @@ def logs(
     folder = RunFolder.of(results, loaded.settings[setting], loaded.seeds[0] if seed is None else seed)
     shown = 0
     while True:
-        events = folder.events(all_lines=True)
+        log = folder.log(all_lines=True)
+        events = log.events
         for event in events[-lines:] if shown == 0 else events[shown:]:
-            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time"]))
-            rest = " ".join(f"{key}={value}" for key, value in event.items() if key not in ("event", "time"))
-            print(f"{when} {event['event']} {rest}", flush=True)
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time))
+            rest = " ".join(f"{key}={value}" for key, value in event.details().items())
+            print(f"{when} {event.event} {rest}", flush=True)
         shown = len(events)
         if not follow or folder.state() != "running":
             break
         time.sleep(1)
+    for line in log.damage:
+        warn(line)
     handed = latest(Submissions(results).submissions()).get(folder.name)
     outputs = handed[0].output(handed[1]) if handed else []
     for file in outputs:

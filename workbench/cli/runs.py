@@ -173,7 +173,7 @@ def _say_plan(grid: Grid, planned: list[Any], chosen: list[Any], results: Path) 
 
 
 def _say_what_waits(planned: list[Any], chosen: list[Any], grid: Grid) -> None:
-    from workbench.results.folders import FAILED
+    from workbench.results.record import FAILED
 
     taken = {p.run.id for p in chosen}
     left = [p for p in planned if p.state in FAILED and p.run.id not in taken]
@@ -198,7 +198,7 @@ def _run_here(grid: Grid, results: Path, chosen: list[Any], workers: int) -> Non
     from workbench.errors import WorkbenchError
     from workbench.launch import plan as submission
     from workbench.launch.submit import stages
-    from workbench.results.folders import FAILED
+    from workbench.results.record import FAILED
 
     taken = {p.run.id for p in chosen}
     for stage in stages(grid):
@@ -214,7 +214,7 @@ def _run_here(grid: Grid, results: Path, chosen: list[Any], workers: int) -> Non
             if what == "table":
                 outputs.table(grid.file, results=results, data_root=roots[0])
             else:
-                outputs.figure(outputs.FigureName.all, grid.file, False, results, *roots)
+                outputs.figure(outputs.FigureName.all, grid.file, False, None, None, results, *roots)
     if elsewhere := [p for p in after if p.state in ("running", "queued")]:
         print(f"{len(elsewhere)} runs are being trained by other processes; see: workbench status {grid.file}")
     if failed := [p for p in after if p.state not in ("completed", "running", "queued")]:
@@ -290,6 +290,6 @@ def train(
                 step(event["step"], event["steps"])
 
         train_run(chosen, seed, folder, lambda: bool(stopping), report)
-    for split, metrics in folder.record()["metrics"].items():
+    for split, metrics in folder.record().metrics.items():
         shown = [f"{label} {100 * metrics[m]:.2f}" for m, label in (("miou", "mIoU"), ("oiou", "oIoU")) if m in metrics]
         print(f"{split}: {', '.join(shown)}")

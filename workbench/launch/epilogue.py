@@ -21,6 +21,7 @@ from workbench.launch import scheduler
 from workbench.launch.submissions import Submission, Submissions, read_submission
 from workbench.launch.tasks import STOPPED, task_index, task_job
 from workbench.results.folders import RunBusy, RunFolder, RunLog
+from workbench.results.record import RunError
 
 TAIL_BYTES = 8192
 
@@ -56,7 +57,7 @@ def main(folder: Path, status: int, began: float) -> int:
     submission, index = read_submission(folder), task_index()
     run = task_job(folder, index).folder()
     task = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{index}"
-    if run.record().get("state") == "completed":
+    if run.record().state == "completed":
         return COMPLETED
     if Submissions(folder.parent.parent).superseded(submission.number, run.name):
         return 0
@@ -86,7 +87,7 @@ def _record_end(
     allowed = submission.manifest["profile"]["retries"].get(cause, 0)
     again = not comes_back and tries[cause] <= allowed and tries["without_progress"] <= MOST_WITHOUT_PROGRESS
     log.write("job_end", cause=cause, error=error["message"], requeued=again or comes_back)
-    ended = dict(run.record().get("ended", {}))
+    ended = dict(run.record().ended)
     ended[cause] = ended.get(cause, 0) + 1
     run.update(state=state, ended=ended, tries=tries, error=error)
     return again
@@ -94,12 +95,17 @@ def _record_end(
 
 def _counted(run: RunFolder, submission: Submission, cause: str) -> dict[str, Any]:
     """How often the run ended so since it was submitted, and how often in a row without having come further."""
-    before = run.record().get("tries", {})
-    if before.get("submission") != submission.number:
-        before = {"submission": submission.number}
+    tries = run.record().tries
+    before = tries.model_dump(mode="json", exclude_unset=True) if tries.submission == submission.number else {}
     progress = run.progress()
     idle = before.get("without_progress", 0) + 1 if before.get("progress") == progress else 0
-    return {**before, cause: before.get(cause, 0) + 1, "progress": progress, "without_progress": idle}
+    return {
+        **before,
+        "submission": submission.number,
+        cause: before.get(cause, 0) + 1,
+        "progress": progress,
+        "without_progress": idle,
+    }
 
 
 def _requeue(run: RunFolder, task: str) -> None:
@@ -119,17 +125,22 @@ def _requeue(run: RunFolder, task: str) -> None:
 def _ended(run: RunFolder, printed: str, status: int, began: float) -> tuple[dict[str, Any], str]:
     """The error and the state: the run's own words where it had time for them."""
     record = run.record()
-    error = record.get("error") or {}
-    others = [other for other in run.take_errors() if other["time"] >= began]
+    error = record.error
+    spoke = error is not None and error.time >= began
+    others = [other for other in run.take_errors() if other.time >= began]
     if others:  # a process that is not the main one said what the main one only felt
-        first = min([*others, *([error] if error.get("time", -1.0) >= began else [])], key=lambda one: one["time"])
+        first = min([*others, *([error] if error is not None and spoke else [])], key=lambda told: told.time)
         if first is not error:
-            return first, "failed"
-    if error.get("time", -1.0) >= began and record["state"] in ("failed", "diverged", "interrupted"):
-        return dict(error), record["state"]
+            return _document(first), "failed"
+    if error is not None and spoke and record.state in ("failed", "diverged", "interrupted"):
+        return _document(error), record.state
     kind, message = _from_status(status, printed)
-    error = {"class": kind, "type": "JobError", "message": message, "time": time.time()}
-    return error, "failed" if kind in ("code_error", "out_of_memory") else "interrupted"
+    state = "failed" if kind in ("code_error", "out_of_memory") else "interrupted"
+    return {"class": kind, "type": "JobError", "message": message, "time": time.time()}, state
+
+
+def _document(error: RunError) -> dict[str, Any]:
+    return error.model_dump(mode="json", by_alias=True)
 
 
 def _from_status(status: int, printed: str) -> tuple[FailureClass, str]:

@@ -20,7 +20,9 @@ from workbench.launch.profiles import Profile
 from workbench.launch.states import Look, RunState, forgiving, look_at_queue, run_states
 from workbench.launch.submissions import REPORT, Submission, Submissions
 from workbench.launch.tasks import TrainingJob
-from workbench.results.folders import FAILED, SUBMISSIONS, DamagedRecord, RunFolder, State
+from workbench.results.folders import SUBMISSIONS, RunFolder
+from workbench.results.record import FAILED, State
+from workbench.validation import DamagedFile
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def plan_runs(runs: Sequence[Run], results: Path, look: Look | None = None) -> l
     folders = []
     for run in runs:
         folder = RunFolder(results, run.id)
-        with contextlib.suppress(DamagedRecord):  # its state says so
+        with contextlib.suppress(DamagedFile):  # its state says so
             folder.check(run.config)
             _check_weights(run, folder)
         folders.append(folder)
@@ -73,14 +75,16 @@ def plan_runs(runs: Sequence[Run], results: Path, look: Look | None = None) -> l
 
 def _check_weights(run: Run, folder: RunFolder) -> None:
     """Shipped weights are part of the identity; others only by name, so their content is compared here."""
-    config, stored = run.config, folder.record().get("provenance")
-    if not stored or (config.backbone.checkpoint in (None, BUILTIN) and config.text_encoder.name == "bert_mini"):
+    config, provenance = run.config, folder.record().provenance
+    if provenance is None or (
+        config.backbone.checkpoint in (None, BUILTIN) and config.text_encoder.name == "bert_mini"
+    ):
         return
     from workbench.models.build import check_digests
 
     # A table can be made where the weights are not; a training checks them again.
     with contextlib.suppress(MissingCheckpoint):
-        check_digests(config, stored, folder.name)
+        check_digests(config, provenance.digests(), folder.name)
 
 
 def to_train(planned: Sequence[PlannedRun], retry: Collection[str] | bool = False) -> list[PlannedRun]:

@@ -9,7 +9,9 @@ from pathlib import Path
 from workbench.launch import scheduler
 from workbench.launch.scheduler import SLURM_STATES, WAITING_STATES, Task
 from workbench.launch.submissions import Submission, Submissions, latest
-from workbench.results.folders import DamagedRecord, RunFolder, State
+from workbench.results.folders import RunFolder
+from workbench.results.record import State
+from workbench.validation import DamagedFile
 
 NEVER_SATISFIED = "DependencyNeverSatisfied"
 Look = Callable[[Sequence[Submission]], list[Task] | None]
@@ -98,8 +100,8 @@ def _unseen(folder: RunFolder) -> RunState:
 
 def _completed(folder: RunFolder) -> bool:
     try:
-        return folder.record().get("state") == "completed"
-    except DamagedRecord:
+        return folder.record().state == "completed"
+    except DamagedFile:
         return False
 
 
@@ -107,11 +109,10 @@ def _run_state(folder: RunFolder, task: Task | None, cancelled: bool = False) ->
     """One run's; `cancelled` says whether the user cancelled its task."""
     try:
         record = folder.record()
-    except DamagedRecord as damage:
+    except DamagedFile as damage:
         return RunState("damaged", "damaged", str(damage), task)
-    state: State = record.get("state", "new")
-    error = record.get("error") or {}
-    cause, message = error.get("class"), error.get("message")
+    state: State = record.state
+    cause, message = (None, None) if record.error is None else (record.error.cause, record.error.message)
     if state == "completed":
         return RunState("completed")
     if state != "new" and folder.claimed():
@@ -128,7 +129,7 @@ def _run_state(folder: RunFolder, task: Task | None, cancelled: bool = False) ->
         return RunState("cancelled", "cancelled", "cancelled with workbench cancel", task)
     if state == "running":
         # It may have ended between the two looks.
-        if folder.record().get("state") != "running":
+        if folder.record().state != "running":
             return _run_state(folder, task, cancelled)
         return _silent(ended, task, "killed")
     if state == "new" and task is not None and task.reason == NEVER_SATISFIED:

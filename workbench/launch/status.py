@@ -10,7 +10,9 @@ from typing import Any
 from workbench.launch.plan import PlannedRun
 from workbench.launch.states import Look, RunState, look_at_queue, run_states
 from workbench.launch.submissions import REPORT, Submissions
-from workbench.results.folders import DamagedRecord, RunFolder, State, all_runs
+from workbench.results.folders import RunFolder, all_runs
+from workbench.results.record import RunRecord, State
+from workbench.validation import DamagedFile
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class RunStatus:
         error: first line of what ended it, or why it waits.
         job: the scheduler's id of the job handed over last, while it is known there.
         restarts: how often it was taken up again.
+        damage: lines of its log that cannot be read.
     """
 
     run: str
@@ -39,6 +42,7 @@ class RunStatus:
     error: str | None
     job: str | None
     restarts: int
+    damage: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -96,23 +100,25 @@ def failures(found: Sequence[RunStatus]) -> list[Failure]:
 def _status(setting: str, seed: int, folder: RunFolder, run_state: RunState) -> RunStatus:
     try:
         record = folder.record()
-    except DamagedRecord:
-        record = {}
+    except DamagedFile:
+        record = RunRecord()
     state = run_state.state
-    last = (folder.last_event("step") or {}) if record else {}
-    error = run_state.message or (record.get("error") or {}).get("message")
+    log = folder.log_tail()
+    last = log.last("step")
+    error = run_state.message or (None if record.error is None else record.error.message)
     return RunStatus(
         run=folder.name,
         setting=setting,
         seed=seed,
         state=state,
         cause=run_state.cause,
-        step=record.get("steps") if state == "completed" else last.get("step"),
-        steps=record.get("steps"),
-        loss=last.get("loss"),
-        rate=last.get("expressions_per_second"),
-        seconds_left=last.get("seconds_left") if state == "running" else None,
+        step=record.steps if state == "completed" else None if last is None else last.step,
+        steps=record.steps,
+        loss=None if last is None else last.loss,
+        rate=None if last is None else last.expressions_per_second,
+        seconds_left=last.seconds_left if last is not None and state == "running" else None,
         error=None if state in ("completed", "running") else error,
         job=run_state.task.id if run_state.task is not None and run_state.task.array_id else None,
-        restarts=max(0, record.get("starts", 0) - 1),
+        restarts=max(0, record.starts - 1),
+        damage=tuple(log.damage),
     )

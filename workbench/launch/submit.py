@@ -22,7 +22,7 @@ from workbench.launch.profiles import Profile
 from workbench.launch.scheduler import SchedulerError
 from workbench.launch.states import look_at_queue
 from workbench.launch.submissions import REPORT, Submissions
-from workbench.results.index import collect, kind_of
+from workbench.results.frames import RunFolders, kind_of, runs_frame
 
 Prepare = Callable[[Grid], None]
 """What must hold before a grid's runs are handed over: checked models, data sets in their places."""
@@ -185,7 +185,7 @@ class Cost:
 
 def expected_cost(chosen: Sequence[PlannedRun], results: Path) -> Cost:
     """From the speed of completed runs of the same kind: same model, data, batch and precision."""
-    frame = collect(results)
+    frame = runs_frame(RunFolders(results))
     done = frame[(frame["state"] == "completed") & frame["steps"].gt(0)].drop_duplicates("run")
     hours, known = 0.0, 0
     if done.empty:
@@ -195,9 +195,8 @@ def expected_cost(chosen: Sequence[PlannedRun], results: Path) -> Cost:
         rest=(done["seconds"].fillna(done["training_seconds"]) - done["training_seconds"]) * done["processes"],
     )
     gpu = False
-    means: dict[str, dict[str, float]] = (
-        done.groupby("kind")[["step_seconds", "rest", "steps", "gpu_hours"]].mean().to_dict(orient="index")  # type: ignore[assignment]
-    )
+    table = done.groupby("kind")[["step_seconds", "rest", "steps", "gpu_hours"]].mean()
+    means = {str(kind): row for kind, row in zip(table.index, table.to_dict(orient="records"), strict=True)}
     kinds: dict[str, str] = {}
     for planned in chosen:
         config = planned.run.config

@@ -54,7 +54,7 @@ def train(
 
     with contextlib.ExitStack() as held:
         log = _claimed(folder, accelerator, held)
-        if folder.record().get("state") == "completed":
+        if folder.record().state == "completed":
             return
         held.enter_context(_warnings_logged(log))
         try:

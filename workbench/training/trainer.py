@@ -68,14 +68,15 @@ class Trainer:
     ) -> None:
         machine, training = config.machine, config.training
         # Sums are rounded by the number of threads, so a begun run keeps the one it began with.
-        if threads := folder.record().get("machine", {}).get("threads") or machine.threads:
+        begun = folder.record()
+        if threads := begun.threads or machine.threads:
             torch.set_num_threads(threads)
         if training.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(training.deterministic, warn_only=True)
         self.config, self.seed, self.folder, self.accelerator = config, seed, folder, accelerator
         self._log, self._stop, self._report = log, stop, report
-        check_digests(config, folder.record().get("provenance", {}), folder.name)
+        check_digests(config, begun.provenance.digests() if begun.provenance else {}, folder.name)
         self.data: ReferData = open_dataset(config)
         self.dataset = self._split(config.data.train_split)
         self.steps = training_steps(config, self.dataset)
@@ -150,9 +151,9 @@ class Trainer:
             steps=self.steps,
             provenance=now,
             # Every code that had a hand in the run: a resumed one may have been begun by another.
-            codes=sorted({*before.get("codes", []), now["code"]}),
-            started=before.get("started", time.time()),
-            starts=before.get("starts", 0) + 1,
+            codes=sorted({*before.codes, now["code"]}),
+            started=time.time() if before.started is None else before.started,
+            starts=before.starts + 1,
             error=None,
         )
 

@@ -213,7 +213,7 @@ def test_a_submission_from_within_another_job_passes_nothing_of_it_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     (slurm.bin / "sbatch").rename(slurm.bin / "sbatch-real")
-    (slurm.bin / "sbatch").write_text(f"#!/bin/sh\nenv > {tmp_path}/seen\necho SubmissionOutcome batch job 1\n")
+    (slurm.bin / "sbatch").write_text(f"#!/bin/sh\nenv > {tmp_path}/seen\necho Submitted batch job 1\n")
     (slurm.bin / "sbatch").chmod(0o755)
     outer = {"SLURM_CPU_BIND": "x", "SLURM_JOB_ID": "9", "SBATCH_JOB_NAME": "y", "WORLD_SIZE": "4", "RANK": "3"}
     for name, value in {**outer, "SLURM_CONF": "/etc/slurm.conf", "HOME": "/home/me"}.items():

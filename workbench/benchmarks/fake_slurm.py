@@ -46,7 +46,7 @@ if NAME == "sbatch":
     count = int(re.search(r"--array=0-(\d+)", text).group(1)) + 1
     name = re.search(r"--job-name=(\S+)", text).group(1)
     append("jobs", json.dumps(dict(id=number, name=name, count=count, script=sys.argv[-1])))
-    print("SubmissionOutcome batch job", number)
+    print("Submitted batch job", number)
 elif NAME in ("squeue", "sacct"):
     names = option("--name")
     for job in jobs:

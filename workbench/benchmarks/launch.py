@@ -29,13 +29,15 @@ from typing import Any
 from workbench.benchmarks.fake_slurm import FakeSlurm
 from workbench.benchmarks.race import Report
 from workbench.errors import WorkbenchError
-from workbench.grids.loading import Grid, check_grid, load_grid
+from workbench.grids import Grid, check_grid, load_grid
 from workbench.launch import scheduler
 from workbench.launch.plan import plan
 from workbench.launch.profiles import load_profile
 from workbench.launch.states import look_at_queue
 from workbench.launch.status import statuses
-from workbench.launch.submit import expected_cost, submit_to_slurm
+from workbench.launch.cost import expected_cost
+from workbench.launch.submit import Request, SubmissionOutcome, submit
+from workbench.paper.report import report as report_on
 from workbench.results.folders import RUNS, RunFolder
 from workbench.results.frames import RunFolders, runs_frame
 from workbench.results.index import INDEX
@@ -93,17 +95,17 @@ def _submission(folder: Path, slurm: FakeSlurm, pretend: bool, report: Report) -
         report(f"{name}: {found[name]:.2f} s")
         return slurm.calls().total() - before
 
-    def submit(results: Path) -> None:
-        outcome = submit_to_slurm(grid, results, load_profile(profile), False, check_grid)
+    def submit_to(results: Path) -> None:
+        outcome = _submitted(grid, results, profile)
         if outcome.chosen:
             expected_cost(outcome.chosen, results)
 
     results = [folder / "library", folder / "command"]
     try:
         check_grid(grid)  # so that the libraries are loaded
-        measured("submit_seconds", lambda: submit(results[0]))
+        measured("submit_seconds", lambda: submit_to(results[0]))
         found["sbatch_calls"] = slurm.calls()["sbatch"]
-        found["resubmit_scheduler_calls"] = measured("resubmit_seconds", lambda: submit(results[0]))
+        found["resubmit_scheduler_calls"] = measured("resubmit_seconds", lambda: submit_to(results[0]))
         found["status_scheduler_calls"] = measured(
             "status_seconds", lambda: statuses(plan(grid, results[0], look_at_queue))
         )
@@ -114,6 +116,10 @@ def _submission(folder: Path, slurm: FakeSlurm, pretend: bool, report: Report) -
         if not pretend:
             scheduler.cancel([p.run_state.task for r in results for p in plan(grid, r) if p.run_state.task is not None])
     return found
+
+
+def _submitted(grid: Grid, results: Path, profile: Path) -> SubmissionOutcome:
+    return submit(grid, Request(results, load_profile(profile), check_grid, report_on))
 
 
 def _grid(folder: Path, settings: int, seeds: int) -> Grid:
@@ -140,8 +146,8 @@ def _files_per_run(folder: Path, slurm: FakeSlurm, pretend: bool, report: Report
     profile = folder / "one.yaml"
     profile.write_text("backend: slurm\nmemory_gb: 2\n")
     open_dataset(next(iter(grid.settings.values())))
-    outcome = submit_to_slurm(grid, results, load_profile(profile), False, check_grid)
-    (made,) = outcome.made
+    outcome = _submitted(grid, results, profile)
+    (made,) = outcome.arrays
     if pretend:
         environment = {**os.environ, "SLURM_ARRAY_JOB_ID": made.array_id, "SLURM_ARRAY_TASK_ID": "0",
                        "SLURM_JOB_ID": made.array_id}  # fmt: skip

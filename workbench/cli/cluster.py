@@ -56,17 +56,17 @@ def status(
 def _statuses(
     grid: Path | None, only: str | None, seeds: str | None, results: Path, data_root: Path | None
 ) -> list[RunStatus]:
-    from workbench.grids.loading import parse_seeds
-    from workbench.launch.plan import plan_runs
+    from workbench.grids import parse_seeds
+    from workbench.launch.plan import plan_runs, runs_of, with_existing_seeds
     from workbench.launch.states import forgiving, look_at_queue
     from workbench.launch.status import all_statuses, statuses
-    from workbench.launch.submit import stages
 
     look = forgiving(look_at_queue, warn)
     if grid is None:
-        return all_statuses(results, look)
+        return all_statuses(results, look, warn)
     loaded = load_grid_file(grid, data_root).narrowed(only, None if seeds is None else parse_seeds(seeds))
-    return statuses(plan_runs([run for stage in stages(loaded) for run in stage.runs], results, look))
+    runs = with_existing_seeds(loaded, results) if seeds is None else runs_of(loaded)
+    return statuses(plan_runs(runs, results, look, warn))
 
 
 def _print_statuses(found: list[RunStatus]) -> None:
@@ -135,7 +135,7 @@ def logs(
         time.sleep(1)
     for line in log.damage:
         warn(line)
-    handed = latest(Submissions(results).submissions()).get(folder.name)
+    handed = latest(Submissions(results).all(warn)).get(folder.name)
     outputs = handed[0].output(handed[1]) if handed else []
     for file in outputs:
         print(f"--- {file}")
@@ -153,7 +153,7 @@ def cancel(
     data_root: DataRoot = None,
 ) -> None:
     """Cancel a grid's queued and running jobs on the cluster; a running one saves first."""
-    from workbench.grids.loading import parse_seeds
+    from workbench.grids import parse_seeds
     from workbench.launch.housekeeping import cancel as cancel_runs
     from workbench.launch.plan import plan
     from workbench.launch.states import look_at_queue

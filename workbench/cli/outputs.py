@@ -107,8 +107,8 @@ def _evaluated(
     data_root: Path | None,
     checkpoint_root: Path | None,
 ) -> Evaluated:
+    from workbench.grids import parse_seeds
     from workbench.grids.evaluated import evaluated
-    from workbench.grids.loading import parse_seeds
     from workbench.results.summary import source_of
 
     loaded = load_grid_file(grid, data_root, checkpoint_root)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.cli import outputs
 from workbench.cli.options import (
     RESULTS,
     CheckpointRoot,
@@ -27,9 +26,11 @@ from workbench.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
-    from workbench.grids.loading import Grid
+    from workbench.grids import Grid
+    from workbench.launch.plan import PlannedRun
+    from workbench.launch.submit import SubmissionOutcome
 
 ProfileFile = Annotated[
     Path | None,
@@ -52,12 +53,12 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Check a grid and list its runs with their ids and states. Changes nothing."""
-    from workbench.grids.loading import check_grid
+    from workbench.grids import check_grid
     from workbench.launch.plan import plan as make_plan
 
     loaded = load_grid_file(grid, data_root, checkpoint_root)
     check_grid(loaded, weights=False)
-    planned = make_plan(loaded, results)
+    planned = make_plan(loaded, results, warn=warn)
     if as_json:
         runs = [{"run": p.run.id, "setting": p.run.setting, "seed": p.run.seed, "state": p.state} for p in planned]
         print(json.dumps({"title": loaded.title, "runs": runs}, indent=1))
@@ -114,7 +115,7 @@ def retry(
 def _chosen_grid(
     file: Path, only: str | None, seeds: str | None, data_root: Path | None, checkpoint_root: Path | None
 ) -> Grid:
-    from workbench.grids.loading import parse_seeds
+    from workbench.grids import parse_seeds
 
     loaded = load_grid_file(file, data_root, checkpoint_root)
     if only is None and seeds is None:
@@ -130,119 +131,89 @@ def _submit(
     retry: Collection[str] | bool,
     dry_run: bool,
 ) -> None:
+    from workbench.cli.progress import SubmissionProgress
     from workbench.errors import WorkbenchError
-    from workbench.launch.plan import plan_runs, to_train
+    from workbench.launch import submit as launch
     from workbench.launch.profiles import Profile, load_profile
-    from workbench.launch.states import forgiving, look_at_queue
-    from workbench.launch.submit import stages, submit_to_slurm
+    from workbench.paper.report import report
 
     profile = Profile(name="here", backend="local") if profile_file is None else load_profile(profile_file)
     if profile.backend == "slurm" and workers is not None:
         raise WorkbenchError(f"--workers belongs to this machine; of {profile_file} it is 'parallel'")
-    if dry_run or profile.backend == "local":
-        look = forgiving(look_at_queue, warn)
-        planned = plan_runs([run for stage in stages(grid) for run in stage.runs], results, look)
-        chosen = to_train(planned, retry)
-        _say_plan(grid, planned, chosen, results)
-        if not dry_run:
-            _run_here(grid, results, chosen, workers or profile.workers)
+    request = launch.Request(
+        results, profile, _prepare, report, retry, lambda outcome: _print_plan(grid, outcome, results), warn,
+        SubmissionProgress, _print_begun, workers,
+    )  # fmt: skip
+    if dry_run:
+        launch.dry_run(grid, request)
         return
-    outcome = submit_to_slurm(
-        grid, results, profile, retry, _prepare, lambda plan: _say_plan(grid, plan.planned, plan.chosen, results)
-    )
-    for made in outcome.made:
-        count = len(made.submission.runs)
-        print(f"handed over as job {made.array_id}: {count} runs, at most {min(count, profile.parallel)} at once")
-    for report in outcome.reports:
-        then = " and ".join(report.submission.manifest["then"])
-        name = Path(report.submission.grid).stem
-        print(f"handed over as job {report.array_id}: {then} of {name}, when its runs have ended")
-    if not outcome.made:
-        print("nothing to hand over")
-    _say_what_waits(outcome.planned, outcome.chosen, grid)
+    outcome = launch.submit(grid, request)
+    if profile.backend == "slurm":
+        _print_submitted(grid, outcome, profile.parallel)
+    else:
+        _print_ended(grid, outcome)
+
+
+def _print_plan(grid: Grid, outcome: SubmissionOutcome, results: Path) -> None:
+    from workbench.launch.cost import expected_cost
+
+    states = Counter(planned.state for planned in outcome.planned)
+    print(f"{grid.title}: {len(outcome.planned)} runs ({', '.join(f'{n} {state}' for state, n in states.items())})")
+    if outcome.chosen:
+        print(f"{len(outcome.chosen)} runs to train; {expected_cost(outcome.chosen, results)}")
+
+
+def _print_begun(chosen: Sequence[PlannedRun], workers: int) -> None:
+    print(f"{len(chosen)} runs to train, {workers} at once", flush=True)
+
+
+def _print_submitted(grid: Grid, outcome: SubmissionOutcome, parallel: int) -> None:
+    for array in outcome.arrays:
+        count = len(array.submission.runs)
+        print(f"submitted as job {array.array_id}: {count} runs, at most {min(count, parallel)} at once")
+    for job in outcome.reports:
+        then = " and ".join(job.submission.manifest.then)
+        name = Path(job.submission.grid).stem
+        print(f"submitted as job {job.array_id}: {then} of {name}, when its runs have ended")
+    if not outcome.arrays:
+        print("nothing to submit")
+    if left := outcome.left_alone:
+        causes = sorted({planned.run_state.cause or planned.state for planned in left})
+        print(f"{len(left)} failed before and are left alone; to try them again: "
+              f"workbench retry {grid.file} --class {','.join(causes)}")  # fmt: skip
     print(f"to follow it: workbench status {grid.file} --seeds {','.join(map(str, grid.seeds))} --watch")
 
 
-def _say_plan(grid: Grid, planned: list[Any], chosen: list[Any], results: Path) -> None:
-    from workbench.launch.submit import expected_cost
-
-    counts = {state: sum(p.state == state for p in planned) for state in dict.fromkeys(p.state for p in planned)}
-    print(f"{grid.title}: {len(planned)} runs ({', '.join(f'{n} {s}' for s, n in counts.items())})")
-    if chosen:
-        print(f"{len(chosen)} runs to train; {expected_cost(chosen, results)}")
-
-
-def _say_what_waits(planned: list[Any], chosen: list[Any], grid: Grid) -> None:
+def _print_ended(grid: Grid, outcome: SubmissionOutcome) -> None:
+    from workbench.errors import WorkbenchError
     from workbench.results.record import FAILED
 
-    taken = {p.run.id for p in chosen}
-    left = [p for p in planned if p.state in FAILED and p.run.id not in taken]
-    if left:
-        kinds = sorted({p.run_state.cause or p.state for p in left})
-        print(f"{len(left)} failed before and are left alone; to take them up: "
-              f"workbench retry {grid.file} --class {','.join(kinds)}")  # fmt: skip
+    for folder in outcome.logs:
+        print(f"logs in {folder}")
+    for file in outcome.artefacts:
+        print(f"wrote {file}")
+    if elsewhere := [p for p in outcome.after if p.state in ("running", "queued")]:
+        print(f"{len(elsewhere)} runs are being trained by other processes; see: workbench status {grid.file}")
+    if failed := [p for p in outcome.after if p.state not in ("completed", "running", "queued")]:
+        lines = "; ".join(f"{p.run.setting} seed {p.run.seed} {_why(p)}" for p in failed)
+        hint = "; to run them again: --retry-failed" if any(p.state in FAILED for p in failed) else ""
+        raise WorkbenchError(f"{len(failed)} of {len(outcome.after)} runs are not completed: {lines}{hint}")
+
+
+def _why(planned: PlannedRun) -> str:
+    message = planned.run_state.message
+    return f"{planned.state} ({message})" if message else str(planned.state)
 
 
 def _prepare(grid: Grid) -> None:
-    """What must hold before runs are handed over: models that fit together, weights and data in their places."""
+    """What must hold before runs are submitted: models that fit together, weights and data in their places."""
     from workbench.data.datasets import open_dataset
-    from workbench.grids.loading import check_grid
+    from workbench.grids import check_grid
 
     check_grid(grid)
     for config in {c.data: c for c in grid.settings.values()}.values():
         with progress_of(f"data set {config.data.dataset}", "images") as step:
             open_dataset(config, step)
-
-
-def _run_here(grid: Grid, results: Path, chosen: list[Any], workers: int) -> None:
-    from workbench.errors import WorkbenchError
-    from workbench.launch import plan as submission
-    from workbench.launch.submit import stages
-    from workbench.results.record import FAILED
-
-    taken = {p.run.id for p in chosen}
-    for stage in stages(grid):
-        part = [p for p in chosen if p.run.id in {run.id for run in stage.runs} & taken]
-        if part:
-            _prepare(stage.grid)
-            print(f"logs in {_run_locally(part, results, workers)}")
-    after = submission.plan(grid, results)
-    if any(p.state == "completed" for p in after):
-        for what in grid.then:
-            machine = next(iter(grid.settings.values())).machine
-            roots = machine.data_root, machine.checkpoint_root
-            if what == "table":
-                outputs.table(grid.file, results=results, data_root=roots[0])
-            else:
-                outputs.figure(outputs.FigureName.all, grid.file, False, None, None, results, *roots)
-    if elsewhere := [p for p in after if p.state in ("running", "queued")]:
-        print(f"{len(elsewhere)} runs are being trained by other processes; see: workbench status {grid.file}")
-    if failed := [p for p in after if p.state not in ("completed", "running", "queued")]:
-        lines = "; ".join(f"{p.run.setting} seed {p.run.seed} {_why(p)}" for p in failed)
-        hint = "; to run them again: --retry-failed" if any(p.state in FAILED for p in failed) else ""
-        raise WorkbenchError(f"{len(failed)} of {len(after)} runs are not completed: {lines}{hint}")
-
-
-def _why(planned: Any) -> str:
-    message = planned.run_state.message
-    return f"{planned.state} ({message})" if message else str(planned.state)
-
-
-def _run_locally(chosen: list[Any], results: Path, workers: int) -> Path:
-    from workbench.cli.progress import SubmissionProgress
-    from workbench.launch import plan as submission
-    from workbench.launch.local import run_locally, visible_gpus
-
-    # Not more threads than cores, or the jobs would fight over them.
-    threads = max(1, (os.cpu_count() or 1) // min(workers, len(chosen)))
-    for planned in chosen:
-        planned.folder.set_aside_damage()
-    folder = submission.job_folder(results)
-    made = submission.jobs(chosen, results, threads)
-    print(f"{len(made)} runs to train, {min(workers, len(made))} at once")
-    with SubmissionProgress(chosen) as progress:
-        run_locally(made, folder, submission.snapshot(results), workers, visible_gpus(), progress.tick)
-    return folder
 
 
 @app.command()
@@ -258,7 +229,7 @@ def train(
     import signal
 
     from workbench.errors import WorkbenchError
-    from workbench.grids.loading import is_preset, load_preset
+    from workbench.grids import is_preset, load_preset
     from workbench.registry import unknown_name
     from workbench.results.folders import RunFolder
 

@@ -20,7 +20,7 @@ from workbench.validation import DamagedFile
 if TYPE_CHECKING:
     import pandas as pd
 
-    from workbench.grids.loading import Grid
+    from workbench.grids.grid import Grid
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def _record_end(
         state = "cancelled" if error["class"] == "cancelled" else state
     cause = error["class"]
     tries = _counted(run, submission, cause)
-    allowed = submission.manifest["profile"]["retries"].get(cause, 0)
+    allowed = submission.manifest.retries(cause)
     again = not comes_back and tries[cause] <= allowed and tries["without_progress"] <= MOST_WITHOUT_PROGRESS
     log.write("job_end", cause=cause, error=error["message"], requeued=again or comes_back)
     ended = dict(run.record().ended)

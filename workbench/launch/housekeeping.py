@@ -27,7 +27,7 @@ def cancel(planned: Sequence[PlannedRun], results: Path) -> list[PlannedRun]:
     """
     found = [p for p in planned if p.run_state.task is not None and p.state in ("queued", "running")]
     with Submissions(results).lock():
-        handed = latest(Submissions(results).submissions())
+        handed = latest(Submissions(results).all())
         by_submission: dict[int, list[int]] = {}
         for one in found:
             submission, index = handed[one.run.id]
@@ -46,11 +46,11 @@ def collect_garbage(results: Path, dry_run: bool, say: Callable[[str], None]) ->
     Returns:
         How many bytes it freed, or would free.
     """
-    ledger = Submissions(results)
-    if not ledger.folder.is_dir():
+    submissions_folder = Submissions(results)
+    if not submissions_folder.folder.is_dir():
         return 0
-    with ledger.lock():
-        submissions = ledger.submissions()
+    with submissions_folder.lock():
+        submissions = submissions_folder.all()
         handed = latest(submissions)
         folders = [RunFolder(results, run) for run in handed]
         found = dict(zip(handed, run_states(folders, results, look_at_queue), strict=True))
@@ -64,12 +64,12 @@ def collect_garbage(results: Path, dry_run: bool, say: Callable[[str], None]) ->
         runs = all_runs(results)
         in_use = {run for run, run_state in found.items() if run_state.state == "running"}
         in_use |= {run.name for run in runs if run.claimed()}
-        local = [folder for folder in ledger.folder.glob("jobs-*") if is_in_use(folder)]
-        doomed += [folder for folder in ledger.folder.glob("jobs-*") if folder not in local]
-        code = {submission.code for submission in kept}
+        local = [folder for folder in submissions_folder.folder.glob("jobs-*") if is_in_use(folder)]
+        doomed += [folder for folder in submissions_folder.folder.glob("jobs-*") if folder not in local]
+        code = {submission.manifest.code for submission in kept}
         if not local and not in_use:  # local jobs run a copy of the code, and no record says which
-            doomed += [folder for folder in ledger.folder.glob("code-*") if folder.name not in code]
-        doomed += [*ledger.folder.glob(".code-*"), *ledger.folder.glob(f"{DOOMED}*")]
+            doomed += [folder for folder in submissions_folder.folder.glob("code-*") if folder.name not in code]
+        doomed += [*submissions_folder.folder.glob(".code-*"), *submissions_folder.folder.glob(f"{DOOMED}*")]
         for folder in runs:
             if folder.name not in in_use:
                 halves = [*folder.checkpoints.glob(".partial-*"), *folder.path.glob(".run.json-*")]

@@ -1,4 +1,4 @@
-"""The local backend: submitit's local executor behind a queue that never has more jobs alive than it has workers."""
+"""Running on this machine: submitit's local executor, never with more jobs alive than there are workers."""
 
 from __future__ import annotations
 
@@ -6,16 +6,27 @@ import contextlib
 import fcntl
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
 
 import submitit
 
 from workbench.errors import ConfigError
 from workbench.files import is_locked
+from workbench.grids import Grid
+from workbench.launch.plan import PlannedRun, Stage, job_document
+from workbench.launch.snapshot import snapshot
 from workbench.launch.tasks import TrainingJob
+from workbench.results.folders import SUBMISSIONS, RunFolder
+from workbench.results.provenance import source
+
+if TYPE_CHECKING:
+    from workbench.launch.tasks import Report
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 60.0
@@ -23,7 +34,89 @@ IN_USE = ".in-use"
 WEEK_MINUTES = 7 * 24 * 60
 
 
-def run_locally(
+class ShownProgress(Protocol):
+    """What shows how far runs are, for as long as it is entered."""
+
+    def __enter__(self) -> ShownProgress: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+    def tick(self, running: int, waiting: int) -> None:
+        """Called a few times per second."""
+
+
+Progress = Callable[[Sequence[PlannedRun]], ShownProgress]
+
+
+class LocalExecutor:
+    """This machine as an executor: a bounded number of trainings at once, each a process of its own.
+
+    Args:
+        prepare: called for each stage that has something to train.
+        report: makes what a grid's `then:` names.
+        workers: trainings at once.
+        begun: called with the runs of a stage and how many are trained at once, before they are.
+
+    Attributes:
+        logs: folders with what jobs printed.
+        artefacts: tables and figures that were made.
+    """
+
+    def __init__(
+        self,
+        results: Path,
+        prepare: Callable[[Grid], None],
+        report: Report,
+        workers: int,
+        progress: Progress | None = None,
+        begun: Callable[[Sequence[PlannedRun], int], None] = lambda runs, workers: None,
+    ) -> None:
+        self._results, self._prepare, self._report = results, prepare, report
+        self._workers, self._progress, self._begun = workers, progress, begun
+        self.logs: list[Path] = []
+        self.artefacts: list[Path] = []
+
+    def train(self, stage: Stage, chosen: Sequence[PlannedRun]) -> None:
+        """Train a stage's runs; returns when all have ended."""
+        self._prepare(stage.grid)
+        workers = min(self._workers, len(chosen))
+        for planned in chosen:
+            planned.folder.set_aside_damage()
+        folder = _job_folder(self._results)
+        jobs = training_jobs(chosen, self._results, workers)
+        self._begun(chosen, workers)
+        with contextlib.nullcontext() if self._progress is None else self._progress(chosen) as shown:
+            tick = (lambda running, waiting: None) if shown is None else shown.tick
+            run_jobs(jobs, folder, snapshot(self._results), workers, visible_gpus(), tick)
+        self.logs.append(folder)
+
+    def report(self, stage: Stage) -> None:
+        """Make a stage's table and figures, as far as its runs are completed."""
+        grid = stage.grid
+        states = (RunFolder(self._results, run.id).state() for run in grid.runs())
+        if grid.then and any(state == "completed" for state in states):
+            # Its file may have been edited while the runs were trained.
+            self.artefacts += self._report(replace(grid.whole(), submitted=True), self._results, grid.then)
+
+
+def training_jobs(runs: Sequence[PlannedRun], results: Path, workers: int) -> list[TrainingJob]:
+    """One job per run, with absolute paths; where a configuration leaves its threads open, they share the cores."""
+    # Not more threads than cores, or the jobs would fight over them.
+    threads, origin = max(1, (os.cpu_count() or 1) // workers), source()
+    documents = {planned.run.setting: job_document(planned.run.config, threads) for planned in runs}
+    return [TrainingJob(documents[p.run.setting], p.run.seed, str(results.absolute()), origin) for p in runs]
+
+
+def _job_folder(results: Path) -> Path:
+    """A new private folder for the jobs' logs and pickles."""
+    parent = results / SUBMISSIONS
+    parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix="jobs-", dir=parent))
+
+
+def run_jobs(
     jobs: Sequence[TrainingJob],
     folder: Path,
     code: Path,
@@ -38,7 +131,7 @@ def run_locally(
     Args:
         folder: for submitit's pickles and the jobs' logs.
         code: put in front of the jobs' PYTHONPATH.
-        tick: called a few times a second with (jobs running, jobs waiting).
+        tick: called a few times per second with (jobs running, jobs waiting).
     """
     executor = submitit.LocalExecutor(folder=folder / "%j")
     waiting = list(jobs)

@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import submitit
@@ -17,6 +17,9 @@ from workbench.launch.epilogue import ATTEMPT, COMPLETED
 from workbench.launch.profiles import Profile
 from workbench.launch.submissions import Submission
 from workbench.launch.tasks import ArrayTask, ReportTask
+
+if TYPE_CHECKING:
+    from workbench.launch.tasks import Report
 
 PICKLE = "task.pkl"
 NEVER = 10**6
@@ -78,15 +81,15 @@ def submit_array(
 
 
 def submit_report(
-    submission: Submission, profile: Profile, code: Path, held: Sequence[int], after: Sequence[str]
+    submission: Submission, profile: Profile, code: Path, held: Sequence[int], after: Sequence[str], report: Report
 ) -> str:
-    """Hand over the job that makes a grid's table and figures once the tasks `after` have ended, however they did."""
+    """Submit the job that makes a grid's table and figures once the tasks `after` have ended, however they did."""
     alone = profile.model_copy(update={"nodes": 1, "tasks_per_node": 1})
     dependency = [f"afterany:{':'.join(after)}"] if after else []
     executor = ArrayExecutor(submission.folder, profile.python, held)
     parameters = _parameters(submission, alone, code, dependency)
     executor.update_parameters(**{**parameters, "teardown": None})
-    return executor.submit_tasks(ReportTask(str(submission.folder)), 1)
+    return executor.submit_tasks(ReportTask(str(submission.folder), report), 1)
 
 
 def _parameters(submission: Submission, profile: Profile, code: Path, dependency: Sequence[str]) -> dict[str, Any]:

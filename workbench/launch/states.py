@@ -8,7 +8,7 @@ from pathlib import Path
 
 from workbench.launch import scheduler
 from workbench.launch.scheduler import SLURM_STATES, WAITING_STATES, Task
-from workbench.launch.submissions import Submission, Submissions, latest
+from workbench.launch.submissions import Submission, Submissions, Warn, latest
 from workbench.results.folders import RunFolder
 from workbench.results.record import State
 from workbench.validation import DamagedFile
@@ -52,17 +52,17 @@ def forgiving(look: Look, warn: Callable[[str], None] = lambda warning: None) ->
     return looked
 
 
-def run_states(folders: Sequence[RunFolder], results: Path, look: Look) -> list[RunState]:
+def run_states(folders: Sequence[RunFolder], results: Path, look: Look, warn: Warn | None = None) -> list[RunState]:
     """Where runs stand, with at most one call to the scheduler, and none where nothing was handed over.
 
     Where `look` cannot see (it returns None), a run that was handed over counts as queued, or running if it says so.
     """
-    handed = latest(Submissions(results).submissions())
+    handed = latest(Submissions(results).all(warn))
     done = {f.name for f in folders if f.name in handed and _completed(f)}
     asked = {handed[f.name][0].number: handed[f.name][0] for f in folders if f.name in handed and f.name not in done}
     seen = look(list(asked.values())) if asked else []
-    tasks = _with_memory(list(asked.values()), seen or [])
-    cancelled = {number: submission.cancelled for number, submission in asked.items()}
+    tasks = _with_memory(list(asked.values()), seen or [], warn)
+    cancelled = {number: _cancelled(submission, warn) for number, submission in asked.items()}
     found = []
     for folder in folders:
         submission, index = handed.get(folder.name, (None, 0))
@@ -76,7 +76,9 @@ def run_states(folders: Sequence[RunFolder], results: Path, look: Look) -> list[
     return found
 
 
-def _with_memory(submissions: Sequence[Submission], seen: Sequence[Task]) -> dict[tuple[str, int], Task]:
+def _with_memory(
+    submissions: Sequence[Submission], seen: Sequence[Task], warn: Warn | None
+) -> dict[tuple[str, int], Task]:
     """The tasks that the scheduler knows, and those whose end an earlier look saw."""
     tasks = {(task.job, task.index): task for task in seen}
     by_job: dict[str, list[Task]] = {}
@@ -85,9 +87,26 @@ def _with_memory(submissions: Sequence[Submission], seen: Sequence[Task]) -> dic
     for submission in submissions:
         here = by_job.get(submission.job, [])
         ended = {task.index: task.state for task in here if task.state in SLURM_STATES}
-        for index, state in submission.remember(ended, [task.index for task in here if task.live]).items():
+        try:
+            remembered = submission.remember(ended, [task.index for task in here if task.live])
+        except DamagedFile as damage:
+            if warn is None:
+                raise
+            warn(str(damage))
+            remembered = ended
+        for index, state in remembered.items():
             tasks.setdefault((submission.job, index), Task(submission.job, "", index, state, None))
     return tasks
+
+
+def _cancelled(submission: Submission, warn: Warn | None) -> set[int]:
+    try:
+        return submission.cancelled
+    except DamagedFile as damage:
+        if warn is None:
+            raise
+        warn(str(damage))
+        return set()
 
 
 def _unseen(folder: RunFolder) -> RunState:

@@ -9,9 +9,9 @@ from typing import Any
 
 from workbench.launch.plan import PlannedRun
 from workbench.launch.states import Look, RunState, look_at_queue, run_states
-from workbench.launch.submissions import REPORT, Submissions
+from workbench.launch.submissions import Submissions, Warn
 from workbench.results.folders import RunFolder, all_runs
-from workbench.results.record import RunRecord, State
+from workbench.results.record import RunId, RunRecord, State
 from workbench.validation import DamagedFile
 
 
@@ -74,17 +74,26 @@ def refreshed(planned: Sequence[PlannedRun]) -> list[RunStatus]:
     return [_status(p.run.setting, p.run.seed, p.folder, RunState(p.folder.state())) for p in planned]
 
 
-def all_statuses(results: Path, look: Look = look_at_queue) -> list[RunStatus]:
+def all_statuses(results: Path, look: Look = look_at_queue, warn: Warn | None = None) -> list[RunStatus]:
     """Every run of a results folder, and what was handed over but has not begun."""
     names = {folder.name for folder in all_runs(results)}
-    handed = {run for submission in Submissions(results).submissions() for run in submission.runs}
-    names |= {run for run in handed if not run.startswith(REPORT)}
+    submitted = {run for submission in Submissions(results).all(warn) for run in submission.runs}
+    names |= {run for run in submitted if _is_run(run)}
     folders = [RunFolder(results, name) for name in sorted(names)]
-    found = []
-    for folder, run_state in zip(folders, run_states(folders, results, look), strict=True):
-        setting, _, seed = folder.name.rpartition("/seed")
-        found.append(_status(setting, int(seed), folder, run_state))
-    return found
+    states = run_states(folders, results, look, warn)
+    return [
+        _status(folder.id.setting_id, folder.id.seed, folder, run_state)
+        for folder, run_state in zip(folders, states, strict=True)
+    ]
+
+
+def _is_run(name: str) -> bool:
+    """Whether a task of a submission is a run, rather than a report job."""
+    try:
+        RunId.parse(name)
+    except ValueError:
+        return False
+    return True
 
 
 def failures(found: Sequence[RunStatus]) -> list[Failure]:

@@ -1,39 +1,94 @@
-"""What was handed over to a cluster: a folder for each job array, written before sbatch is called.
+"""What was submitted to a cluster: a folder per job array, written before sbatch is called.
 
-A launcher may be killed anywhere. The record comes first and gives the array its name, so whatever the scheduler holds
-can be told to belong to it; what it does not hold was never handed over, or has ended. Of two submissions that name the
-same run the later counts: a job looks here before it trains, and leaves the run to the later one.
+A launcher may be killed anywhere. The record comes first and gives the array its name, so whatever the scheduler has
+can be told to belong to it; what the scheduler does not have was never submitted, or has ended. Of two submissions that
+name the same run the later counts: a job looks here before it trains, and leaves the run to the later one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 import secrets
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from workbench.errors import WorkbenchError
 from workbench.files import lock, write_atomically
+from workbench.grids import Grid, GridDocument, GridError
 from workbench.launch.scheduler import JOB_PREFIX
 from workbench.results.folders import SUBMISSIONS
+from workbench.validation import DamagedFile, JsonObject, Mistake, Moment, Record, Whole, read_record
 
 _RECORD = "submission.json"
 _MANIFEST = "manifest.json"
 _CANCELLED = "cancelled.json"
 _ENDED = "ended.json"
 _LOCK = ".lock"
+_FOLDER = re.compile(r"(\d{1,15})-\w+")
 LOCK_SECONDS = 600.0
 REPORT = "report of "
 """So begins, in the place of a run's id, what a job that makes a grid's table and figures is recorded as."""
+Warn = Callable[[str], None]
 
 
 class SubmissionError(WorkbenchError):
-    """Submissions cannot be read or locked."""
+    """Submissions cannot be locked, or one of them names nothing that can be run."""
+
+
+class SubmissionRecord(Record):
+    """The content of `submission.json`."""
+
+    job: str
+    created: Moment
+    grid: str
+    runs: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class Manifest(Record):
+    """The content of `manifest.json`: what the jobs read.
+
+    Attributes:
+        results: the results folder.
+        code: the name of the snapshot that the jobs run.
+        source: commit and state of the tree that submitted.
+        profile: as it was.
+        settings: by setting id, the configuration of its runs.
+        grid: of a report job, the resolved grid.
+        then: of a report job, what it makes.
+    """
+
+    results: str
+    code: str
+    source: JsonObject = {}
+    profile: JsonObject = {}
+    settings: dict[str, JsonObject] = {}
+    grid: GridDocument | None = None
+    then: tuple[str, ...] = ()
+
+    def retries(self, cause: str) -> int:
+        """How often a run that ended so goes back into the queue by itself."""
+        retries = self.profile.get("retries")
+        allowed = retries.get(cause) if isinstance(retries, dict) else None
+        return allowed if isinstance(allowed, int) else 0
+
+
+class _Tasks(RootModel[tuple[Whole, ...]]):
+    model_config = ConfigDict(strict=True)
+
+
+class _States(RootModel[dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], str]]):
+    model_config = ConfigDict(strict=True)
+
+
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -41,9 +96,10 @@ class Submission:
     """One job array.
 
     Attributes:
-        number: counts up; a later submission of a run stands over an earlier one.
+        number: counts up; a later submission of a run overrides an earlier one.
         job: the array's name at the scheduler, unlike any other.
-        runs: run ids, one a task, in the order of the array's indices.
+        grid: the grid's file.
+        runs: run ids, one per task, in the order of the array's indices.
     """
 
     folder: Path
@@ -59,21 +115,35 @@ class Submission:
         return self.folder.name
 
     @property
-    def code(self) -> str:
-        """The name of the snapshot that its jobs run."""
-        return str(self.manifest["code"])
+    def is_report(self) -> bool:
+        """Whether it makes a grid's table and figures."""
+        return self.runs[0].startswith(REPORT)
 
     @cached_property
-    def manifest(self) -> dict[str, Any]:
-        """What the jobs read: their configurations, results folder, code and profile."""
-        manifest: dict[str, Any] = _read(self.folder / _MANIFEST)
-        return manifest
+    def manifest(self) -> Manifest:
+        """What the jobs read; DamagedFile where it cannot be read."""
+        try:
+            return _read(self.folder / _MANIFEST, Manifest)
+        except FileNotFoundError:
+            raise DamagedFile(self.folder / _MANIFEST, "it is missing", _remedy(self.folder)) from None
+
+    def resolved_grid(self) -> Grid:
+        """The grid as it was submitted, of a report job; DamagedFile where it cannot be read."""
+        file = self.folder / _MANIFEST
+        if self.manifest.grid is None:
+            raise DamagedFile(file, Mistake("grid", "is required of a report job", "missing"), _remedy(self.folder))
+        try:
+            return Grid.from_document(self.manifest.grid)
+        except GridError as error:
+            raise DamagedFile(file, str(error), _remedy(self.folder)) from None
 
     @property
     def cancelled(self) -> set[int]:
-        """The tasks that a user cancelled."""
-        file = self.folder / _CANCELLED
-        return set(_read(file)) if file.is_file() else set()
+        """The tasks that a user cancelled; DamagedFile where that cannot be read."""
+        try:
+            return set(_read(self.folder / _CANCELLED, _Tasks).root)
+        except FileNotFoundError:
+            return set()
 
     def cancel(self, tasks: Iterable[int]) -> None:
         """Remember that these were cancelled."""
@@ -84,17 +154,23 @@ class Submission:
 
         Args:
             forget: tasks that run again.
+
+        Raises:
+            DamagedFile: what was remembered before cannot be read.
         """
         file = self.folder / _ENDED
-        before = {int(task): state for task, state in _read(file).items()} if file.is_file() else {}
+        try:
+            before = {int(task): state for task, state in _read(file, _States).root.items()}
+        except FileNotFoundError:
+            before = {}
         now = {task: state for task, state in {**before, **states}.items() if task not in forget}
         if now != before:
-            with contextlib.suppress(OSError):  # somebody else's folder, or a full disk: it is only a memory
+            with contextlib.suppress(OSError):  # another user's folder, or a full disk: it is only a memory
                 write_atomically(file, json.dumps(now).encode())
         return now
 
     def output(self, task: int) -> list[Path]:
-        """The files that hold what a task printed, one a process; they go when the run is completed."""
+        """The files that hold what a task printed, one per process; they go when the run is completed."""
         return sorted(self.folder.glob(f"*_{task}_*_log.out"))
 
 
@@ -106,10 +182,10 @@ class Submissions:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[int]:
-        """Hold the ledger for this process; yields a descriptor that a child may inherit to hold it on.
+        """Hold the folder for this process; yields a descriptor that a child may inherit to hold it on.
 
         Raises:
-            SubmissionError: somebody else holds it for minutes.
+            SubmissionError: another process holds it for minutes.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / _LOCK).open("a+b") as stream:
@@ -118,17 +194,34 @@ class Submissions:
             # Closing lets go of it; LOCK_UN would take it from a child that still holds it.
             yield stream.fileno()
 
-    def submissions(self) -> list[Submission]:
-        """All of them, the oldest first; a folder without a record was never handed over."""
-        found = []
-        for folder in sorted(self.folder.glob("[0-9]*-*")):
+    def folders(self) -> list[tuple[int, Path]]:
+        """The number and folder of every submission, the oldest first."""
+        matches = ((_FOLDER.fullmatch(folder.name), folder) for folder in self.folder.glob("*-*"))
+        return sorted((int(match[1]), folder) for match, folder in matches if match is not None)
+
+    def all(self, warn: Warn | None = None) -> list[Submission]:
+        """All of them, the oldest first; a folder without a record was never submitted.
+
+        Args:
+            warn: told of damaged ones, which are then left out.
+
+        Raises:
+            DamagedFile: one is damaged, and nobody is told.
+        """
+        submissions = []
+        for number, folder in self.folders():
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                found.append(read_submission(folder))
-        return found
+                try:
+                    submissions.append(_submission(number, folder))
+                except DamagedFile as damage:
+                    if warn is None:
+                        raise
+                    warn(str(damage))
+        return submissions
 
     def add(self, grid: str, runs: Sequence[str], manifest: Mapping[str, Any]) -> Submission:
         """Record a submission that is about to be made; the lock must be held."""
-        last = max((int(folder.name.partition("-")[0]) for folder in self.folder.glob("[0-9]*-*")), default=0)
+        last = max((number for number, _ in self.folders()), default=0)
         name = f"{last + 1:06d}-{secrets.token_hex(4)}"
         folder = self.folder / name
         folder.mkdir(mode=0o700)
@@ -138,45 +231,41 @@ class Submissions:
         return read_submission(folder)
 
     def superseded(self, number: int, run: str) -> str | None:
-        """The name of a later submission of a run, or None."""
-        for folder in sorted(self.folder.glob("[0-9]*-*"), reverse=True):
-            if int(folder.name.partition("-")[0]) <= number:
+        """The name of a later submission of a run, or None; one that cannot be read takes over nothing."""
+        for other, folder in reversed(self.folders()):
+            if other <= number:
                 return None
-            with contextlib.suppress(FileNotFoundError):
-                if run in read_submission(folder).runs:
+            with contextlib.suppress(FileNotFoundError, DamagedFile):
+                if run in _submission(other, folder).runs:
                     return folder.name
         return None
 
 
 def read_submission(folder: Path) -> Submission:
-    """The record of one folder; SubmissionError when it is damaged."""
-    file = folder / _RECORD
-    try:
-        record = json.loads(file.read_bytes())
-        return Submission(
-            folder, int(folder.name.partition("-")[0]), record["job"], record["created"], record["grid"],
-            tuple(record["runs"]),
-        )  # fmt: skip
-    except (ValueError, KeyError, TypeError) as error:
-        raise SubmissionError(
-            f"{file}: damaged ({error}); if none of its jobs runs any more, remove {folder}"
-        ) from None
-
-
-def _read(file: Path) -> Any:
-    try:
-        return json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        folder = file.parent
-        raise SubmissionError(
-            f"{file}: damaged ({error}); if none of its jobs runs any more, remove {folder}"
-        ) from None
+    """The submission of one folder; DamagedFile when its record cannot be read."""
+    match = _FOLDER.fullmatch(folder.name)
+    if match is None:
+        raise SubmissionError(f"{folder} is no folder of a submission; one is named <number>-<letters>")
+    return _submission(int(match[1]), folder)
 
 
 def latest(submissions: Sequence[Submission]) -> dict[str, tuple[Submission, int]]:
     """For each run the newest submission that names it, and its task there."""
-    found: dict[str, tuple[Submission, int]] = {}
+    newest: dict[str, tuple[Submission, int]] = {}
     for submission in submissions:
         for index, run in enumerate(submission.runs):
-            found[run] = submission, index
-    return found
+            newest[run] = submission, index
+    return newest
+
+
+def _submission(number: int, folder: Path) -> Submission:
+    record = _read(folder / _RECORD, SubmissionRecord)
+    return Submission(folder, number, record.job, record.created, record.grid, record.runs)
+
+
+def _read(file: Path, model: type[M]) -> M:
+    return read_record(file, model, _remedy(file.parent))
+
+
+def _remedy(folder: Path) -> str:
+    return f"if none of its jobs runs any more, remove {folder}"

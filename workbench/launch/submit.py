@@ -1,39 +1,30 @@
-"""Submitting a grid: its stages in order, each run once, and what that is expected to cost."""
+"""Submitting a grid, to a cluster or to this machine: plan, then stage by stage tasks to an executor, each run once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from workbench.errors import WorkbenchError
-from workbench.grids.loading import Grid, Run
+from workbench.grids import Grid
 from workbench.launch import scheduler
-from workbench.launch.plan import (
-    PlannedRun,
-    SubmittedArray,
-    plan_runs,
-    report_is_due,
-    submit_arrays,
-    submit_report_job,
-    to_train,
-)
+from workbench.launch.arrays import SubmittedArray, report_is_due, submit_arrays, submit_report_job
+from workbench.launch.local import LocalExecutor, Progress
+from workbench.launch.plan import PlannedRun, Stage, plan_runs, runs_of, stages, to_train
 from workbench.launch.profiles import Profile
 from workbench.launch.scheduler import SchedulerError
-from workbench.launch.states import look_at_queue
-from workbench.launch.submissions import REPORT, Submissions
-from workbench.results.frames import RunFolders, kind_of, runs_frame
+from workbench.launch.states import Look, forgiving, look_at_queue
+from workbench.launch.submissions import Submissions, Warn
+from workbench.results.record import FAILED
+
+if TYPE_CHECKING:
+    from workbench.launch.tasks import Report
 
 Prepare = Callable[[Grid], None]
-"""What must hold before a grid's runs are handed over: checked models, data sets in their places."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """The runs of one grid, of those that a submission is about."""
-
-    grid: Grid
-    runs: list[Run]
+"""What must hold before a grid's runs are submitted: checked models, data sets in their places."""
 
 
 @dataclass
@@ -42,101 +33,171 @@ class SubmissionOutcome:
 
     Attributes:
         planned: all its runs, stage by stage, as they stood before.
-        chosen: those that were handed over, or would have been.
-        made: the job arrays.
-        reports: jobs that make a grid's table and figures in the end.
+        chosen: those that were submitted, or would have been.
+        arrays: the job arrays, of a cluster.
+        reports: jobs that make a grid's table and figures in the end, of a cluster.
+        logs: folders with what jobs printed, of this machine.
+        artefacts: tables and figures that were made, of this machine.
+        after: the grid's own runs as they stood in the end, of this machine.
     """
 
     planned: list[PlannedRun]
     chosen: list[PlannedRun]
-    made: list[SubmittedArray] = field(default_factory=list)
+    arrays: list[SubmittedArray] = field(default_factory=list)
     reports: list[SubmittedArray] = field(default_factory=list)
+    logs: list[Path] = field(default_factory=list)
+    artefacts: list[Path] = field(default_factory=list)
+    after: list[PlannedRun] = field(default_factory=list)
+
+    @property
+    def left_alone(self) -> list[PlannedRun]:
+        """Runs that failed before and that nobody asked to try again."""
+        chosen = {planned.run.id for planned in self.chosen}
+        return [planned for planned in self.planned if planned.state in FAILED and planned.run.id not in chosen]
 
 
-def stages(grid: Grid) -> list[Stage]:
-    """The grid's runs, and before them those that they begin from."""
-    found: list[Stage] = []
+class Executor(Protocol):
+    """Where tasks run."""
 
-    def visit(grid: Grid, runs: list[Run]) -> None:
-        below: dict[Path, tuple[Grid, list[Run]]] = {}
-        for setting, need in grid.needs.items():
-            wanted = grid.needed([run for run in runs if run.setting == setting])
-            known = below.setdefault(need.grid.file.resolve(), (need.grid, []))[1]
-            known += [run for run in wanted if run.id not in {k.id for k in known}]
-        for other, wanted in below.values():
-            if wanted:
-                visit(other, wanted)
-        seen = {run.id for stage in found for run in stage.runs}
-        found.append(Stage(grid, [run for run in runs if run.id not in seen]))
+    def train(self, stage: Stage, chosen: Sequence[PlannedRun]) -> None:
+        """Begin the chosen runs of a stage; on this machine, also wait for them."""
 
-    visit(grid, grid.runs())
-    return found
+    def report(self, stage: Stage) -> None:
+        """See to it that a stage's table and figures are made when its runs have ended."""
 
 
-def submit_to_slurm(
-    grid: Grid,
-    results: Path,
-    profile: Profile,
-    retry: Collection[str] | bool,
-    prepare: Prepare,
-    say: Callable[[SubmissionOutcome], None] = lambda plan: None,
-) -> SubmissionOutcome:
-    """Hand over what is to be trained, and what it needs; returns as soon as Slurm has it.
+@dataclass(frozen=True)
+class Request:
+    """How a grid is submitted.
 
-    Args:
+    Attributes:
         retry: see `to_train`.
-        prepare: called for each stage that has something to hand over.
-        say: called with the plan before anything is handed over.
-
-    Raises:
-        SchedulerError: there is no Slurm, or it refuses; the message says what it had taken before.
-        WorkbenchError: a run to begin from has failed.
+        prepare: called for each stage that has something to train.
+        report: makes what a grid's `then:` names.
+        say: called with the plan before anything is submitted.
+        warn: told of what does not stop the submission.
+        progress: shows how far runs are on this machine.
+        begun: called with runs and how many are trained at once, before they are trained on this machine.
+        workers: trainings at once on this machine; None: the profile's.
     """
-    scheduler.check_available()
-    with Submissions(results).lock() as held:
-        levels = stages(grid)
-        planned = plan_runs([run for stage in levels for run in stage.runs], results, look_at_queue)
-        outcome = SubmissionOutcome(planned, to_train(planned, retry))
-        say(outcome)
-        try:
-            _submit_stages(levels, outcome, results, profile, held, prepare)
-        except SchedulerError as error:
-            taken = sum(len(made.submission.runs) for made in outcome.made)
-            after = f"; {taken} runs were handed over before that, and submitting again takes the rest" if taken else ""
-            raise SchedulerError(f"{error}{after}") from None
+
+    results: Path
+    profile: Profile
+    prepare: Prepare
+    report: Report
+    retry: Collection[str] | bool = False
+    say: Callable[[SubmissionOutcome], None] = lambda outcome: None
+    warn: Warn = lambda line: None
+    progress: Progress | None = None
+    begun: Callable[[Sequence[PlannedRun], int], None] = lambda runs, workers: None
+    workers: int | None = None
+
+
+def dry_run(grid: Grid, request: Request) -> SubmissionOutcome:
+    """What a submission would do; changes nothing. Damaged submissions are an error after the plan was said."""
+    outcome = _planned(grid, request, forgiving(look_at_queue, request.warn))
+    request.say(outcome)
+    Submissions(request.results).all()
     return outcome
 
 
-def _submit_stages(
-    levels: Sequence[Stage], outcome: SubmissionOutcome, results: Path, profile: Profile, held: int, prepare: Prepare
-) -> None:
-    by_id = {p.run.id: p for p in outcome.planned}
-    chosen = {p.run.id for p in outcome.chosen}
-    tasks = {
-        p.run.id: p.run_state.task.id
-        for p in outcome.planned
-        if p.run_state.task is not None and p.state in ("queued", "running")
-    }
-    for stage in levels:
-        part = [by_id[run.id] for run in stage.runs if run.id in chosen]
-        if part:
-            prepare(stage.grid)
-        for needed, group in _by_need(stage.grid, part).items():
-            waits_for = [by_id[name] for name in needed if by_id[name].state != "completed"]
-            _check_needed(waits_for, tasks)
-            after = [tasks[p.run.id] for p in waits_for]
-            for handed in submit_arrays(group, results, profile, stage.grid, held, after):
-                outcome.made.append(handed)
-                tasks |= {run: f"{handed.array_id}_{k}" for k, run in enumerate(handed.submission.runs)}
-        if stage.grid.then and report_is_due(stage.grid, results):
-            ends = _live_tasks(stage.grid, results)
-            outcome.reports.append(submit_report_job(stage.grid, results, profile, held, ends))
+def submit(grid: Grid, request: Request) -> SubmissionOutcome:
+    """Train what is to be trained, and what it needs; a cluster is given the runs, and this returns at once.
+
+    Raises:
+        SchedulerError: there is no Slurm, or it refuses; the message says what it had taken before.
+        DamagedFile: a submission cannot be read, so that it is not known which runs wait or run elsewhere.
+        WorkbenchError: a run to begin from has failed.
+    """
+    if request.profile.backend == "local":
+        outcome = dry_run(grid, request)
+        executor = LocalExecutor(
+            request.results,
+            request.prepare,
+            request.report,
+            request.workers or request.profile.workers,
+            request.progress,
+            request.begun,
+        )
+        _carry_out(grid, outcome, executor)
+        outcome.logs, outcome.artefacts = executor.logs, executor.artefacts
+        outcome.after = plan_runs(grid.runs(), request.results, forgiving(look_at_queue))
+        return outcome
+    scheduler.check_available()
+    with Submissions(request.results).lock() as lock:
+        outcome = _planned(grid, request, look_at_queue)
+        request.say(outcome)
+        with _saying_what_was_taken(outcome):
+            Submissions(request.results).all()
+            _carry_out(grid, outcome, SlurmExecutor(outcome, request, lock))
+    return outcome
 
 
-def _by_need(grid: Grid, part: Sequence[PlannedRun]) -> dict[tuple[str, ...], list[PlannedRun]]:
+def _planned(grid: Grid, request: Request, look: Look) -> SubmissionOutcome:
+    planned = plan_runs(runs_of(grid), request.results, look, request.warn)
+    return SubmissionOutcome(planned, to_train(planned, request.retry))
+
+
+def _carry_out(grid: Grid, outcome: SubmissionOutcome, executor: Executor) -> None:
+    by_id = {planned.run.id: planned for planned in outcome.chosen}
+    for stage in stages(grid):
+        chosen = [by_id[run.id] for run in stage.runs if run.id in by_id]
+        if chosen:
+            executor.train(stage, chosen)
+        executor.report(stage)
+
+
+@contextmanager
+def _saying_what_was_taken(outcome: SubmissionOutcome) -> Iterator[None]:
+    try:
+        yield
+    except SchedulerError as error:
+        taken = sum(len(array.submission.runs) for array in outcome.arrays)
+        rest = f"; {taken} runs were submitted before that, and submitting again takes the rest" if taken else ""
+        raise SchedulerError(f"{error}{rest}") from None
+
+
+class SlurmExecutor:
+    """A cluster as an executor: job arrays, each after the tasks that its runs begin from.
+
+    Args:
+        lock: the descriptor of the locked submissions.
+    """
+
+    def __init__(self, outcome: SubmissionOutcome, request: Request, lock: int) -> None:
+        self._outcome, self._request, self._lock = outcome, request, lock
+        self._by_id = {planned.run.id: planned for planned in outcome.planned}
+        self._tasks = {
+            planned.run.id: planned.run_state.task.id
+            for planned in outcome.planned
+            if planned.run_state.task is not None and planned.state in ("queued", "running")
+        }
+
+    def train(self, stage: Stage, chosen: Sequence[PlannedRun]) -> None:
+        """Submit a stage's runs."""
+        request = self._request
+        request.prepare(stage.grid)
+        for needed, group in _by_need(stage.grid, chosen).items():
+            waits_for = [self._by_id[name] for name in needed if self._by_id[name].state != "completed"]
+            _check_needed(waits_for, self._tasks)
+            after = [self._tasks[planned.run.id] for planned in waits_for]
+            for array in submit_arrays(group, request.results, request.profile, stage.grid, self._lock, after):
+                self._outcome.arrays.append(array)
+                self._tasks |= {run: f"{array.array_id}_{k}" for k, run in enumerate(array.submission.runs)}
+
+    def report(self, stage: Stage) -> None:
+        """Submit a stage's report job, if runs were submitted since the last."""
+        request, grid = self._request, stage.grid
+        if grid.then and report_is_due(grid, request.results):
+            ends = _live_tasks(grid, request.results)
+            job = submit_report_job(grid, request.results, request.profile, self._lock, ends, request.report)
+            self._outcome.reports.append(job)
+
+
+def _by_need(grid: Grid, chosen: Sequence[PlannedRun]) -> dict[tuple[str, ...], list[PlannedRun]]:
     """Runs by what they begin from: one that failed must hold up only those that need it."""
     groups: dict[tuple[str, ...], list[PlannedRun]] = {}
-    for planned in part:
+    for planned in chosen:
         groups.setdefault(tuple(run.id for run in grid.needed([planned.run])), []).append(planned)
     return groups
 
@@ -156,56 +217,5 @@ def _check_needed(needed: Sequence[PlannedRun], tasks: Mapping[str, str]) -> Non
 def _live_tasks(grid: Grid, results: Path) -> list[str]:
     """All of a grid's tasks that are not over, whichever submission they came with."""
     name = str(grid.file.resolve())
-    arrays = [s for s in Submissions(results).submissions() if s.grid == name and not s.runs[0].startswith(REPORT)]
+    arrays = [s for s in Submissions(results).all() if s.grid == name and not s.is_report]
     return [task.id for task in scheduler.queue([s.job for s in arrays]) if task.live]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What runs are expected to take.
-
-    Attributes:
-        hours: of a process (a GPU where there is one), over those of a kind that was run before.
-        known: how many of the runs are of such a kind.
-        gpu: whether the past runs had GPUs.
-    """
-
-    hours: float
-    known: int
-    runs: int
-    gpu: bool
-
-    def __str__(self) -> str:
-        if not self.known:
-            return "cost unknown: no run of these kinds was completed before"
-        what = "GPU-hours" if self.gpu else "hours of a process"
-        rest = "" if self.known == self.runs else f", {self.runs - self.known} runs more of kinds that were never run"
-        return f"about {self.hours:.2g} {what} for {self.known} runs, going by past ones{rest}"
-
-
-def expected_cost(chosen: Sequence[PlannedRun], results: Path) -> Cost:
-    """From the speed of completed runs of the same kind: same model, data, batch and precision."""
-    frame = runs_frame(RunFolders(results))
-    done = frame[(frame["state"] == "completed") & frame["steps"].gt(0)].drop_duplicates("run")
-    hours, known = 0.0, 0
-    if done.empty:
-        return Cost(0.0, 0, len(chosen), False)
-    done = done.assign(
-        step_seconds=done["training_seconds"] * done["processes"] / done["steps"],
-        rest=(done["seconds"].fillna(done["training_seconds"]) - done["training_seconds"]) * done["processes"],
-    )
-    gpu = False
-    table = done.groupby("kind")[["step_seconds", "rest", "steps", "gpu_hours"]].mean()
-    means = {str(kind): row for kind, row in zip(table.index, table.to_dict(orient="records"), strict=True)}
-    kinds: dict[str, str] = {}
-    for planned in chosen:
-        config = planned.run.config
-        if planned.run.setting not in kinds:
-            kinds[planned.run.setting] = kind_of(config.identity_document()["config"])
-        kind = kinds[planned.run.setting]
-        if mean := means.get(kind):
-            steps = config.training.steps if config.training.steps is not None else mean["steps"]
-            hours += (mean["step_seconds"] * steps + mean["rest"]) / 3600
-            known += 1
-            gpu = gpu or mean["gpu_hours"] > 0
-    return Cost(hours, known, len(chosen), gpu)

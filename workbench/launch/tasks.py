@@ -5,19 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.config import RunConfig
 from workbench.errors import InterruptedRun
+from workbench.results.record import RunId
 
 if TYPE_CHECKING:
+    from workbench.grids import Grid
     from workbench.results.folders import RunFolder
+
+    Report = Callable[[Grid, Path, Sequence[str]], list[Path]]
+    """Makes a grid's table or figures, or both, in the results folder; returns their files."""
 
 STOPPED = 75
 """The exit status of a job that was told to stop and left a checkpoint (EX_TEMPFAIL: try again)."""
@@ -79,12 +83,16 @@ class TrainingJob:
 
 def task_job(submission: Path, index: int) -> TrainingJob:
     """The job of one task of an array, from the submission's manifest."""
-    from workbench.launch.submissions import read_submission
+    from workbench.launch.submissions import SubmissionError, read_submission
 
     record = read_submission(submission)
     manifest = record.manifest
-    setting, _, seed = record.runs[index].rpartition("/seed")
-    return TrainingJob(manifest["settings"][setting], int(seed), manifest["results"], manifest["source"])
+    try:
+        setting, seed = RunId.parse(record.runs[index])
+        config = manifest.settings[setting]
+    except (IndexError, KeyError, ValueError) as error:
+        raise SubmissionError(f"{submission}: task {index} has no run: {error}") from None
+    return TrainingJob(config, seed, manifest.results, manifest.source)
 
 
 @dataclass(frozen=True)
@@ -152,28 +160,27 @@ class ArrayTask:
 
 @dataclass(frozen=True)
 class ReportTask:
-    """Makes a grid's table and figures after its runs; a later submission of the grid leaves it to its own.
+    """Reports on a grid after its runs; a later submission of the grid leaves it to its own.
 
     Attributes:
         submission: the submission's folder, absolute.
+        report: pickled by its name, so that the snapshot's function runs.
     """
 
     submission: str
+    report: Report
 
     def __call__(self) -> None:
-        """Run the commands; CalledProcessError when one fails."""
+        """Make the table and figures of the grid as it was submitted."""
         from workbench.launch.submissions import Submissions, read_submission
 
         record = read_submission(Path(self.submission))
-        results, grid = record.manifest["results"], record.manifest["grid"]
-        if later := Submissions(Path(results)).superseded(record.number, record.runs[0]):
+        results = Path(record.manifest.results)
+        if later := Submissions(results).superseded(record.number, record.runs[0]):
             logging.warning("%s is made by the later submission %s", record.runs[0], later)
             return
-        for what in record.manifest["then"]:
-            data, checkpoints = (f"--{root}-root={record.manifest[f'{root}_root']}" for root in ("data", "checkpoint"))
-            command = ["table", grid, data] if what == "table" else ["figure", "all", grid, data, checkpoints]
-            main = [sys.executable, "-c", "from workbench.cli import main; main()"]
-            subprocess.run([*main, *command, "--results", results], check=True)
+        for file in self.report(record.resolved_grid(), results, record.manifest.then):
+            logging.info("wrote %s", file)
 
 
 def task_index() -> int:

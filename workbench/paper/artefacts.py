@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from workbench.grids import Grid
 from workbench.grids.evaluated import Evaluated, evaluated
-from workbench.grids.loading import Grid
 from workbench.paper.figures import figures
 from workbench.paper.figures.data import FigureData
 from workbench.paper.layout import lay_out
@@ -38,7 +39,7 @@ def make_artefacts(grid: Grid, results: Path, what: Sequence[str]) -> list[Path]
         files += write_table(lay_out(stored), results / grid.name)
     if "figure" in what:
         for name in figures:
-            files += draw_figure(name, stored, results)
+            files += current_files(name, stored, results) or draw_figure(name, stored, results)
     return files
 
 
@@ -80,10 +81,21 @@ def made_from(stored: Evaluated) -> dict[str, Any]:
     completed = stored.runs[stored.runs["state"] == "completed"].drop_duplicates("run")
     return {
         "code": package_digest(),
-        "grid": stored.grid.digest(),
+        "grid": _digest(stored.grid),
         "finished": {
             run: None if pd.isna(finished) else finished
             for run, finished in zip(completed["run"], completed["finished"], strict=True)
         },
         "incomplete": [str(run) for run in stored.incomplete],
     }
+
+
+def _digest(grid: Grid) -> str:
+    """SHA-256 of all that a figure shows of a grid: names, ids, baseline and report; 12 hex digits."""
+    shown = {
+        "title": grid.title,
+        "settings": {name: config.setting_id for name, config in grid.settings.items()},
+        "baseline": grid.baseline,
+        "report": grid.report.model_dump(mode="json"),
+    }
+    return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,103 @@
+"""Runs as job arrays: split to the size that the cluster takes, recorded, then submitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.config import RunConfig
+from workbench.grids import Grid
+from workbench.launch import scheduler
+from workbench.launch.plan import PlannedRun, job_document
+from workbench.launch.profiles import Profile
+from workbench.launch.slurm import submit_array, submit_report
+from workbench.launch.snapshot import snapshot
+from workbench.launch.submissions import REPORT, Submission, Submissions
+from workbench.results.provenance import source
+from workbench.results.record import RunId
+
+if TYPE_CHECKING:
+    from workbench.launch.tasks import Report
+
+
+@dataclass(frozen=True)
+class SubmittedArray:
+    """A submission that the scheduler has taken, and its id there."""
+
+    submission: Submission
+    array_id: str
+
+
+def submit_arrays(
+    chosen: Sequence[PlannedRun],
+    results: Path,
+    profile: Profile,
+    grid: Grid,
+    lock: int,
+    after: Sequence[str] = (),
+) -> list[SubmittedArray]:
+    """Submit runs to Slurm in arrays as large as the cluster and the profile let them be.
+
+    Args:
+        lock: the descriptor of the locked submissions, for sbatch to keep open.
+        after: tasks that must be completed before.
+
+    Raises:
+        SchedulerError: Slurm refuses; what was submitted before stays so, and submitting again takes the rest.
+    """
+    for planned in chosen:
+        planned.folder.set_aside_damage()
+    code, origin = snapshot(results), source()
+    arrays = []
+    for part in split(chosen, min(profile.array_size, scheduler.max_array_size())):
+        configs = {RunId.parse(p.run.id).setting_id: p.run.config for p in part}
+        manifest = {
+            "results": str(results.absolute()),
+            "code": code.name,
+            "source": origin,
+            "profile": profile.model_dump(mode="json"),
+            "settings": {name: _for_profile(config, profile) for name, config in configs.items()},
+        }
+        submission = Submissions(results).add(str(grid.file.resolve()), [p.run.id for p in part], manifest)
+        arrays.append(SubmittedArray(submission, submit_array(submission, profile, code, [lock], after)))
+    return arrays
+
+
+def split(runs: Sequence[PlannedRun], size: int) -> list[Sequence[PlannedRun]]:
+    """Runs in parts of at most `size`, in order."""
+    return [runs[first : first + size] for first in range(0, len(runs), size)]
+
+
+def _for_profile(config: RunConfig, profile: Profile) -> dict[str, Any]:
+    """A job that was given a GPU must not train without one, should the node's be broken."""
+    if profile.gpus_per_node and config.machine.device == "auto":
+        machine = config.machine.model_copy(update={"device": "cuda"})
+        config = config.model_copy(update={"machine": machine})
+    return job_document(config, profile.cpus_per_task)
+
+
+def report_is_due(grid: Grid, results: Path) -> bool:
+    """Whether runs of a grid were submitted since its last report was, also by a launcher that died then."""
+    name, last = str(grid.file.resolve()), [0, 0]
+    for submission in Submissions(results).all():
+        if submission.grid == name:
+            last[submission.is_report] = submission.number
+    return last[False] > last[True]
+
+
+def submit_report_job(
+    grid: Grid, results: Path, profile: Profile, lock: int, after: Sequence[str], report: Report
+) -> SubmittedArray:
+    """Submit the job that reports on a grid, as it is resolved now, when tasks have ended."""
+    code = snapshot(results)
+    manifest = {
+        "results": str(results.absolute()),
+        "code": code.name,
+        "grid": grid.document(),
+        "then": list(grid.then),
+    }
+    name = str(grid.file.resolve())
+    submission = Submissions(results).add(name, [f"{REPORT}{name}"], manifest)
+    return SubmittedArray(submission, submit_report(submission, profile, code, [lock], after, report))

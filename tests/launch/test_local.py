@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from workbench.grids.loading import load_grid
+from workbench.grids import load_grid
 from workbench.launch.local import _environment
 from workbench.results.folders import SUBMISSIONS, RunFolder
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.grids.loading import Grid, load_grid
+from workbench.grids import Grid, load_grid
 from workbench.results.folders import RunFolder
 from workbench.training.train import train
 

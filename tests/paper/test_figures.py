@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workbench.grids.loading import Grid
+from workbench.grids import Grid
 from workbench.paper.figures import current_files, figures
 from workbench.paper.style import WIDTH
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.grids.loading import Grid
+from workbench.grids import Grid
 from workbench.paper.tables import make_table
 from workbench.results.folders import RunFolder
 

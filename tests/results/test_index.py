@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from workbench.config import RunConfig
-from workbench.grids.loading import load_grid
+from workbench.grids import load_grid
 from workbench.launch.plan import plan
 from workbench.launch.submit import expected_cost
 from workbench.results.folders import RunFolder

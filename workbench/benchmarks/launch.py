@@ -29,7 +29,7 @@ from typing import Any
 from workbench.benchmarks.fake_slurm import FakeSlurm
 from workbench.benchmarks.race import Report
 from workbench.errors import WorkbenchError
-from workbench.grids.loading import Grid, check_grid, load_grid
+from workbench.grids import Grid, check_grid, load_grid
 from workbench.launch import scheduler
 from workbench.launch.plan import plan
 from workbench.launch.profiles import load_profile

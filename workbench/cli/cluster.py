@@ -56,7 +56,7 @@ def status(
 def _statuses(
     grid: Path | None, only: str | None, seeds: str | None, results: Path, data_root: Path | None
 ) -> list[RunStatus]:
-    from workbench.grids.loading import parse_seeds
+    from workbench.grids import parse_seeds
     from workbench.launch.plan import plan_runs
     from workbench.launch.states import forgiving, look_at_queue
     from workbench.launch.status import all_statuses, statuses
@@ -150,7 +150,7 @@ def cancel(
     data_root: DataRoot = None,
 ) -> None:
     """Cancel a grid's queued and running jobs on the cluster; a running one saves first."""
-    from workbench.grids.loading import parse_seeds
+    from workbench.grids import parse_seeds
     from workbench.launch.housekeeping import cancel as cancel_runs
     from workbench.launch.plan import plan
     from workbench.launch.states import look_at_queue

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from workbench.grids.loading import Grid
+    from workbench.grids import Grid
 
 app = typer.Typer(
     help="Ablations and attention maps of Deep Instruction Tuning for Segment Anything.",
@@ -41,7 +41,7 @@ def machine_of(data_root: Path | None, checkpoint_root: Path | None) -> dict[str
 
 def load_grid_file(file: Path, data_root: Path | None = None, checkpoint_root: Path | None = None) -> Grid:
     """A checked grid, its data sets prepared where they are here and were not."""
-    from workbench.grids.loading import load_grid
+    from workbench.grids import load_grid
 
     with preparing() as progress:
         grid = load_grid(file, machine_of(data_root, checkpoint_root), progress)

@@ -29,7 +29,7 @@ from workbench.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from workbench.grids.loading import Grid
+    from workbench.grids import Grid
 
 ProfileFile = Annotated[
     Path | None,
@@ -52,7 +52,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Check a grid and list its runs with their ids and states. Changes nothing."""
-    from workbench.grids.loading import check_grid
+    from workbench.grids import check_grid
     from workbench.launch.plan import plan as make_plan
 
     loaded = load_grid_file(grid, data_root, checkpoint_root)
@@ -114,7 +114,7 @@ def retry(
 def _chosen_grid(
     file: Path, only: str | None, seeds: str | None, data_root: Path | None, checkpoint_root: Path | None
 ) -> Grid:
-    from workbench.grids.loading import parse_seeds
+    from workbench.grids import parse_seeds
 
     loaded = load_grid_file(file, data_root, checkpoint_root)
     if only is None and seeds is None:
@@ -186,7 +186,7 @@ def _say_what_waits(planned: list[Any], chosen: list[Any], grid: Grid) -> None:
 def _prepare(grid: Grid) -> None:
     """What must hold before runs are handed over: models that fit together, weights and data in their places."""
     from workbench.data.datasets import open_dataset
-    from workbench.grids.loading import check_grid
+    from workbench.grids import check_grid
 
     check_grid(grid)
     for config in {c.data: c for c in grid.settings.values()}.values():
@@ -258,7 +258,7 @@ def train(
     import signal
 
     from workbench.errors import WorkbenchError
-    from workbench.grids.loading import is_preset, load_preset
+    from workbench.grids import is_preset, load_preset
     from workbench.registry import unknown_name
     from workbench.results.folders import RunFolder
 

@@ -1,1 +1,25 @@
-"""A grid file to its settings and runs. Tables, figures and launching all stand above it."""
+"""Grid files to runs: `load_grid` reads one, `Grid` is what it means. Other packages import from here alone."""
+
+from workbench.grids.document import Document, GridDocument
+from workbench.grids.file import GridError, GridFile, ReportConfig, read_yaml
+from workbench.grids.grid import Grid, Need, Run, parse_seeds, with_absolute_paths
+from workbench.grids.loading import Progress, check_grid, is_preset, load_grid, load_preset
+
+__all__ = [
+    "Document",
+    "Grid",
+    "GridDocument",
+    "GridError",
+    "GridFile",
+    "Need",
+    "Progress",
+    "ReportConfig",
+    "Run",
+    "check_grid",
+    "is_preset",
+    "load_grid",
+    "load_preset",
+    "parse_seeds",
+    "read_yaml",
+    "with_absolute_paths",
+]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config import BUILTIN
-from workbench.grids.loading import Grid
+from workbench.grids import Grid
 from workbench.launch import scheduler
 from workbench.launch.profiles import Profile
 from workbench.results.folders import SUBMISSIONS

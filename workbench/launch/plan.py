@@ -15,7 +15,7 @@ from typing import Any
 from workbench.config import BUILTIN, RunConfig
 from workbench.errors import MissingCheckpoint
 from workbench.files import digest_of
-from workbench.grids.loading import Grid, Run
+from workbench.grids import Grid, Run
 from workbench.launch.profiles import Profile
 from workbench.launch.states import Look, RunState, forgiving, look_at_queue, run_states
 from workbench.launch.submissions import REPORT, Submission, Submissions

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from workbench.errors import WorkbenchError
 from workbench.failures import CLASSES, FailureClass
-from workbench.grids.loading import read_yaml
+from workbench.grids import read_yaml
 from workbench.registry import unknown_name
 from workbench.validation import first_mistake
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
-from workbench.grids.loading import Grid, Run
+from workbench.grids import Grid, Run
 from workbench.launch import scheduler
 from workbench.launch.plan import (
     PlannedRun,

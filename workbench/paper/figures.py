@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from workbench.data import masks
 from workbench.evaluation.metrics import METRIC_NAMES
 from workbench.files import digest_of
-from workbench.grids.loading import Grid
+from workbench.grids import Grid
 from workbench.paper.style import ENDINGS, ERROR, MAP, PALETTE, WIDTH, new_figure, save, styled
 from workbench.paper.tables import make_table
 from workbench.results.folders import RunFolder, StoreError

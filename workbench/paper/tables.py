@@ -14,7 +14,7 @@ import pandas as pd
 from workbench.analysis.statistics import Estimate, estimate, paired_difference
 from workbench.config import run_id
 from workbench.evaluation.metrics import METRIC_NAMES, applicable
-from workbench.grids.loading import Grid
+from workbench.grids import Grid
 from workbench.results.folders import SCORED, DamagedRecord, RunFolder, ScoredFolder, StoreError, expressions_frame
 from workbench.results.provenance import code_digest
 

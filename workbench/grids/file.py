@@ -1,0 +1,106 @@
+"""What a grid file may hold: the keys of its YAML, checked one by one. What they mean together is left to `loading`."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from yaml import YAMLError
+
+from workbench.errors import WorkbenchError
+from workbench.registry import unknown_name
+
+Artefact = Literal["table", "figure"]
+"""What a report holds."""
+
+
+class GridError(WorkbenchError):
+    """A grid file is wrong; the message begins with its name."""
+
+
+class ReportConfig(BaseModel):
+    """What the grid's table and figures show."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    splits: tuple[str, ...] = ()
+    """Columns of the table; empty means every evaluated split."""
+    metrics: tuple[str, ...] = Field(("miou", "oiou"), min_length=1)
+    figure_split: str = "val"
+    """The split that pictures are drawn from."""
+    examples: int = Field(4, ge=1)
+    models: tuple[str, ...] = ()
+    """More rows of the table: what `workbench evaluate --predictions FILE --name NAME` scored."""
+
+    @field_validator("models")
+    @classmethod
+    def _once(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(models)) < len(models):
+            raise ValueError("a name stands twice")
+        return models
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        from workbench.evaluation.metrics import METRICS
+
+        for metric in metrics:
+            if metric not in METRICS:
+                raise ValueError(unknown_name("metric", metric, list(METRICS)))
+        return metrics
+
+
+class GridFile(BaseModel):
+    """The keys of a grid file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    base: dict[str, Any] = {}
+    settings: dict[str, dict[str, Any] | None] = {}
+    axes: dict[str, list[Any]] = {}
+    exclude: list[dict[str, Any]] = []
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    baseline: str | None = None
+    report: ReportConfig = ReportConfig()
+    then: tuple[Artefact, ...] = ()
+    """What is made when all runs have ended."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+            raise ValueError(f"whole numbers from 0, none twice, not {list(seeds)}")
+        return seeds
+
+
+def read_yaml(file: Path, sources: dict[Path, str] | None = None) -> dict[str, Any]:
+    """A YAML mapping.
+
+    Args:
+        sources: where the file's absolute path and the SHA-256 of what was read are entered.
+
+    Raises:
+        GridError: says where it cannot be read, or which key stands twice.
+    """
+    try:
+        content = file.read_bytes()
+        loaded = OmegaConf.load(io.StringIO(content.decode()))
+    except FileNotFoundError:
+        raise GridError(f"{file}: no such file") from None
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise GridError(f"{file}: unreadable YAML{line}: {problem}") from None
+    values = OmegaConf.to_container(loaded, resolve=False)
+    if not isinstance(values, dict):
+        raise GridError(f"{file}: a mapping of keys is expected, not a list")
+    if sources is not None:
+        sources[file.absolute()] = hashlib.sha256(content).hexdigest()
+    return {str(key): value for key, value in values.items()}

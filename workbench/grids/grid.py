@@ -1,0 +1,216 @@
+"""A checked grid: settings × seeds, what they begin from, and the document that a submission keeps of it."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from workbench.config import RunConfig
+from workbench.errors import ConfigError
+from workbench.files import digest_of
+from workbench.grids.document import Document, GridDocument
+from workbench.grids.file import GridError, ReportConfig
+from workbench.results.record import RunId
+from workbench.validation import Damage, parse_record
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a setting and a seed.
+
+    Attributes:
+        id: a `RunId` as text.
+    """
+
+    setting: str
+    config: RunConfig
+    seed: int
+    id: str
+
+
+@dataclass(frozen=True)
+class Need:
+    """A setting of another grid, whose trained weights a setting begins from."""
+
+    grid: Grid
+    setting: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A checked grid.
+
+    Attributes:
+        file: the grid file.
+        settings: configurations by their names.
+        needs: what a setting begins from, by its name.
+        then: what is made when all runs have ended: table, figure.
+        sources: every file that was read for it (grid, presets, grids of earlier stages), with its SHA-256.
+        submitted: whether it comes from a submission's record, so that its files may have changed since.
+        all_settings: of a grid that was narrowed, those that it had before; empty for any other.
+    """
+
+    file: Path
+    title: str
+    settings: Mapping[str, RunConfig]
+    seeds: tuple[int, ...]
+    baseline: str | None
+    report: ReportConfig
+    needs: Mapping[str, Need] = field(default_factory=dict)
+    then: tuple[str, ...] = ()
+    sources: Mapping[Path, str] = field(default_factory=dict)
+    submitted: bool = False
+    all_settings: Mapping[str, RunConfig] = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending; its outputs lie in `results/<name>`."""
+        return self.file.stem
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that the table shows."""
+        return self.report.splits or next(iter(self.settings.values())).evaluation.splits
+
+    def runs(self) -> list[Run]:
+        """All runs, seed by seed."""
+        ids = {name: config.setting_id for name, config in self.settings.items()}
+        return [
+            Run(name, config, seed, str(RunId(ids[name], seed)))
+            for seed in self.seeds
+            for name, config in self.settings.items()
+        ]
+
+    def needed(self, runs: Iterable[Run]) -> list[Run]:
+        """The runs of other grids that these begin from, each once."""
+        needed: dict[str, Run] = {}
+        for run in runs:
+            if (need := self.needs.get(run.setting)) is not None:
+                config = need.grid.settings[need.setting]
+                name = run.config.start_from.run_for(run.seed)
+                assert name is not None
+                needed[name] = Run(need.setting, config, RunId.parse(name).seed, name)
+        return list(needed.values())
+
+    def narrowed(self, only: str | None, seeds: tuple[int, ...] | None) -> Grid:
+        """The settings whose names match a shell pattern, with other seeds; GridError when none matches."""
+        settings = {n: c for n, c in self.settings.items() if only is None or fnmatch.fnmatchcase(n, only)}
+        if not settings:
+            raise GridError(f"{self.file}: no setting matches {only!r}; there are {', '.join(self.settings)}")
+        whole = self.all_settings or self.settings
+        return replace(self, settings=settings, seeds=self.seeds if seeds is None else seeds, all_settings=whole)
+
+    def whole(self) -> Grid:
+        """With all the settings that it had before it was narrowed; the seeds stay."""
+        return replace(self, settings=self.all_settings, all_settings={}) if self.all_settings else self
+
+    def document(self) -> Document:
+        """The whole resolved grid as plain JSON values, without `needs`: its runs name what they begin from."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "file": str(self.file.absolute()),
+            "settings": {
+                name: with_absolute_paths(config).model_dump(mode="json")
+                for name, config in self.whole().settings.items()
+            },
+            "seeds": list(self.seeds),
+            "baseline": self.baseline,
+            "report": self.report.model_dump(mode="json"),
+            "then": list(self.then),
+            "sources": {str(file): digest for file, digest in self.sources.items()},
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any] | GridDocument) -> Grid:
+        """The grid that a document was made of, its ids the same.
+
+        Raises:
+            GridError: names the first wrong field.
+        """
+        checked = document if isinstance(document, GridDocument) else _checked(document)
+        settings: dict[str, RunConfig] = {}
+        for name, values in checked.settings.items():
+            try:
+                settings[name] = RunConfig.parse(values)
+            except ConfigError as error:
+                raise GridError(f"{RECORDED}: settings.{name}.{error}") from None
+        check_report(RECORDED, checked.report, settings)
+        return cls(
+            file=Path(checked.file),
+            title=checked.title,
+            settings=settings,
+            seeds=tuple(sorted(checked.seeds)),
+            baseline=checked.baseline,
+            report=checked.report,
+            then=checked.then,
+            sources={Path(file): digest for file, digest in checked.sources.items()},
+            submitted=True,
+        )
+
+    def changed_sources(self) -> list[Path]:
+        """The files it was read from that hold something else now, or are gone."""
+        return [file for file, digest in self.sources.items() if _digest(file) != digest]
+
+
+RECORDED = "the grid as submitted"
+"""In place of a file's name, where a document is wrong."""
+
+
+def _checked(document: Mapping[str, Any]) -> GridDocument:
+    try:
+        return parse_record(json.dumps(dict(document)).encode(), GridDocument)
+    except Damage as damage:
+        raise GridError(f"{RECORDED}: {damage}") from None
+    except (TypeError, ValueError, RecursionError) as error:  # no plain JSON values
+        raise GridError(f"{RECORDED}: {error}") from None
+
+
+def _digest(file: Path) -> str | None:
+    try:
+        return digest_of(file)
+    except (OSError, ValueError):
+        return None
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The same, to be read in another working folder."""
+    roots = {name: getattr(config.machine, name).absolute() for name in ("data_root", "checkpoint_root")}
+    return config.model_copy(update={"machine": config.machine.model_copy(update=roots)})
+
+
+def check_report(where: object, report: ReportConfig, settings: Mapping[str, RunConfig]) -> None:
+    """A table's splits must be evaluated by every setting, and a picture's as well; GridError begins with `where`."""
+    first = next(iter(settings.values())).evaluation.splits
+    for key, splits in (("splits", report.splits or first), ("figure_split", (report.figure_split,))):
+        for name, config in settings.items():
+            wrong = [split for split in splits if split not in config.evaluation.splits]
+            if wrong:
+                raise GridError(
+                    f"{where}: report.{key}: {wrong[0]!r} is not evaluated by setting {name!r}; "
+                    f"its evaluation.splits are {', '.join(config.evaluation.splits)}"
+                )
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """`0-4` or `0,2,5-7` as numbers; GridError says what is wrong."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        span = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part.strip())
+        if span is None:
+            raise GridError(f"--seeds: {text!r} is none of the forms 3, 0-4 and 0,2,5-7")
+        first, last = int(span[1]), int(span[2] or span[1])
+        if last - first >= MOST_SEEDS:
+            raise GridError(f"--seeds: {text!r} names more than {MOST_SEEDS:,} seeds")
+        seeds += range(first, last + 1)
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise GridError(f"--seeds: {text!r} names {'no seed' if not seeds else 'a seed twice'}")
+    return tuple(sorted(seeds))
+
+
+MOST_SEEDS = 100_000

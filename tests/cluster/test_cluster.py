@@ -29,7 +29,7 @@ from tests.cluster.test_grid_on_slurm import (
 )
 from tests.conftest import ROOT, last_step, last_step, last_step
 from workbench.benchmarks.fake_slurm import FakeSlurm
-from workbench.grids.loading import load_grid
+from workbench.grids import load_grid
 from workbench.launch.plan import plan
 from workbench.launch.states import look_at_queue
 

@@ -104,7 +104,7 @@ def test_every_field_that_can_change_a_result_changes_the_id(key: str) -> None:
 
 def test_fields_that_came_later_leave_older_ids_as_they_were() -> None:
     """The ids of the demo's grid as they were before these fields."""
-    from workbench.grids.loading import load_grid
+    from workbench.grids import load_grid
 
     ids = [config.setting_id for config in load_grid(ROOT / "ablations" / "demo.yaml").settings.values()]
     assert ids == [

@@ -12,7 +12,7 @@ import pytest
 
 from tests import stored
 from workbench.grids.evaluated import evaluated
-from workbench.grids.loading import Grid, load_grid
+from workbench.grids import Grid, load_grid
 from workbench.results.folders import RunFolder, StoreError
 from workbench.results.frames import RunFolders
 from workbench.results.summary import Summary

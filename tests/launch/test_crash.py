@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import ROOT
 from workbench.benchmarks.fake_slurm import FakeSlurm
-from workbench.grids.loading import Grid, load_grid
+from workbench.grids import Grid, load_grid
 from workbench.launch.profiles import Profile
 from workbench.launch.submissions import Submissions
 from workbench.launch.submit import submit_to_slurm
@@ -110,7 +110,7 @@ def test_two_launchers_at_once_hand_each_run_over_once(grid: Grid, tmp_path: Pat
     results = tmp_path / "results"
     code = (
         "import sys; from pathlib import Path\n"
-        "from workbench.grids.loading import load_grid; from workbench.launch.submit import submit_to_slurm\n"
+        "from workbench.grids import load_grid; from workbench.launch.submit import submit_to_slurm\n"
         "from workbench.launch.profiles import Profile\n"
         "grid, profile = load_grid(Path(sys.argv[1])), Profile(name='test', backend='slurm', array_size=4)\n"
         "print('ready', flush=True); sys.stdin.readline()\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from workbench.benchmarks.fake_slurm import FakeSlurm
-from workbench.grids.loading import load_grid
+from workbench.grids import load_grid
 from workbench.launch import epilogue
 from workbench.launch.profiles import Profile
 from workbench.launch.scheduler import SchedulerError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.grids.loading import load_grid
+from workbench.grids import load_grid
 from workbench.launch.plan import jobs, plan, snapshot, to_train
 from workbench.results.record import State
 

@@ -9,7 +9,7 @@ import pytest
 
 from workbench.benchmarks.fake_slurm import FakeSlurm
 from workbench.config import RunConfig
-from workbench.grids.loading import Grid, load_grid
+from workbench.grids import Grid, load_grid
 from workbench.launch.plan import plan, to_train
 from workbench.launch.profiles import Profile
 from workbench.launch.scheduler import SchedulerError, Task, _tasks

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import Outcome
 from workbench.benchmarks.fake_slurm import FakeSlurm
-from workbench.grids.loading import load_grid
+from workbench.grids import load_grid
 from workbench.launch.plan import plan
 from workbench.launch.submissions import Submissions
 from workbench.results.folders import RunFolder

@@ -12,7 +12,7 @@ from tests.models.test_released import bert_weights, weights_of
 from workbench.config import RunConfig
 from workbench.errors import CheckpointError
 from workbench.files import digest_of
-from workbench.grids.loading import load_preset
+from workbench.grids import load_preset
 from workbench.models import checkpoints
 from workbench.models.backbones import backbones, build_sam
 from workbench.results.folders import RunFolder

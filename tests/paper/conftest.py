@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests import stored
-from workbench.grids.loading import Grid, load_grid
+from workbench.grids import Grid, load_grid
 from workbench.results.folders import RunFolder
 from workbench.training.train import train
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests import stored
 from workbench.grids.evaluated import evaluated
-from workbench.grids.loading import Grid
+from workbench.grids import Grid
 from workbench.paper.layout import TableData, lay_out
 from workbench.results.frames import RunFolders
 

@@ -7,7 +7,7 @@ import pytest
 from nbclient import NotebookClient
 
 from tests.conftest import ROOT
-from workbench.grids.loading import Grid
+from workbench.grids import Grid
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda f: f.stem)

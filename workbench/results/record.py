@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field
 
+from workbench.errors import shown
 from workbench.validation import JsonObject, Moment, Record, Whole
 
 State = Literal[
@@ -33,9 +34,9 @@ class RunId(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> RunId:
         """From `<setting id>/seed<N>`; ValueError for anything else."""
-        match = re.fullmatch(r"([^/]+)/seed(0|[1-9]\d{0,15})", text)
+        match = re.fullmatch(r"([A-Za-z0-9_+-]{1,255})/seed(0|[1-9][0-9]{0,14})", text)
         if match is None:
-            raise ValueError(f"{text!r} is no run id; one has the form <setting id>/seed<N>")
+            raise ValueError(f"{shown(text)} is no run id; one has the form <setting id>/seed<N>")
         return cls(match[1], int(match[2]))
 
 

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+from workbench.grids import Grid, GridError, load_grid, parse_seeds
+
+Write = Callable[..., Path]
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("3", (3,)), ("0-4", (0, 1, 2, 3, 4)), ("5-6,0", (0, 5, 6))])
+def test_seeds_are_parsed(text: str, seeds: tuple[int, ...]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "3-1", "1,1", "-2"])
+def test_seeds_that_mean_nothing_are_refused(text: str) -> None:
+    with pytest.raises(GridError, match=f"--seeds: {text!r}"):
+        parse_seeds(text)
+
+
+def test_a_grid_is_narrowed_by_pattern_and_seeds(grid_file: Callable[..., Path]) -> None:
+    grid = load_grid(grid_file("settings: {a1: {}, a2: {fusion.variant: l_dit}, b: {fusion.variant: e_dit}}\n"))
+    assert [(run.setting, run.seed) for run in grid.narrowed("a*", (3,)).runs()] == [("a1", 3), ("a2", 3)]
+    with pytest.raises(GridError, match="no setting matches 'c'; there are a1, a2, b"):
+        grid.narrowed("c", None)
+
+
+def test_too_many_seeds_are_refused_at_once() -> None:
+    with pytest.raises(GridError, match="more than 100,000 seeds"):
+        parse_seeds("0-999999999")
+
+
+def test_a_narrowed_grid_still_knows_the_whole_and_documents_it(grid_file: Write) -> None:
+    grid = load_grid(grid_file("settings: {a1: {}, a2: {fusion.variant: l_dit}, b: {fusion.variant: e_dit}}\n"))
+    narrow = grid.narrowed("a*", (3,)).narrowed("a1", None)
+    assert (list(narrow.settings), list(narrow.whole().settings)) == (["a1"], ["a1", "a2", "b"])
+    assert narrow.whole().seeds == (3,)
+    assert list(narrow.document()["settings"]) == ["a1", "a2", "b"]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "ablations").glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_document_gives_the_same_grid_with_the_same_ids(file: Path) -> None:
+    grid = load_grid(file)
+    document = json.loads(json.dumps(grid.document()))
+    again = Grid.from_document(document)
+    assert [run.id for run in again.runs()] == [run.id for run in grid.runs()]
+    assert (again.title, again.baseline, again.report, again.then) == (
+        grid.title, grid.baseline, grid.report, grid.then
+    )  # fmt: skip
+    assert again.document() == document
+    assert (grid.submitted, again.submitted) == (False, True)
+
+
+def test_a_document_names_absolute_paths(grid_file: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid_file("settings: {a: {machine.data_root: here}}\n")
+    monkeypatch.chdir(tmp_path)
+    document = load_grid(Path("grid.yaml")).document()
+    assert document["file"] == str(tmp_path / "grid.yaml")
+    assert document["settings"]["a"]["machine"]["data_root"] == str(tmp_path / "here")
+    assert document["settings"]["a"]["machine"]["checkpoint_root"] == str(tmp_path / "checkpoints")
+
+
+def test_every_file_that_was_read_is_a_source_and_its_change_is_seen(grid_file: Write, tmp_path: Path) -> None:
+    presets = tmp_path / "presets"
+    presets.mkdir()
+    for name in ("one", "two", "three"):
+        (presets / f"{name}.yaml").write_text("training.steps: 1\n")
+    first = grid_file("  preset: three\nsettings: {base: {fusion.variant: l_dit}}\n", name="first")
+    file = grid_file(
+        "  preset: one\nsettings:\n  a: {preset: two}\n"
+        "  b: {fusion.variant: l_dit, start_from: {grid: first.yaml, setting: base}}\n"
+    )
+    grid = Grid.from_document(load_grid(file).document())
+    assert set(grid.sources) == {file, first, *(presets / f"{name}.yaml" for name in ("one", "two", "three"))}
+    assert grid.changed_sources() == []
+    first.write_text(first.read_text() + "# a comment\n")
+    (presets / "two.yaml").unlink()
+    assert set(grid.changed_sources()) == {first, presets / "two.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("title",), 3, "title: 3 is not valid: input should be a valid string"),
+        (("seeds",), [0, 0], "seeds: a seed stands twice"),
+        (("seeds",), [-1], "seeds.0: -1 is not valid"),
+        (("seeds",), [], "seeds: "),
+        (("baseline",), "c", "baseline: unknown setting 'c'; known: a, b"),
+        (("report", "metrics"), ["iou"], "report.metrics: unknown metric 'iou'"),
+        (("report", "splits"), ["testB"], "report.splits: 'testB' is not evaluated by setting 'a'"),
+        (("settings",), {}, "settings: "),
+        (("settings", "a"), [], "settings.a: [] is not valid"),
+        (("settings", "a", "training", "steps"), "x", "settings.a.training.steps: 'x' is not valid"),
+        (("settings", "a", "odd"), 1, "settings.a.odd: unknown key 'odd'"),
+        (("then",), ["report"], "then.0: 'report' is not valid"),
+        (("sources",), {"/x": "y"}, "sources./x: 'y' is not valid"),
+        (("name",), "other", "name: 'other' is not that of the file"),
+        (("title",), "\ud800", ""),
+        (("seeds",), [1e400], ""),
+    ],
+)
+def test_a_damaged_document_is_one_line_that_names_the_field(
+    grid_file: Write, path: tuple[str, ...], value: object, message: str
+) -> None:
+    document = load_grid(grid_file("settings: {a: {}, b: {fusion.variant: l_dit}}\n")).document()
+    inside: Any = document
+    for key in path[:-1]:
+        inside = inside[key]
+    inside[path[-1]] = value
+    with pytest.raises(GridError) as raised:
+        Grid.from_document(document)
+    assert str(raised.value).startswith(f"the grid as submitted: {message}")
+    assert "\n" not in str(raised.value)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path] * bool(path) + [place for key, one in inner for place in places(one, (*path, key))]
+
+
+def test_no_mutation_of_a_document_gives_anything_but_a_grid_or_one_line(grid_file: Write) -> None:
+    sound = load_grid(grid_file("settings: {a: {}, b: {fusion.variant: l_dit}}\nthen: [table]\n")).document()
+    chance = random.Random(0)
+    deep: Any = []
+    for _ in range(3000):
+        deep = [deep]
+    messages = []
+    for place in places(sound):
+        document = copy.deepcopy(sound)
+        inside: Any = document
+        for key in place[:-1]:
+            inside = inside[key]
+        if chance.random() < 0.3:
+            del inside[place[-1]]
+        else:
+            inside[place[-1]] = chance.choice([None, 3, -1, 10**30, 1e300, "x", [], {}, [[]], {"a": 1}, True, deep])
+        try:
+            Grid.from_document(document).document()
+        except GridError as error:
+            messages.append(str(error))
+    assert len(messages) > 50
+    assert not any("\n" in message for message in messages)

@@ -1,13 +1,33 @@
-"""Progress of long work: a bar with rate and time left on a terminal, plain lines everywhere else."""
+"""Progress of long work on standard error: rich's bars on a terminal, plain lines everywhere else."""
 
 from __future__ import annotations
 
 import sys
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from workbench.launch.plan import PlannedRun
+    from workbench.launch.status import RunStatus
 
 PLAIN_SECONDS = 15.0
+"""At least so long between two plain lines, unless a state changes."""
+REFRESH_SECONDS = 1.0
+"""At least so long between two looks at the folders of runs."""
 
 
 def duration(seconds: float | None) -> str:
@@ -19,20 +39,33 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+class RateColumn(ProgressColumn):
+    """The speed that rich estimates, in the task's own unit per second; rich has such a column for bytes alone."""
+
+    def render(self, task: Task) -> Text:
+        """`12.3 steps/s`, and nothing while the speed is not known."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} {task.fields['unit']}/s", style="progress.data.speed")
+
+
 class _Progress:
-    """A rich progress display on a terminal (standard error); None elsewhere."""
+    """A rich display on a terminal; None elsewhere. Both go to standard error."""
 
     def __init__(self) -> None:
-        self._bars: Any = None
-        self._said = time.monotonic()
+        self._bars: Progress | None = None
+        self._printed_at = time.monotonic()
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn
-
-            columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}")
-            self._bars = Progress(*columns, console=Console(stderr=True))
+            self._bars = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                RateColumn(),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                TextColumn("{task.fields[state]}", markup=False),
+                console=Console(stderr=True),
+            )
             self._bars.start()
         return self
 
@@ -42,10 +75,10 @@ class _Progress:
         if self._bars is not None:
             self._bars.stop()
 
-    def _say(self, line: str, always: bool = False) -> None:
+    def _print_line(self, line: str, always: bool = False) -> None:
         now = time.monotonic()
-        if always or now - self._said >= PLAIN_SECONDS:
-            self._said = now
+        if always or now - self._printed_at >= PLAIN_SECONDS:
+            self._printed_at = now
             print(line, file=sys.stderr, flush=True)
 
 
@@ -56,55 +89,64 @@ class StepProgress(_Progress):
         super().__init__()
         self._what, self._unit = what, unit
         self._began: tuple[float, int] | None = None
-        self._task: Any = None
+        self._task: TaskID | None = None
 
     def __call__(self, done: int, total: int, _values: object = None) -> None:
-        """Say how far it is."""
+        """Show how much is done."""
+        if self._bars is None:
+            self._print_line(f"{self._what}: {self._plain(done, total)}", always=done == total)
+        elif self._task is None:
+            # What was done before the first call is no part of the rate.
+            self._task = self._bars.add_task(self._what, total=total, completed=done, unit=self._unit, state="")
+        else:
+            self._bars.update(self._task, total=total, completed=done)
+
+    def _plain(self, done: int, total: int) -> str:
         now = time.monotonic()
         if self._began is None:
             self._began = now, done
         began, first = self._began
         rate = (done - first) / (now - began) if now > began else 0.0
         left = (total - done) / rate if rate else None
-        note = f"{done}/{total} {self._unit}, {rate:.1f}/s, {duration(left)} left"
-        if self._bars is None:
-            self._say(f"{self._what}: {note}", always=done == total)
-            return
-        if self._task is None:
-            self._task = self._bars.add_task(self._what, total=total, note="")
-        self._bars.update(self._task, completed=done, note=note)
+        return f"{done}/{total} {self._unit}, {rate:.1f}/s, {duration(left)} left"
 
 
 class SubmissionProgress(_Progress):
     """Progress of several runs, read from their folders; call `tick` as often as you like."""
 
-    def __init__(self, planned: list[Any]) -> None:
+    def __init__(self, planned: list[PlannedRun]) -> None:
         super().__init__()
         self._planned = planned
-        self._tasks: dict[str, Any] = {}
-        self._read = 0.0
-        self._last: dict[str, str] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._read_at = 0.0
+        self._states: dict[str, str] = {}
 
     def tick(self, running: int, waiting: int) -> None:
         """Refresh the display, at most once a second."""
-        if time.monotonic() - self._read < 1.0 and running + waiting:
+        if time.monotonic() - self._read_at < REFRESH_SECONDS and running + waiting:
             return
-        self._read = time.monotonic()
+        self._read_at = time.monotonic()
         from workbench.launch.status import refreshed
 
-        found = refreshed(self._planned)
-        lines = []
-        for s in found:
-            rate = f", {s.rate:.0f} expressions/s" if s.rate and s.state == "running" else ""
-            left = f", {duration(s.seconds_left)} left" if s.seconds_left else ""
-            lines.append(f"{s.state} {s.step or 0}/{s.steps or '?'}{rate}{left}")
-            if self._bars is not None:
-                name = f"{s.setting} seed {s.seed}"
-                if name not in self._tasks:
-                    self._tasks[name] = self._bars.add_task(name, total=None, note="")
-                self._bars.update(self._tasks[name], total=s.steps, completed=s.step or 0, note=lines[-1])
-        if self._bars is None:
-            changed = {s.run: s.state for s in found} != self._last
-            self._last = {s.run: s.state for s in found}
-            note = "; ".join(f"{s.setting} seed {s.seed}: {line}" for s, line in zip(found, lines, strict=True))
-            self._say(note, always=changed)
+        statuses = refreshed(self._planned)
+        if self._bars is not None:
+            for status in statuses:
+                self._show(self._bars, status)
+            return
+        states = {status.run: str(status.state) for status in statuses}
+        changed, self._states = states != self._states, states
+        self._print_line("; ".join(map(_plain_status, statuses)), always=changed)
+
+    def _show(self, bars: Progress, status: RunStatus) -> None:
+        task, steps = self._tasks.get(status.run), status.step or 0
+        if task is None:
+            name = f"{status.setting} seed {status.seed}"
+            task = bars.add_task(name, total=status.steps, completed=steps, unit="steps", state=status.state)
+            self._tasks[status.run] = task
+        bars.update(task, total=status.steps, completed=steps, state=status.state)
+
+
+def _plain_status(status: RunStatus) -> str:
+    rate = f", {status.rate:.0f} expressions/s" if status.rate and status.state == "running" else ""
+    left = f", {duration(status.seconds_left)} left" if status.seconds_left else ""
+    return f"{status.setting} seed {status.seed}: {status.state} {status.step or 0}/{status.steps or '?'}{rate}{left}"

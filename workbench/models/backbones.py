@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
 from workbench.registry import Registry
 
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STD = (58.395, 57.12, 57.375)
 SAM_DECODER_DEPTH = 2
 
 
@@ -83,24 +80,4 @@ def build_sam(shape: BackboneShape, decoder_depth: int = SAM_DECODER_DEPTH) -> S
             iou_head_depth=3,
             iou_head_hidden_dim=shape.iou_head_width,
         ),
-        pixel_mean=list(PIXEL_MEAN),
-        pixel_std=list(PIXEL_STD),
     )
-
-
-def normalise(pixels: torch.Tensor, content: torch.Tensor | None = None) -> torch.Tensor:
-    """SAM's normalisation of B×3×H×W pixels from 0 to 255.
-
-    Args:
-        content: B×4 (top, left, height, width); what lies outside is padding and becomes zero, as SAM pads.
-    """
-    pixels = pixels.float()
-    mean = pixels.new_tensor(PIXEL_MEAN)[:, None, None]
-    normalised = (pixels - mean) / pixels.new_tensor(PIXEL_STD)[:, None, None]
-    if content is None:
-        return normalised
-    top, left, height, width = content.to(pixels.device)[:, :, None, None].unbind(1)
-    row = torch.arange(pixels.shape[2], device=pixels.device)[None, :, None]
-    column = torch.arange(pixels.shape[3], device=pixels.device)[None, None, :]
-    inside = (row >= top) & (row < top + height) & (column >= left) & (column < left + width)
-    return normalised * inside[:, None]

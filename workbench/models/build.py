@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from segment_anything.modeling import Sam
+from torch import Tensor
 
 from workbench.config import RunConfig
 from workbench.errors import CheckpointError, ConfigError
@@ -124,14 +125,13 @@ def check_digests(config: RunConfig, stored: Mapping[str, Any], run: str) -> Non
             )
 
 
-def _assemble(config: RunConfig, sam: nn.Module, text_encoder: TextEncoder) -> ReferringSam:
+def _assemble(config: RunConfig, sam: Sam, text_encoder: TextEncoder) -> ReferringSam:
     vit: Any = sam.image_encoder
     sizes = Sizes(text_encoder.width, vit.pos_embed.shape[-1], config.text_encoder.max_tokens)
     fusion = build_fusion(config.fusion, len(vit.blocks), sizes)
     model = ReferringSam(
         FusedImageEncoder(vit, fusion, windowed=config.backbone.attention == "windowed"),
-        sam.prompt_encoder,
-        sam.mask_decoder,
+        sam,
         text_encoder,
         text_encoder.width,
         config.text_encoder.mask_padding,

@@ -250,6 +250,4 @@ def assemble_released(sizes: released.ReleasedSizes, text_encoder: TextEncoder |
     fusion_sizes = Sizes(sizes.text_width, sizes.backbone.width, sizes.max_tokens)
     fusion = build_fusion(sizes.fusion, sizes.backbone.depth, fusion_sizes)
     encoder = FusedImageEncoder(sam.image_encoder, fusion, windowed=False)
-    return ReferringSam(
-        encoder, sam.prompt_encoder, sam.mask_decoder, text_encoder, sizes.text_width, mask_padding=False
-    )
+    return ReferringSam(encoder, sam, text_encoder, sizes.text_width, mask_padding=False)

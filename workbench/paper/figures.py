@@ -223,7 +223,6 @@ def _maps(grid: Grid, shown: _Shown, setting: str) -> dict[str, NDArray[Any]]:
     import torch
 
     from workbench.analysis.trace import LayerAttention, trace
-    from workbench.models.backbones import normalise
     from workbench.models.text_encoder import load_tokenizer
     from workbench.training.state import load_trained
 
@@ -240,7 +239,7 @@ def _maps(grid: Grid, shown: _Shown, setting: str) -> dict[str, NDArray[Any]]:
         ids, mask = tokenizer([expression.sentence])
         placement = shown.dataset.placement(expression)
         content = torch.tensor([[placement.top, placement.left, placement.height, placement.width]])
-        traced = trace(model, normalise(shown.dataset.square(expression)[None], content), ids, mask)
+        traced = trace(model, model.normalise(shown.dataset.square(expression)[None], content), ids, mask)
         words = slice(1, int(mask.sum()) - 1)
         found["mask decoder"].append(mean(traced.decoder, words))
         if traced.encoder:

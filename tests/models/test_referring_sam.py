@@ -5,14 +5,14 @@ from collections.abc import Callable
 import torch
 
 from workbench.config import RunConfig
-from workbench.models.backbones import backbones, build_sam
+from workbench.models.backbones import backbones
 from workbench.models.build import build_model
 
 
 def test_pixels_are_normalised_as_segment_anything_preprocesses_them(make_config: Callable[..., RunConfig]) -> None:
     model = build_model(make_config())
     pixels = torch.randint(0, 256, (2, 3, 40, 64), dtype=torch.uint8)
-    expected = build_sam(backbones["vit_mini"]).preprocess(pixels)  # pads to 64×64 with zeros behind the content
+    expected = backbones["vit_mini"].build().preprocess(pixels)  # pads to 64×64 with zeros behind the content
     square = torch.nn.functional.pad(pixels, (0, 0, 0, 24), value=77)
     assert torch.equal(model.normalise(square, torch.tensor([[0, 0, 40, 64]] * 2)), expected)
     assert torch.equal(model.normalise(pixels), expected[:, :, :40])

@@ -313,15 +313,15 @@ def test_a_trained_model_loads_as_it_was_evaluated(tmp_path: Path, make_config: 
 
 
 def test_other_weights_under_a_begun_run_are_refused(tmp_path: Path, make_config: Callable[..., RunConfig]) -> None:
-    from workbench.models.backbones import backbones, build_sam
+    from workbench.models.backbones import backbones
 
     file = tmp_path / "sam.pth"
-    torch.save(build_sam(backbones["vit_mini"]).state_dict(), file)
+    torch.save(backbones["vit_mini"].build().state_dict(), file)
     config = make_config(backbone__checkpoint=str(file))
     folder = RunFolder.of(tmp_path, config, 0)
     with pytest.raises(InterruptedRun):
         train(config, 0, folder, stop=lambda: True)
-    torch.save(build_sam(backbones["vit_mini"]).state_dict(), file)
+    torch.save(backbones["vit_mini"].build().state_dict(), file)
     with pytest.raises(CheckpointError, match="not the weights this run began with"):
         train(config, 0, folder)
 

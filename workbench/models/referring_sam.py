@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench.config import FreezeConfig
+from workbench.models.backbones import Observer
 from workbench.models.fusion import Fusion
-from workbench.models.image_encoder import FusedImageEncoder, Observer
+from workbench.models.image_encoder import FusedImageEncoder
 from workbench.models.mask_decoder import DecoderObserver, decode
 from workbench.models.text_encoder import TextEncoder
 

@@ -119,9 +119,9 @@ def test_a_bad_file_is_one_line(workbench: Any, grid_file: Write, tmp_path: Path
 
 
 def test_bad_weights_are_one_line(workbench: Any, grid_file: Write, tmp_path: Path) -> None:
-    from workbench.models.backbones import backbones, build_sam
+    from workbench.models.backbones import backbones
 
-    state = build_sam(backbones["vit_mini"]).state_dict()
+    state = backbones["vit_mini"].build().state_dict()
     file = tmp_path / "sam.pth"
     grid = grid_file(f"settings: {{a: {{backbone.checkpoint: {file}}}}}\n")
     results = tmp_path / "results"
@@ -149,13 +149,13 @@ def test_bad_data_is_one_line(workbench: Any, grid_file: Write, tmp_path: Path) 
 
 def test_the_paper_s_preset_says_which_file_is_missing(workbench: Any, tmp_path: Path) -> None:
     from tests.conftest import ROOT
-    from workbench.models.backbones import backbones, build_sam
+    from workbench.models.backbones import backbones
 
     preset = ROOT / "ablations" / "presets" / "refcoco-vitb.yaml"
     roots = ("--data-root", tmp_path / "data", "--checkpoint-root", tmp_path / "weights", "--results", tmp_path / "r")
     fails(workbench("train", preset, *roots), f"no file {tmp_path}/weights/sam_vit_b_01ec64.pth")
     (tmp_path / "weights").mkdir()
-    torch.save(build_sam(backbones["vit_b"]).state_dict(), tmp_path / "weights" / "sam_vit_b_01ec64.pth")
+    torch.save(backbones["vit_b"].build().state_dict(), tmp_path / "weights" / "sam_vit_b_01ec64.pth")
     fails(workbench("train", preset, *roots), "missing text encoder 'bert-base-uncased'", f"{tmp_path}/weights")
     from transformers import BertConfig, BertModel
 

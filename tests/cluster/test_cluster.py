@@ -27,7 +27,7 @@ from tests.cluster.test_grid_on_slurm import (
     weights,
     workbench,
 )
-from tests.conftest import ROOT, last_step, last_step, last_step
+from tests.conftest import ROOT, last_step
 from workbench.benchmarks.fake_slurm import FakeSlurm
 from workbench.grids import load_grid
 from workbench.launch.plan import plan

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.cluster.conftest import DevCluster
-from tests.conftest import ROOT, last_step, last_step, last_step
+from tests.conftest import ROOT, last_step
 from workbench.grids import load_grid
 from workbench.launch.plan import plan
 from workbench.launch.states import look_at_queue

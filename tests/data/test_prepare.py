@@ -20,7 +20,8 @@ from workbench.data import counts, datasets, refshapes
 from workbench.data.check import check
 from workbench.data.datasets import open_data, open_dataset, pinned
 from workbench.data.loading import ReferringDataset, training_loader
-from workbench.data.prepare import NotPrepared, open_prepared, prepare, prepared_folder
+from workbench.data.prepare import prepare
+from workbench.data.prepared import NotPrepared, open_prepared, prepared_folder
 from workbench.data.refer import find, read
 from workbench.data.tables import ReferData
 from workbench.errors import DataError

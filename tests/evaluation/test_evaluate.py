@@ -13,7 +13,6 @@ from workbench.data import masks
 from workbench.data.datasets import open_dataset
 from workbench.data.loading import ReferringDataset
 from workbench.evaluation.evaluate import evaluate
-from workbench.models.backbones import normalise
 from workbench.models.build import build_model
 from workbench.models.text_encoder import load_tokenizer
 
@@ -40,7 +39,7 @@ def test_sharing_an_image_between_expressions_changes_nothing(
         ids, mask = tokenizer([expression.sentence])
         content = torch.tensor([[0, 0, 44, 64]])
         with torch.inference_mode():
-            logits = model(normalise(dataset.square(expression)[None], content), ids, mask)
+            logits = model(model.normalise(dataset.square(expression)[None], content), ids, mask)
             large = F.interpolate(logits[None], size=(64, 64), mode="bilinear")[..., :44, :]
             predicted = (F.interpolate(large, size=(60, 88), mode="bilinear")[0, 0] > 0).numpy()
         truth = dataset.mask(expression) > 0

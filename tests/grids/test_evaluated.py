@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from tests import stored
-from workbench.grids.evaluated import evaluated
 from workbench.grids import Grid, load_grid
+from workbench.grids.evaluated import evaluated
 from workbench.results.folders import RunFolder, StoreError
 from workbench.results.frames import RunFolders
 from workbench.results.summary import Summary

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, last_step, last_step, last_step
+from tests.conftest import ROOT, last_step
 from workbench.grids import load_grid
 from workbench.launch.local import _environment
 from workbench.results.folders import SUBMISSIONS, RunFolder

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from workbench.config import BackboneConfig, RunConfig
 from workbench.errors import CheckpointError, ConfigError
 from workbench.models import checkpoints
-from workbench.models.backbones import backbones, build_sam
+from workbench.models.backbones import backbones
 from workbench.models.build import build_model, check_config
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -55,7 +55,7 @@ def test_released_weights_of_another_variant_are_refused_by_key() -> None:
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file in the form of SAM's own: a plain state dict saved by torch."""
     torch.manual_seed(7)
-    sam = build_sam(backbones["vit_mini"])
+    sam = backbones["vit_mini"].build()
     file = tmp_path_factory.mktemp("weights") / "sam_vit_mini.pth"
     torch.save(sam.state_dict(), file)
     return file
@@ -188,7 +188,7 @@ def test_the_shipped_weights_segment_from_a_click(data_root: Path) -> None:
     from workbench.training.pretrain import _Objects, _prompt_miou
 
     sam = checkpoints.load_backbone(BackboneConfig(), Path()).eval()
-    encoder = FusedImageEncoder(sam.image_encoder, build_fusion(FusionConfig(), 0, Sizes(1, 1, 1)), windowed=True)
+    encoder = FusedImageEncoder(sam.image_encoder, build_fusion(FusionConfig(), Sizes(1, (), 1)), windowed=True)
     data = read_refer(next(data_root.glob("refshapes-*")), "refshapes", "unc")
     for split in ("val", "testC"):
         assert _prompt_miou(sam, encoder, _Objects(data, split), clicks=True) > 0.95

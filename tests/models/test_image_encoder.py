@@ -4,33 +4,34 @@ import dataclasses
 
 import pytest
 import torch
-from segment_anything.modeling import ImageEncoderViT
 from torch import nn
 
 from workbench.config import FusionConfig
 from workbench.errors import ConfigError
-from workbench.models.backbones import BackboneShape, backbones, build_sam
+from workbench.models.backbones.vit import SamViT, ViTShape, resized_positions
 from workbench.models.fusion import BlockInput, Sizes, build_fusion, variants
 from workbench.models.image_encoder import FusedImageEncoder
 
-SMALL = BackboneShape(32, 3, 4, (1,), image_size=96, patch_size=8, window_size=5, decoder_width=16, decoder_heads=2,
-                      decoder_mlp_width=16, iou_head_width=8, mask_channels=4)  # fmt: skip
+SMALL = ViTShape(32, 3, 4, (1,), image_size=96, patch_size=8, window_size=5, decoder_width=16, decoder_heads=2,
+                 decoder_mlp_width=16, iou_head_width=8, mask_channels=4)  # fmt: skip
+
+VIT_B = ViTShape(768, 12, 12, (2, 5, 8, 11))
 
 
-def random_vit(shape: BackboneShape) -> ImageEncoderViT:
-    vit = build_sam(shape).image_encoder.eval()
+def random_vit(shape: ViTShape) -> SamViT:
+    vit: SamViT = shape.build().image_encoder.eval()
     for name, parameter in vit.named_parameters():
         if "pos" in name:  # zero in a new SAM, and then nothing would show
             nn.init.normal_(parameter, std=0.3)
     return vit
 
 
-def encoder(vit: ImageEncoderViT, variant: str, windowed: bool, **fields: object) -> FusedImageEncoder:
+def encoder(vit: SamViT, variant: str, windowed: bool, **fields: object) -> FusedImageEncoder:
     """Over texts of width 24 and at most 8 tokens."""
     if "projector" in variants[variant].reads:
         fields = {"projector": {"init": "default"}, **fields}
     config = FusionConfig.model_validate({"variant": variant, "text_projection": True, **fields})
-    fusion = build_fusion(config, len(vit.blocks), Sizes(24, vit.pos_embed.shape[-1], 8))
+    fusion = build_fusion(config, Sizes(24, vit.widths, 8))
     return FusedImageEncoder(vit, fusion, windowed).eval()
 
 
@@ -43,8 +44,6 @@ def test_without_text_it_is_segment_anything_s_encoder(variant: str, size: tuple
         if size == (96, 96):
             expected = vit(image)
         else:  # theirs has no resizing of absolute positions; give it the resized ones
-            from workbench.models.image_encoder import resized_positions
-
             positions = resized_positions(vit.pos_embed, (12, 8))
             found = encoder(vit, variant, windowed=True)(image)
             vit.pos_embed = nn.Parameter(positions)
@@ -55,7 +54,7 @@ def test_without_text_it_is_segment_anything_s_encoder(variant: str, size: tuple
 
 @pytest.mark.slow
 def test_vit_b_at_1024_px_is_segment_anything_s_encoder() -> None:
-    vit = random_vit(backbones["vit_b"])
+    vit = random_vit(VIT_B)
     image = torch.randn(1, 3, 1024, 1024)
     with torch.inference_mode():
         expected = vit(image)

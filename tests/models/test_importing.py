@@ -14,7 +14,7 @@ from workbench.errors import CheckpointError
 from workbench.files import digest_of
 from workbench.grids import load_preset
 from workbench.models import checkpoints
-from workbench.models.backbones import backbones, build_sam
+from workbench.models.backbones import backbones
 from workbench.results.folders import RunFolder
 from workbench.training.train import train
 
@@ -65,7 +65,7 @@ def mini(tmp_path: Path, workbench: Command) -> Path:
     torch.manual_seed(5)
     state = {
         key.replace("image_encoder.", "visual_encoder."): v
-        for key, v in build_sam(backbones["vit_mini"]).state_dict().items()
+        for key, v in backbones["vit_mini"].build().state_dict().items()
     }
     state = {key: value for key, value in state.items() if not key.startswith("pixel_")}
     for layer in range(4):

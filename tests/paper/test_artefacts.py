@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from tests import stored
-from workbench.grids.evaluated import evaluated
 from workbench.grids import Grid
+from workbench.grids.evaluated import evaluated
 from workbench.paper.artefacts import current_files, draw_figure, make_artefacts
 from workbench.paper.figures import figures
 from workbench.paper.figures.data import FigureData

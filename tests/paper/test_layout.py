@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests import stored
-from workbench.grids.evaluated import evaluated
 from workbench.grids import Grid
+from workbench.grids.evaluated import evaluated
 from workbench.paper.layout import TableData, lay_out
 from workbench.results.frames import RunFolders
 

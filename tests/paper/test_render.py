@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests import stored
-from workbench.grids.evaluated import evaluated
 from workbench.grids import Grid
+from workbench.grids.evaluated import evaluated
 from workbench.paper.layout import lay_out
 from workbench.paper.render import markdown, markdown_rows, per_cent, write_table
 from workbench.results.frames import RunFolders

@@ -17,7 +17,6 @@ from workbench.data.datasets import open_dataset
 from workbench.data.features import CHUNK, FeatureStore
 from workbench.data.loading import ReferringDataset
 from workbench.errors import ConfigError, DataError
-from workbench.models.backbones import normalise
 from workbench.models.build import build_model, check_config
 from workbench.results.folders import RunFolder
 from workbench.training.features import cached_features
@@ -81,7 +80,8 @@ def test_a_row_is_what_the_encoder_makes_of_that_image_and_its_mirror_image(own_
         for flipped in (False, True):
             pixels = dataset.square(expression)
             with torch.inference_mode():
-                expected = model.image_encoder(normalise(pixels.flip(-1)[None] if flipped else pixels[None]))[0]
+                image = model.normalise(pixels.flip(-1)[None] if flipped else pixels[None])
+                expected = model.image_encoder(image)[0]
             found = store.read(expression.image_id, flipped)
             torch.testing.assert_close(found.float(), expected, rtol=2e-3, atol=2e-3)
 

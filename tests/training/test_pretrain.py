@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from segment_anything.modeling import Sam
 
-from workbench.models.backbones import backbones, build_sam
+from workbench.models.backbones import backbones
 from workbench.training.pretrain import PretrainRecipe, build_tokenizer, pretrain_bert, pretrain_sam
 
 RECIPE = PretrainRecipe(steps=100, batch_size=16, train_images=100)
@@ -19,7 +19,7 @@ def test_vit_mini_learns_and_its_file_is_an_official_state_dict(tmp_path: Path) 
     assert len(losses) == 2
     assert losses[1] < losses[0]
     state = load_file(tmp_path / "vit_mini.safetensors")
-    sam: Sam = build_sam(backbones["vit_mini"])
+    sam: Sam = backbones["vit_mini"].build()
     assert state.keys() == sam.state_dict().keys()
     assert json.loads((tmp_path / "vit_mini.json").read_text()) == report
     assert 0 <= report["val_miou"]["click"] <= 1

@@ -49,7 +49,15 @@ def test_a_finished_run_leaves_what_the_design_promises(tmp_path: Path, make_con
     record = folder.record()
     assert record.state == folder.state() == "completed"
     assert record.identity.model_dump(by_alias=True) == config.identity_document()
-    assert record.provenance.digests().keys() >= {"code", "commit", "dirty", "packages", "host", "device", "checkpoint_sha256"}
+    assert record.provenance.digests().keys() >= {
+        "code",
+        "commit",
+        "dirty",
+        "packages",
+        "host",
+        "device",
+        "checkpoint_sha256",
+    }
     assert {p.name for p in folder.path.iterdir()} == {"run.json", "log.jsonl", "expressions.parquet", "checkpoint"}
     events = folder.log().events
     assert [e.step for e in events if e.event == "step"] == [1, 2, 3, 4, 5, 6]
@@ -313,15 +321,15 @@ def test_a_trained_model_loads_as_it_was_evaluated(tmp_path: Path, make_config: 
 
 
 def test_other_weights_under_a_begun_run_are_refused(tmp_path: Path, make_config: Callable[..., RunConfig]) -> None:
-    from workbench.models.backbones import backbones, build_sam
+    from workbench.models.backbones import backbones
 
     file = tmp_path / "sam.pth"
-    torch.save(build_sam(backbones["vit_mini"]).state_dict(), file)
+    torch.save(backbones["vit_mini"].build().state_dict(), file)
     config = make_config(backbone__checkpoint=str(file))
     folder = RunFolder.of(tmp_path, config, 0)
     with pytest.raises(InterruptedRun):
         train(config, 0, folder, stop=lambda: True)
-    torch.save(build_sam(backbones["vit_mini"]).state_dict(), file)
+    torch.save(backbones["vit_mini"].build().state_dict(), file)
     with pytest.raises(CheckpointError, match="not the weights this run began with"):
         train(config, 0, folder)
 

@@ -12,7 +12,8 @@ from segment_anything.modeling.image_encoder import window_partition, window_unp
 from torch import Tensor
 
 from workbench.models.attention import AttentionInput, additive_mask
-from workbench.models.image_encoder import BlockRecord, project, relative_tables
+from workbench.models.backbones import BlockRecord
+from workbench.models.backbones.vit import project, relative_tables
 from workbench.models.referring_sam import ReferringSam
 
 CHUNK = 128

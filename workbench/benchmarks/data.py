@@ -35,7 +35,8 @@ from workbench.config import AugmentationConfig, DataConfig
 from workbench.data.augment import draw
 from workbench.data.loading import ReferringDataset, training_loader
 from workbench.data.pickles import load_plain
-from workbench.data.prepare import open_prepared, prepare, prepared_folder
+from workbench.data.prepare import prepare
+from workbench.data.prepared import open_prepared, prepared_folder
 from workbench.data.refer import find
 
 SIDE, BATCH, EXAMPLES, ROUNDS = 512, 64, 48, 7

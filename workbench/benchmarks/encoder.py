@@ -24,7 +24,7 @@ from workbench.benchmarks.formulation import released_encoder
 from workbench.benchmarks.race import Report, in_words, race
 from workbench.config import FusionConfig
 from workbench.errors import WorkbenchError
-from workbench.models.backbones import backbones, build_sam
+from workbench.models.backbones import backbones
 from workbench.models.fusion import Sizes, build_fusion
 from workbench.models.image_encoder import FusedImageEncoder
 
@@ -41,13 +41,12 @@ def run(device: torch.device, report: Report) -> dict[str, float]:
 def l_dit(device: torch.device, windowed: bool) -> FusedImageEncoder:
     """L-DIT on a ViT-B with random weights, positions included."""
     torch.manual_seed(0)
-    shape = backbones["vit_b"]
-    vit = build_sam(shape).image_encoder
+    vit = backbones["vit_b"].build().image_encoder
     for name, parameter in vit.named_parameters():
         if "pos" in name:
             nn.init.normal_(parameter, std=0.02)
     config = FusionConfig.model_validate({"variant": "l_dit", "projector": {"init": "normal"}})
-    fusion = build_fusion(config, shape.depth, Sizes(TEXT_WIDTH, shape.width, WORDS))
+    fusion = build_fusion(config, Sizes(TEXT_WIDTH, vit.widths, WORDS))
     return FusedImageEncoder(vit, fusion, windowed).eval().to(device)
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from workbench.models.attention import AttentionInput, relative_position_terms
+from workbench.models.backbones.vit import project, relative_tables, resized_positions
 from workbench.models.fusion import BlockInput
-from workbench.models.image_encoder import FusedImageEncoder, project, relative_tables, resized_positions
+from workbench.models.image_encoder import FusedImageEncoder
 
 
 def released_attention(inputs: AttentionInput) -> Tensor:

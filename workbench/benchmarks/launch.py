@@ -31,11 +31,11 @@ from workbench.benchmarks.race import Report
 from workbench.errors import WorkbenchError
 from workbench.grids import Grid, check_grid, load_grid
 from workbench.launch import scheduler
+from workbench.launch.cost import expected_cost
 from workbench.launch.plan import plan
 from workbench.launch.profiles import load_profile
 from workbench.launch.states import look_at_queue
 from workbench.launch.status import statuses
-from workbench.launch.cost import expected_cost
 from workbench.launch.submit import Request, SubmissionOutcome, submit
 from workbench.paper.report import report as report_on
 from workbench.results.folders import RUNS, RunFolder

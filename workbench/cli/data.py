@@ -59,7 +59,8 @@ def data_make(
 def data_prepare(name: Name, root: Root = DATA, split_by: SplitBy = None, results: Results = RESULTS) -> None:
     """Check a data set's files, convert them once, and count what is in them beside the published numbers."""
     from workbench.data import counts
-    from workbench.data.prepare import prepare, prepared_folder
+    from workbench.data.prepare import prepare
+    from workbench.data.prepared import prepared_folder
 
     source = _source(name, root, split_by)
     place = prepared_folder(root, source.folder.name, source.split_by)
@@ -158,7 +159,7 @@ def open_named(name: str, root: Path, split_by: str | None) -> tuple[ReferData, 
 
     Images are not looked at: a broken one must not be in the way of finding it.
     """
-    from workbench.data.prepare import NotPrepared, open_prepared, prepared_folder
+    from workbench.data.prepared import NotPrepared, open_prepared, prepared_folder
     from workbench.data.refer import read
     from workbench.data.tables import plain_name
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -114,7 +115,7 @@ class StepProgress(_Progress):
 class SubmissionProgress(_Progress):
     """Progress of several runs, read from their folders; call `tick` as often as you like."""
 
-    def __init__(self, planned: list[PlannedRun]) -> None:
+    def __init__(self, planned: Sequence[PlannedRun]) -> None:
         super().__init__()
         self._planned = planned
         self._tasks: dict[str, TaskID] = {}

@@ -9,14 +9,8 @@ from pathlib import Path
 
 from workbench.config import DataConfig, RunConfig
 from workbench.data import refshapes
-from workbench.data.prepare import (
-    NotPrepared,
-    open_prepared,
-    prepare,
-    prepared_digest,
-    prepared_folder,
-    read_record,
-)
+from workbench.data.prepare import prepare
+from workbench.data.prepared import NotPrepared, open_prepared, prepared_digest, prepared_folder, read_record
 from workbench.data.refer import Source, check_images_are_there, find, read
 from workbench.data.tables import Progress, ReferData
 from workbench.errors import DataError
@@ -81,7 +75,7 @@ def open_data(config: DataConfig, root: Path, progress: Progress | None = None) 
             # Tables of another version, without the files to make them anew, deserve both sentences.
             raise DataError(str(error) if "not prepared" in str(reason) else f"{reason}; {error}") from None
     try:
-        if read_record(place).get("form") == source.form:
+        if read_record(place).form == source.form:
             return open_prepared(place)
     except NotPrepared:
         pass
@@ -127,6 +121,6 @@ def pinned(config: RunConfig, progress: Progress | None = None) -> RunConfig:
 
 
 def _prepared_digest(source: Source, place: Path) -> str:
-    if read_record(place).get("form") != source.form:
+    if read_record(place).form != source.form:
         raise NotPrepared(f"{place}: prepared from other files than those in {source.folder}")
     return prepared_digest(place)

@@ -71,14 +71,6 @@ class ReferData:
     notes: tuple[str, ...] = ()
     place: Path | None = None
 
-    def __reduce__(self) -> Any:
-        """Mapped tables travel to another process by the folder's name."""
-        if self.place is None:
-            return super().__reduce__()
-        from workbench.data.prepare import open_prepared
-
-        return open_prepared, (self.place,)
-
     @property
     def splits(self) -> list[str]:
         """The splits' names, in the files' order."""
@@ -282,7 +274,7 @@ def plain_name(name: Any, where: str) -> str:
     """A name without folders; DataError for whatever leads elsewhere, or is no file's name."""
     if not isinstance(name, str) or name in ("", ".", "..") or PurePath(name).name != name or "\\" in name:
         raise DataError(f"{where}: a name without folders is expected, not {shown(name)}")
-    if "\0" in name or len(name.encode(errors="replace")) > 255:
+    if "\0" in name or len(name.encode(errors="replace")) > 255 or name != name.encode(errors="replace").decode():
         raise DataError(f"{where}: {shown(name)} is no file's name")
     return name
 

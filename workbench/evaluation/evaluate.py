@@ -15,7 +15,6 @@ from workbench.data.loading import EvaluationBatch, Expression, ReferringDataset
 from workbench.data.transforms import dilated_mask, restore_logits
 from workbench.errors import InterruptedRun
 from workbench.evaluation.scoring import ORDER, score
-from workbench.models.backbones import normalise
 from workbench.models.referring_sam import ReferringSam
 from workbench.models.text_encoder import Tokenizer
 
@@ -61,7 +60,7 @@ def predict(
     """The predicted masks of a batch, each at the size of its own image, as compressed RLE counts."""
     model.eval()
     ids, attention_mask = (t.to(device) for t in tokenizer([e.sentence for e in batch.expressions]))
-    image = normalise(batch.pixels.to(device), batch.content)
+    image = model.normalise(batch.pixels.to(device), batch.content)
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.training.precision)
     with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
         text, text_mask = model.encode_text(ids, attention_mask)

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from segment_anything.modeling import Sam
+from torch import Tensor
 
 from workbench.config import RunConfig
 from workbench.errors import CheckpointError, ConfigError
 from workbench.files import digest_of
 from workbench.models import checkpoints
-from workbench.models.backbones import backbones, build_sam
+from workbench.models.backbones import Backbone, backbones
 from workbench.models.fusion import Sizes, build_fusion, variants
 from workbench.models.image_encoder import FusedImageEncoder
 from workbench.models.referring_sam import ReferringSam
@@ -56,11 +57,13 @@ def check_config(config: RunConfig) -> ReferringSam:
     Raises:
         ConfigError: names the field.
     """
-    shape = backbones[config.backbone.name]
-    if config.backbone.image_size % shape.patch_size:
+    with torch.device("meta"):
+        sam = backbones[config.backbone.name].build(config.backbone.decoder_depth)
+    patch_size = sam.image_encoder.patch_size
+    if config.backbone.image_size % patch_size:
         raise ConfigError(
             "backbone.image_size",
-            f"{config.backbone.image_size} is not a multiple of the patch size, {shape.patch_size}",
+            f"{config.backbone.image_size} is not a multiple of the patch size, {patch_size}",
         )
     _check_frozen_fusion(config)
     if config.training.steps == 0 and not config.start_from.given:
@@ -71,7 +74,6 @@ def check_config(config: RunConfig) -> ReferringSam:
             "true needs an image encoder that does not learn: set training.freeze.image_encoder to true",
         )
     with torch.device("meta"):
-        sam = build_sam(shape, config.backbone.decoder_depth)
         text_encoder = build_from_shape(config.text_encoder, config.machine.checkpoint_root)
         model = _assemble(config, sam, text_encoder)
     if config.training.cache_features and model.image_encoder.first_fused == 0:
@@ -124,14 +126,12 @@ def check_digests(config: RunConfig, stored: Mapping[str, Any], run: str) -> Non
             )
 
 
-def _assemble(config: RunConfig, sam: nn.Module, text_encoder: TextEncoder) -> ReferringSam:
-    vit: Any = sam.image_encoder
-    sizes = Sizes(text_encoder.width, vit.pos_embed.shape[-1], config.text_encoder.max_tokens)
-    fusion = build_fusion(config.fusion, len(vit.blocks), sizes)
+def _assemble(config: RunConfig, sam: Sam, text_encoder: TextEncoder) -> ReferringSam:
+    backbone: Backbone = sam.image_encoder
+    fusion = build_fusion(config.fusion, Sizes(text_encoder.width, backbone.widths, config.text_encoder.max_tokens))
     model = ReferringSam(
-        FusedImageEncoder(vit, fusion, windowed=config.backbone.attention == "windowed"),
-        sam.prompt_encoder,
-        sam.mask_decoder,
+        FusedImageEncoder(backbone, fusion, windowed=config.backbone.attention == "windowed"),
+        sam,
         text_encoder,
         text_encoder.width,
         config.text_encoder.mask_padding,

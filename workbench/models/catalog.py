@@ -74,7 +74,7 @@ _RELEASED_SETTINGS: dict[str, list[dict[str, Any]]] = {
 
 def count(backbone: str, setting: dict[str, Any]) -> VariantRow:
     """One row: a setting's dotted keys on a backbone; where the widths differ, with a text projection."""
-    shape = backbones[backbone]
+    widths = set(_widths(backbone))
     mini = backbone == "vit_mini"
     values: dict[str, Any] = {
         "backbone": {"name": backbone, "checkpoint": None, "image_size": _side(backbone)},
@@ -88,7 +88,7 @@ def count(backbone: str, setting: dict[str, Any]) -> VariantRow:
         for part in inner:
             place = place.setdefault(part, {})
         place[last] = value
-    if not mini and shape.width != BERT_BASE_WIDTH and setting["fusion.variant"] != "default":
+    if not mini and widths != {BERT_BASE_WIDTH} and setting["fusion.variant"] != "default":
         values["fusion"]["text_projection"] = True
     model = check_config(RunConfig.parse(values))
     kind = variants[setting["fusion.variant"]]
@@ -100,6 +100,12 @@ def count(backbone: str, setting: dict[str, Any]) -> VariantRow:
         sum(p.numel() for p in model.parameters() if p.requires_grad),
         _flops(model, values["backbone"]["image_size"]) / 1e9,
     )
+
+
+def _widths(backbone: str) -> tuple[int, ...]:
+    with torch.device("meta"):
+        widths: tuple[int, ...] = backbones[backbone].build().image_encoder.widths
+    return widths
 
 
 def _side(backbone: str) -> int:
@@ -129,7 +135,7 @@ model: {backbone} ({depth} layers of width {width}) at {side} px, {words} text t
 
 In the rules y are the text features, t the text tokens in the image encoder, and P a projector. The layers can be
 chosen for each variant, projector type and initialisation for each that has a projector: see `FusionConfig` in
-[`workbench/sections.py`](../workbench/sections.py).
+[`workbench/config/sections.py`](../workbench/config/sections.py).
 
 | setting | rule | released as | fusion parameters | trainable | GFLOPs |
 """
@@ -137,8 +143,9 @@ chosen for each variant, projector type and initialisation for each that has a p
 
 def as_markdown(backbone: str, rows: list[VariantRow]) -> str:
     """The page of the documentation."""
-    shape, side = backbones[backbone], _side(backbone)
-    head = _PAGE.format(backbone=backbone, depth=shape.depth, width=shape.width, side=side, words=WORDS)
+    widths = _widths(backbone)
+    width = " and ".join(map(str, dict.fromkeys(widths)))
+    head = _PAGE.format(backbone=backbone, depth=len(widths), width=width, side=_side(backbone), words=WORDS)
     lines = [head + "|---|---|---|---:|---:|---:|"]
     lines += [
         f"| `{row.name}` | {row.rule} | {row.source} | {row.fusion_parameters:,} | "

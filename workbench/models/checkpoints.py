@@ -21,7 +21,7 @@ from workbench.config import ASSETS, BUILTIN, BackboneConfig, StartConfig
 from workbench.errors import CheckpointError, MissingCheckpoint
 from workbench.files import digest_of
 from workbench.models import released
-from workbench.models.backbones import SAM_DECODER_DEPTH, backbones, build_sam
+from workbench.models.backbones import SAM_DECODER_DEPTH, backbones
 from workbench.models.fusion import Sizes, build_fusion
 from workbench.models.image_encoder import FusedImageEncoder
 from workbench.models.referring_sam import ReferringSam
@@ -79,7 +79,7 @@ def load_backbone(config: BackboneConfig, root: Path) -> Sam:
     Raises:
         CheckpointError: the file is missing, damaged, not the pinned one, or of another model.
     """
-    sam = build_sam(backbones[config.name], config.decoder_depth)
+    sam = backbones[config.name].build(config.decoder_depth)
     file = locate(config, root)
     if file is not None:
         _check_pin(file, config.checkpoint_sha256)
@@ -133,7 +133,7 @@ def check_backbone(config: BackboneConfig, root: Path) -> None:
     if file is None:
         return
     with torch.device("meta"):
-        sam = build_sam(backbones[config.name], config.decoder_depth)
+        sam = backbones[config.name].build(config.decoder_depth)
     _check_pin(file, config.checkpoint_sha256)
     state = read_state_dict(file)
     check_keys(sam.state_dict(), state, str(file), f"SAM {config.name}", optional=_extra_decoder_layers)
@@ -241,15 +241,12 @@ def load_released(
 
 def assemble_released(sizes: released.ReleasedSizes, text_encoder: TextEncoder | None) -> ReferringSam:
     """The model of a released checkpoint, before its weights: every block global, padding words visible."""
-    sam = build_sam(sizes.backbone, sizes.decoder_depth)
+    sam = sizes.backbone.build(sizes.decoder_depth)
     blocks: Any = sam.image_encoder.blocks
     for block, (rows_h, rows_w) in zip(blocks, sizes.tables, strict=True):
         head_width = block.attn.rel_pos_h.shape[1]
         block.attn.rel_pos_h = nn.Parameter(torch.zeros(rows_h, head_width))
         block.attn.rel_pos_w = nn.Parameter(torch.zeros(rows_w, head_width))
-    fusion_sizes = Sizes(sizes.text_width, sizes.backbone.width, sizes.max_tokens)
-    fusion = build_fusion(sizes.fusion, sizes.backbone.depth, fusion_sizes)
+    fusion = build_fusion(sizes.fusion, Sizes(sizes.text_width, sam.image_encoder.widths, sizes.max_tokens))
     encoder = FusedImageEncoder(sam.image_encoder, fusion, windowed=False)
-    return ReferringSam(
-        encoder, sam.prompt_encoder, sam.mask_decoder, text_encoder, sizes.text_width, mask_padding=False
-    )
+    return ReferringSam(encoder, sam, text_encoder, sizes.text_width, mask_padding=False)

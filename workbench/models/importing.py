@@ -13,6 +13,7 @@ from workbench.errors import CheckpointError
 from workbench.files import digest_of
 from workbench.models import checkpoints, released
 from workbench.models.backbones import backbones
+from workbench.models.backbones.vit import ViTShape
 
 CONFIGURATION = """\
 # Written by: workbench import-released {source} --variant {variant}
@@ -87,6 +88,8 @@ def import_checkpoint(
 def _registered(sizes: released.ReleasedSizes) -> str | None:
     """The backbone whose sizes these are, rel-pos tables included."""
     for name, shape in backbones.items():
+        if not isinstance(shape, ViTShape):
+            continue
         window, whole = 2 * shape.window_size - 1, 2 * (shape.image_size // shape.patch_size) - 1
         tables = tuple((whole,) * 2 if i in shape.global_layers else (window,) * 2 for i in range(shape.depth))
         if asdict(shape) == asdict(sizes.backbone) and tables == sizes.tables:

@@ -106,23 +106,28 @@ _initialisers: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 class LayerProjectors(nn.ModuleDict):
-    """A projector a fused layer, or one for all of them where the type is `shared`."""
+    """A projector per fused layer, or one for all of them where the type is `shared`."""
 
-    def __init__(self, config: ProjectorConfig, in_widths: Mapping[int, int], width: int, released_init: str) -> None:
-        """`in_widths` holds the fused layers and the width of what each projects."""
+    def __init__(
+        self, config: ProjectorConfig, in_widths: Mapping[int, int], widths: Mapping[int, int], released_init: str
+    ) -> None:
+        """`in_widths` holds the width of what each fused layer projects, `widths` that of the tokens it takes."""
         self._shared = config.type == SHARED
-        widths: dict[str, int] = {str(layer): in_width for layer, in_width in in_widths.items()}
+        sizes = {str(layer): (in_width, widths[layer]) for layer, in_width in in_widths.items()}
         if self._shared:
-            if len(set(widths.values())) > 1:
+            if len(set(in_widths.values())) > 1:
                 raise ConfigError(
                     "fusion.projector.type",
-                    f"shared needs one width for all layers, not {sorted(set(widths.values()))}; "
+                    f"shared needs one width for all layers, not {sorted(set(in_widths.values()))}; "
                     "fusion.text_projection: true would make them equal",
                 )
-            widths = {SHARED: next(iter(widths.values()))}
-        super().__init__(
-            {name: build_projector(config, in_width, width, released_init) for name, in_width in widths.items()}
-        )
+            if len(set(sizes.values())) > 1:
+                raise ConfigError(
+                    "fusion.projector.type",
+                    f"shared needs fused layers of one width, not {sorted({width for _, width in sizes.values()})}",
+                )
+            sizes = {SHARED: next(iter(sizes.values()))}
+        super().__init__({name: build_projector(config, *size, released_init) for name, size in sizes.items()})
 
     def of(self, layer: int) -> nn.Module:
         """The projector of a fused layer."""

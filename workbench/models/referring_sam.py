@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from segment_anything.modeling import MaskDecoder, PromptEncoder
+import torch
+from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench.config import FreezeConfig
+from workbench.models.backbones import Observer
 from workbench.models.fusion import Fusion
-from workbench.models.image_encoder import FusedImageEncoder, Observer
+from workbench.models.image_encoder import FusedImageEncoder
 from workbench.models.mask_decoder import DecoderObserver, decode
 from workbench.models.text_encoder import TextEncoder
 
@@ -25,32 +27,37 @@ UNUSED = (
 
 
 class ReferringSam(nn.Module):
-    """F(I, T) = F_d(F_v(I, φ(F_t(T))), F_t(T)).
+    """F(I, T) = F_d(F_v(I, φ(F_t(T))), F_t(T)); images are normalised by `normalise` first.
 
     Args:
         image_encoder: SAM's, with its fusion variant.
-        prompt_encoder, mask_decoder: SAM's own.
+        sam: whose prompt encoder, mask decoder and pixel statistics are taken over.
         text_encoder: None for callers who bring text features of their own.
         text_width: width of the text features.
         mask_padding: whether padding words are hidden from the image encoder and the mask decoder.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(
         self,
         image_encoder: FusedImageEncoder,
-        prompt_encoder: PromptEncoder,
-        mask_decoder: MaskDecoder,
+        sam: Sam,
         text_encoder: TextEncoder | None,
         text_width: int,
         mask_padding: bool = True,
     ) -> None:
         super().__init__()
         self.image_encoder = image_encoder
-        self.prompt_encoder = prompt_encoder
-        self.mask_decoder = mask_decoder
+        self.prompt_encoder = sam.prompt_encoder
+        self.mask_decoder = sam.mask_decoder
         self.text_encoder = text_encoder
-        self.text_proj = nn.Linear(text_width, mask_decoder.transformer_dim)
+        self.text_proj = nn.Linear(text_width, sam.mask_decoder.transformer_dim)
         self.mask_padding = mask_padding
+        # As in Sam: they move with the model and are in no checkpoint.
+        self.register_buffer("pixel_mean", sam.pixel_mean, persistent=False)
+        self.register_buffer("pixel_std", sam.pixel_std, persistent=False)
 
     @property
     def fusion(self) -> Fusion:
@@ -61,6 +68,21 @@ class ReferringSam(nn.Module):
     def caches_embedding(self) -> bool:
         """Whether `before_text` reaches through the neck: no block is fused, and the neck is frozen."""
         return not self.fusion.layers and not any(p.requires_grad for p in self.image_encoder.vit.neck.parameters())
+
+    def normalise(self, pixels: Tensor, content: Tensor | None = None) -> Tensor:
+        """SAM's normalisation of B×3×H×W pixels from 0 to 255, by the `pixel_mean` and `pixel_std` of its channels.
+
+        Args:
+            content: B×4 (top, left, height, width); what lies outside is padding and becomes zero, as SAM pads.
+        """
+        normalised: Tensor = (pixels.float() - self.pixel_mean) / self.pixel_std
+        if content is None:
+            return normalised
+        top, left, height, width = content.to(pixels.device)[:, :, None, None].unbind(1)
+        row = torch.arange(pixels.shape[2], device=pixels.device)[None, :, None]
+        column = torch.arange(pixels.shape[3], device=pixels.device)[None, None, :]
+        inside = (row >= top) & (row < top + height) & (column >= left) & (column < left + width)
+        return normalised * inside[:, None]
 
     def forward(
         self, image: Tensor | None, input_ids: Tensor, attention_mask: Tensor, features: Tensor | None = None

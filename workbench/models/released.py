@@ -12,7 +12,8 @@ from torch import Tensor
 
 from workbench.config import CrossAttentionConfig, FusionConfig
 from workbench.errors import CheckpointError, ConfigError
-from workbench.models.backbones import SAM_DECODER_DEPTH, BackboneShape
+from workbench.models.backbones import SAM_DECODER_DEPTH
+from workbench.models.backbones.vit import ViTShape
 from workbench.models.fusion import variants
 
 StateDict = Mapping[str, Tensor]
@@ -131,7 +132,7 @@ _RENAMED: dict[str, dict[str, str | Callable[[str], str]]] = {
 class ReleasedSizes:
     """All that a released model's tensors say about it."""
 
-    backbone: BackboneShape
+    backbone: ViTShape
     decoder_depth: int
     text_width: int
     max_tokens: int
@@ -153,7 +154,7 @@ class ReleasedSizes:
         backbone = fields["backbone"]
         backbone["global_layers"] = tuple(backbone["global_layers"])
         fields |= {
-            "backbone": BackboneShape(**backbone),
+            "backbone": ViTShape(**backbone),
             "fusion": FusionConfig.model_validate(fields["fusion"]),
             "tables": tuple((h, w) for h, w in fields["tables"]),
         }
@@ -198,7 +199,7 @@ def _sizes_of(model: StateDict, variant: str, decoder_heads: int, fusion_heads: 
         )
     rows = tuple((len(h), len(w)) for h, w in tables)
     global_rows = (2 * grid - 1, 2 * grid - 1)
-    backbone = BackboneShape(
+    backbone = ViTShape(
         width=width,
         depth=depth,
         heads=width // head_width,

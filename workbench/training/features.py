@@ -12,7 +12,6 @@ import torch
 from workbench.config import RunConfig
 from workbench.data.features import FeatureStore
 from workbench.data.loading import ReferringDataset
-from workbench.models.backbones import normalise
 from workbench.models.referring_sam import ReferringSam
 
 Progress = Callable[[int, int], bool]
@@ -44,7 +43,7 @@ def cached_features(
             pixels, content = dataset.placed(images[image_id], flipped)
             squares.append(pixels)
             contents.append(content)
-        image = normalise(torch.stack(squares).to(device), torch.stack(contents))
+        image = model.normalise(torch.stack(squares).to(device), torch.stack(contents))
         with torch.inference_mode(), torch.autocast(device.type, dtype=precision, enabled=precision is not None):
             return model.before_text(image).float()
 

@@ -25,7 +25,7 @@ from workbench.data.images import read_image
 from workbench.data.refer import read_refer
 from workbench.data.scenes import WORDS
 from workbench.data.tables import ReferData
-from workbench.models.backbones import backbones, build_sam, normalise
+from workbench.models.backbones import backbones
 from workbench.models.fusion import Sizes, build_fusion
 from workbench.models.image_encoder import FusedImageEncoder
 from workbench.models.mask_decoder import decode
@@ -71,8 +71,8 @@ def pretrain_sam(out: Path, data_root: Path, recipe: PretrainRecipe, progress: P
     """
     data = _data(data_root, recipe)
     torch.manual_seed(recipe.seed)
-    sam = build_sam(backbones["vit_mini"])
-    encoder = FusedImageEncoder(sam.image_encoder, build_fusion(FusionConfig(), 0, Sizes(1, 1, 1)), windowed=True)
+    sam = backbones["vit_mini"].build()
+    encoder = FusedImageEncoder(sam.image_encoder, build_fusion(FusionConfig(), Sizes(1, (), 1)), windowed=True)
     objects, held = _Objects(data, "train"), _Objects(data, "val")
     rng = np.random.default_rng(recipe.seed)
     optimizer, schedule = _optimizer(sam.parameters(), recipe)
@@ -188,9 +188,9 @@ class _Objects:
         return len(self._image)
 
     def __getitem__(self, index: NDArray[Any]) -> tuple[Tensor, Tensor]:
-        """Normalised pixels B×3×H×W and masks B×H×W."""
+        """Pixels B×3×H×W from 0 to 255 and masks B×H×W."""
         pixels = torch.from_numpy(self._pixels[self._image[index]]).permute(0, 3, 1, 2).float()
-        return normalise(pixels), torch.from_numpy(self._masks[index]).float()
+        return pixels, torch.from_numpy(self._masks[index]).float()
 
 
 def _prompted(
@@ -209,7 +209,7 @@ def _prompted(
         sparse, dense = sam.prompt_encoder(None, torch.from_numpy(_boxes(masks.numpy(), rng)).float(), None)
     return decode(
         sam.mask_decoder,
-        encoder(pixels),
+        encoder(sam.preprocess(pixels)),
         sam.prompt_encoder.get_dense_pe(),
         sparse,
         dense,

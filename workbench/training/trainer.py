@@ -32,7 +32,6 @@ from workbench.evaluation.scoring import ORDER
 from workbench.files import digest_of
 from workbench.models import checkpoints
 from workbench.models.attention_policy import policy_file
-from workbench.models.backbones import normalise
 from workbench.models.build import build_model, check_digests, weights_digests
 from workbench.models.fusion import variants
 from workbench.models.referring_sam import ReferringSam, upsample
@@ -402,7 +401,8 @@ def batch_loss(
     if "features" in batch:
         features = batch["features"].to(device, non_blocking=True).float()
     else:
-        image = normalise(batch["pixels"].to(device, non_blocking=True), batch["content"])
+        bare: Any = getattr(model, "module", model)  # behind the wrapper of several processes
+        image = bare.normalise(batch["pixels"].to(device, non_blocking=True), batch["content"])
     mask = batch["mask"].to(device, non_blocking=True)
     logits = model(image, ids, attention_mask, features)
     with torch.autocast(device.type, enabled=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 from operator import attrgetter
 from typing import ClassVar, Literal
 
@@ -16,10 +17,16 @@ from workbench.registry import Registry
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a variant must fit: widths of the text features and of the image encoder, and the most tokens a text has."""
+    """What a variant must fit.
+
+    Attributes:
+        text_width: of the text features.
+        widths: of the image tokens that enter each block of the image encoder.
+        max_tokens: the most tokens that a text has.
+    """
 
     text_width: int
-    width: int
+    widths: tuple[int, ...]
     max_tokens: int
 
 
@@ -29,10 +36,12 @@ class BlockInput:
 
     Attributes:
         layer: the block's index.
-        text: text features, B×L×C; C is the image encoder's width behind a text projection, else the text's own.
+        text: text features, B×L×C; C is the width of the first fused block behind a text projection, else the text's
+            own.
         text_mask: B×L, True at words and False at padding, or None where padding counts as words.
-        previous: text output of the last fused block, B×L×width; None at the first, and where not `evolves`.
-        image: the image tokens entering the block, B×H×W×width.
+        previous: text output of the last fused block, B×L×(the width that the block after it takes); None at the
+            first, and where not `evolves`.
+        image: the image tokens entering the block, B×H×W×(the block's width).
     """
 
     layer: int
@@ -51,6 +60,8 @@ class Fusion(nn.Module, ABC):
         sizes: what it must fit.
 
     Attributes:
+        widths: of the tokens that each fused block takes, by its index.
+        text_width: of the text features, behind a text projection where there is one.
         rule: the variant in one line, for tables.
         source: its name in the released code, or "ours".
         evolves: whether a fused block's text output is the next fused block's input. Where it is not, the output
@@ -72,28 +83,54 @@ class Fusion(nn.Module, ABC):
         self.layers = layers
         self.text_projection: nn.Module = nn.Identity()
         self.text_width = sizes.text_width
+        self.widths = {layer: sizes.widths[layer] for layer in layers}
         if config.text_projection and layers:
-            self.text_projection = nn.Linear(sizes.text_width, sizes.width)
-            self.text_width = sizes.width
-        self.width = sizes.width
+            self.text_width = self.widths[layers[0]]
+            self.text_projection = nn.Linear(sizes.text_width, self.text_width)
         self.dropout = nn.Dropout(config.dropout)
 
     @abstractmethod
     def tokens(self, block: BlockInput) -> Tensor:
-        """Text tokens that enter a fused block, B×L×width."""
+        """Text tokens that enter a fused block, B×L×(the block's width)."""
 
     def reads_output(self, layer: int) -> bool:
         """Whether anyone reads the text output of this fused block."""
         return self.evolves and layer != self.layers[-1]
 
-    def needs_equal_widths(self, why: str) -> None:
-        """ConfigError where text features and image tokens differ in width."""
-        if self.text_width != self.width:
+    def one_width(self, why: str) -> int:
+        """The width of all fused blocks; ConfigError where they differ."""
+        widths = sorted(set(self.widths.values()))
+        if len(widths) > 1:
+            raise ConfigError(
+                "fusion.layers",
+                f"{why}, but the fused blocks' widths are {' and '.join(map(str, widths))}; fuse blocks of one width",
+            )
+        return widths[0]
+
+    def needs_equal_widths(self, why: str) -> int:
+        """The width of text features and all fused blocks; ConfigError where they differ."""
+        width = self.one_width(why)
+        if self.text_width != width:
             raise ConfigError(
                 "fusion.variant",
-                f"{why}, but the text's width is {self.text_width} and the image encoder's {self.width}; "
+                f"{why}, but the text's width is {self.text_width} and the image encoder's {width}; "
                 "set fusion.text_projection: true",
             )
+        return width
+
+    def previous_widths(self, sizes: Sizes) -> dict[int, int]:
+        """For each fused block but the first, the width of the text output of the fused block before it."""
+        return {layer: sizes.widths[before + 1] for before, layer in pairwise(self.layers)}
+
+    def words_must_fit(self, sizes: Sizes) -> None:
+        """ConfigError where a fused block's text output has another width than the next fused block takes."""
+        for layer, width in self.previous_widths(sizes).items():
+            if width != self.widths[layer]:
+                raise ConfigError(
+                    "fusion.layers",
+                    f"the words come to block {layer}, of width {self.widths[layer]}, with width {width}; fuse the "
+                    "blocks between as well, or take a variant that projects the words before every fused block",
+                )
 
 
 variants: Registry[type[Fusion]] = Registry("fusion variant", "fusion.variant")
@@ -125,15 +162,15 @@ def resolve_layers(
     return rule
 
 
-def build_fusion(config: FusionConfig, depth: int, sizes: Sizes) -> Fusion:
-    """The fusion module that a configuration names.
+def build_fusion(config: FusionConfig, sizes: Sizes) -> Fusion:
+    """The fusion module that a configuration names, for an image encoder with these widths.
 
     Raises:
         ConfigError: an unknown variant, layers that the encoder lacks, widths that do not fit, or a field that is set
             although the variant does not read it (two settings that differ in it alone would be the same).
     """
     kind = variants[config.variant]
-    fusion = kind(config, resolve_layers(config.layers, depth), sizes)
+    fusion = kind(config, resolve_layers(config.layers, len(sizes.widths)), sizes)
     unread = [key for name, keys in OPTIONAL.items() if name not in kind.reads for key in keys]
     for key in unread if fusion.layers else ():
         field = attrgetter(key)

@@ -19,7 +19,9 @@ class EDIT(Fusion):
 
     def __init__(self, config: FusionConfig, layers: tuple[int, ...], sizes: Sizes) -> None:
         super().__init__(config, layers, sizes)
-        self.projector = build_projector(config.projector, self.text_width, self.width, self.released_init)
+        self.words_must_fit(sizes)
+        width = self.widths[layers[0]]
+        self.projector = build_projector(config.projector, self.text_width, width, self.released_init)
 
     def tokens(self, block: BlockInput) -> Tensor:
         """The projected words at the first fused block, later what the blocks made of them."""

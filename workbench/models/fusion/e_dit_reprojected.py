@@ -19,8 +19,8 @@ class ReprojectedEDIT(Fusion):
 
     def __init__(self, config: FusionConfig, layers: tuple[int, ...], sizes: Sizes) -> None:
         super().__init__(config, layers, sizes)
-        in_widths = {layer: self.text_width if layer == layers[0] else self.width for layer in layers}
-        self.projectors = LayerProjectors(config.projector, in_widths, self.width, self.released_init)
+        in_widths = {layers[0]: self.text_width, **self.previous_widths(sizes)}
+        self.projectors = LayerProjectors(config.projector, in_widths, self.widths, self.released_init)
 
     def tokens(self, block: BlockInput) -> Tensor:
         """The words, or the last fused block's text output, as this block's projector sees them."""

@@ -21,10 +21,12 @@ class TokensEDIT(Fusion):
 
     def __init__(self, config: FusionConfig, layers: tuple[int, ...], sizes: Sizes) -> None:
         super().__init__(config, layers, sizes)
-        self.projector = build_projector(config.projector, self.text_width, self.width, self.released_init)
+        self.words_must_fit(sizes)
+        width = self.one_width("e_dit_tokens keeps the tokens of all blocks in one table")
+        self.projector = build_projector(config.projector, self.text_width, width, self.released_init)
         self.table: nn.Parameter | None = None
         if len(layers) > 1:
-            self.table = nn.Parameter(torch.empty(len(layers) - 1, sizes.max_tokens, self.width))
+            self.table = nn.Parameter(torch.empty(len(layers) - 1, sizes.max_tokens, width))
             nn.init.xavier_uniform_(self.table)
 
     def tokens(self, block: BlockInput) -> Tensor:

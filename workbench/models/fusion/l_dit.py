@@ -19,7 +19,7 @@ class LDIT(Fusion):
     def __init__(self, config: FusionConfig, layers: tuple[int, ...], sizes: Sizes) -> None:
         super().__init__(config, layers, sizes)
         in_widths = dict.fromkeys(layers, self.text_width)
-        self.projectors = LayerProjectors(config.projector, in_widths, self.width, self.released_init)
+        self.projectors = LayerProjectors(config.projector, in_widths, self.widths, self.released_init)
 
     def tokens(self, block: BlockInput) -> Tensor:
         """The words as this block's projector sees them."""

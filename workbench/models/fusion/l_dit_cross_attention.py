@@ -28,18 +28,19 @@ class CrossAttentionLDIT(Fusion):
         super().__init__(config, layers, sizes)
         sizes_of = config.cross_attention
         self.evolves = sizes_of.keys == "text"
+        if self.evolves:
+            self.words_must_fit(sizes)
         self.projectors = LayerProjectors(
-            config.projector, dict.fromkeys(layers, self.text_width), self.width, self.released_init
+            config.projector, dict.fromkeys(layers, self.text_width), self.widths, self.released_init
         )
         attending = layers[1:] if self.evolves else layers
-        query_width = self.text_width if self.evolves else self.width
-        self.attentions = nn.ModuleDict(
-            {
-                str(layer): CrossAttention(query_width, self.width, sizes_of.width, sizes_of.heads, config.dropout)
-                for layer in attending
-            }
-        )
-        self.norms = nn.ModuleDict({str(layer): SampleLayerNorm(self.width) for layer in attending})
+
+        def attention(width: int) -> CrossAttention:
+            query_width = self.text_width if self.evolves else width
+            return CrossAttention(query_width, width, sizes_of.width, sizes_of.heads, config.dropout)
+
+        self.attentions = nn.ModuleDict({str(layer): attention(self.widths[layer]) for layer in attending})
+        self.norms = nn.ModuleDict({str(layer): SampleLayerNorm(self.widths[layer]) for layer in attending})
 
     def tokens(self, block: BlockInput) -> Tensor:
         """The projected words and what they saw."""

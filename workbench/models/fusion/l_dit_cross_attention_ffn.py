@@ -20,15 +20,15 @@ class CrossAttentionFFNLDIT(Fusion):
 
     def __init__(self, config: FusionConfig, layers: tuple[int, ...], sizes: Sizes) -> None:
         super().__init__(config, layers, sizes)
-        self.needs_equal_widths("l_dit_cross_attention_ffn adds what it saw to the words themselves")
+        width = self.needs_equal_widths("l_dit_cross_attention_ffn adds what it saw to the words themselves")
         of = config.cross_attention
         self.attentions = nn.ModuleDict(
             {
-                str(layer): CrossAttentionLayer(self.width, of.width, of.heads, of.mlp_width, config.dropout)
+                str(layer): CrossAttentionLayer(width, of.width, of.heads, of.mlp_width, config.dropout)
                 for layer in layers
             }
         )
-        self.norms = nn.ModuleDict({str(layer): SampleLayerNorm(self.width) for layer in layers})
+        self.norms = nn.ModuleDict({str(layer): SampleLayerNorm(width) for layer in layers})
 
     def tokens(self, block: BlockInput) -> Tensor:
         """The words and what they saw."""

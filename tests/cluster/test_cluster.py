@@ -57,7 +57,7 @@ def test_dead_launchers_a_controller_that_restarts_and_no_sacct(
     runs = folders(grid, results)
     dev_cluster.control("stop", "slurmctld")
     said = workbench("status", grid, "--results", results)
-    assert "warning: what was handed over to a cluster is judged by the run folders alone" in said
+    assert "warning: what was submitted to a cluster is judged by the run folders alone" in said
     assert "Traceback" not in said
     refused = workbench("submit", grid, "--results", results, "--profile", usual, check=False)
     assert "error: squeue says: " in refused
@@ -67,7 +67,7 @@ def test_dead_launchers_a_controller_that_restarts_and_no_sacct(
     for run in runs.values():
         assert [e.event for e in run.log().events].count("start") == 1
     assert "sacct" not in without_sacct.calls()
-    assert "nothing to hand over" in workbench("submit", grid, "--results", results, "--profile", usual)
+    assert "nothing to submit" in workbench("submit", grid, "--results", results, "--profile", usual)
 
 
 def test_a_job_that_dies_without_a_word_is_known_to_be_dead(
@@ -110,7 +110,7 @@ def test_a_later_stage_waits_at_slurm_and_begins_from_the_earlier_ones_weights(
     results = tmp_path / "results"
     said = workbench("submit", grid, "--results", results, "--profile", profile("usual"))
     assert "3 runs (3 new)" in said
-    assert said.count("handed over as job") == 2
+    assert said.count("submitted as job") == 2
     now = status(grid, results)
     assert set(now) == {"base", "tuned", "evaluated"}, "the earlier stage is shown, too"
     assert {now[name]["state"] for name in ("tuned", "evaluated")} == {"queued"}

@@ -130,7 +130,7 @@ def test_whatever_happens_to_six_runs_each_ends_as_it_should(
     usual, short = profile("usual"), profile("short", time_minutes=1, signal_seconds=10)
     for only, chosen in (("[!s]*", usual), ("slow", short)):
         said = workbench("submit", grid, "--results", results, "--profile", chosen, "--only", only, package=package)
-        assert "handed over as job" in said
+        assert "submitted as job" in said
     runs = folders(grid, results)
     (snapshot,) = (results / "submissions").glob("code-*")
     cli = package / "workbench" / "cli" / "__init__.py"
@@ -168,7 +168,7 @@ def test_whatever_happens_to_six_runs_each_ends_as_it_should(
     assert "KeyError" in workbench("logs", grid, "buggy", "--results", results)
 
     said = workbench("submit", grid, "--results", results, "--profile", usual)
-    assert "nothing to hand over" in said
+    assert "nothing to submit" in said
     assert "workbench retry" in said
     said = workbench("retry", grid, "--class", "cancelled", "--results", results, "--profile", usual)
     assert "1 runs to train" in said

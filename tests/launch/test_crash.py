@@ -1,4 +1,4 @@
-"""A launcher that is killed anywhere, and two at once: afterwards every run is handed over exactly once."""
+"""A launcher that is killed anywhere, and two at once: afterwards every run is submitted exactly once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from workbench.benchmarks.fake_slurm import FakeSlurm
 from workbench.grids import Grid, load_grid
 from workbench.launch.profiles import Profile
 from workbench.launch.submissions import Submissions
-from workbench.launch.submit import submit_to_slurm
+from workbench.launch.submit import Request
+from workbench.launch.submit import submit as launch
+from workbench.paper.report import report
 
 Write = Callable[..., Path]
 PROFILE = Profile(name="test", backend="slurm", array_size=4)
@@ -32,13 +34,13 @@ def grid(grid_file: Write) -> Grid:
 
 
 def submit(grid: Grid, results: Path) -> None:
-    submit_to_slurm(grid, results, PROFILE, retry=False, prepare=lambda stage: None)
+    launch(grid, Request(results, PROFILE, lambda grid: None, report))
 
 
 def trained_by(slurm: FakeSlurm, results: Path) -> Counter[str]:
     """How many of the queued tasks would train each run, were they all to start now."""
     ledger = Submissions(results)
-    known = {submission.job: submission for submission in ledger.submissions()}
+    known = {submission.job: submission for submission in ledger.all()}
     found: Counter[str] = Counter()
     for job in slurm.jobs():
         submission = known[str(job["name"])]
@@ -110,11 +112,11 @@ def test_two_launchers_at_once_hand_each_run_over_once(grid: Grid, tmp_path: Pat
     results = tmp_path / "results"
     code = (
         "import sys; from pathlib import Path\n"
-        "from workbench.grids import load_grid; from workbench.launch.submit import submit_to_slurm\n"
-        "from workbench.launch.profiles import Profile\n"
+        "from workbench.grids import load_grid; from workbench.launch.submit import Request, submit\n"
+        "from workbench.launch.profiles import Profile; from workbench.paper.report import report\n"
         "grid, profile = load_grid(Path(sys.argv[1])), Profile(name='test', backend='slurm', array_size=4)\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
-        "submit_to_slurm(grid, Path(sys.argv[2]), profile, False, lambda stage: None)"
+        "submit(grid, Request(Path(sys.argv[2]), profile, lambda grid: None, report))"
     )
     launchers = [
         subprocess.Popen([sys.executable, "-c", code, str(grid.file), str(results)], cwd=ROOT, text=True,

@@ -15,8 +15,9 @@ from workbench.launch import epilogue
 from workbench.launch.profiles import Profile
 from workbench.launch.scheduler import SchedulerError
 from workbench.launch.submissions import Submission, Submissions
-from workbench.launch.submit import submit_to_slurm
+from workbench.launch.submit import Request, submit
 from workbench.launch.tasks import STOPPED
+from workbench.paper.report import report
 from workbench.results.folders import RunFolder
 
 CANCELLED = "slurmstepd-n1: error: *** JOB 12 ON n1 CANCELLED AT 2026-01-31T12:00:00"
@@ -49,7 +50,7 @@ def ended(grid_file: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.
     with slurm.on_the_path():
         grid = load_grid(grid_file("settings: {a: {}}\n"))
         profile = Profile(name="test", backend="slurm", retries={"killed": 1, "timeout": 2, "preempted": 9})
-        made = submit_to_slurm(grid, tmp_path / "r", profile, retry=False, prepare=lambda stage: None).made
+        made = submit(grid, Request(tmp_path / "r", profile, lambda grid: None, report)).arrays
         yield Ended(RunFolder(tmp_path / "r", grid.runs()[0].id), made[0].submission, slurm)
 
 
@@ -102,7 +103,7 @@ def test_each_class_is_tried_again_as_often_as_the_profile_says(ended: Ended) ->
     assert [ended.end(140)[2] for _ in range(3)] == [True, True, False]
     assert ended.run.record().ended == {"killed": 3, "timeout": 3}
     with Submissions(ended.run.results).lock():
-        manifest = ended.submission.manifest
+        manifest = ended.submission.manifest.model_dump(mode="json")
         ended.submission = Submissions(ended.run.results).add("grid", [ended.run.name], manifest)
     assert ended.end(137)[2], "a new submission counts anew"
 
@@ -144,7 +145,7 @@ def test_a_controller_that_restarts_is_asked_again(ended: Ended, monkeypatch: py
 
 def test_an_attempt_that_a_later_submission_took_over_says_nothing(ended: Ended) -> None:
     with Submissions(ended.run.results).lock():
-        Submissions(ended.run.results).add("grid", [ended.run.name], ended.submission.manifest)
+        Submissions(ended.run.results).add("grid", [ended.run.name], ended.submission.manifest.model_dump(mode="json"))
     assert epilogue.main(ended.submission.folder, STOPPED, 0.0) == 0
     assert not ended.run.record_file.exists()
 

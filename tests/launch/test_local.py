@@ -14,7 +14,8 @@ import pytest
 
 from tests.conftest import ROOT, last_step
 from workbench.grids import load_grid
-from workbench.launch.local import _environment
+from workbench.launch.local import _environment, training_jobs
+from workbench.launch.plan import plan
 from workbench.results.folders import SUBMISSIONS, RunFolder
 
 Write = Callable[..., Path]
@@ -129,3 +130,18 @@ def test_a_killed_launcher_loses_and_doubles_nothing(grid_file: Write, tmp_path:
         time.sleep(0.1)
     assert run.state() == "completed"
     assert [e.event for e in run.log().events].count("start") == 1
+
+
+def test_jobs_hold_absolute_paths_and_fill_in_threads(
+    grid_file: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    grid = load_grid(
+        grid_file("settings: {a: {machine.data_root: here, machine.threads: 1}, b: {fusion.variant: l_dit}}\n")
+    )
+    planned = plan(grid, tmp_path)
+    monkeypatch.setattr("os.cpu_count", lambda: 14)
+    made = training_jobs(planned, Path("results"), workers=2)
+    assert [job.config["machine"]["threads"] for job in made] == [1, 7]
+    assert made[0].config["machine"]["data_root"] == str(tmp_path / "here")
+    assert made[0].results == str(tmp_path / "results")

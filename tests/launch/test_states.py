@@ -16,7 +16,8 @@ from workbench.launch.scheduler import SchedulerError, Task, _tasks
 from workbench.launch.states import forgiving, look_at_queue
 from workbench.launch.status import failures, statuses
 from workbench.launch.submissions import Submissions
-from workbench.launch.submit import submit_to_slurm
+from workbench.launch.submit import Request, submit
+from workbench.paper.report import report
 from workbench.results.folders import RunFolder
 
 Write = Callable[..., Path]
@@ -25,9 +26,9 @@ PROFILE = Profile(name="test", backend="slurm")
 
 @pytest.fixture
 def handed(grid_file: Write, tmp_path: Path, slurm: FakeSlurm) -> tuple[Grid, Path, RunFolder]:
-    """A grid of one run that was handed over as job 1_0."""
+    """A grid of one run that was submitted as job 1_0."""
     grid = load_grid(grid_file("settings: {a: {}}\n"))
-    submit_to_slurm(grid, tmp_path / "results", PROFILE, retry=False, prepare=lambda stage: None)
+    submit(grid, Request(tmp_path / "results", PROFILE, lambda grid: None, report))
     return grid, tmp_path / "results", RunFolder(tmp_path / "results", grid.runs()[0].id)
 
 
@@ -96,7 +97,7 @@ def test_how_a_job_ended_is_remembered_after_the_scheduler_forgot_it(
     (slurm.folder / "jobs").unlink()
     assert plan(grid, results)[0].state == "cancelled", "cancelled while it waited, and so it stays"
     folder.update(state="running")
-    task = Task(Submissions(results).submissions()[0].job, "1", 0, "NODE_FAIL", None)
+    task = Task(Submissions(results).all()[0].job, "1", 0, "NODE_FAIL", None)
     for seen in ([task], []):
         (planned,) = plan(grid, results, lambda submissions, seen=seen: seen)
         assert (planned.state, planned.run_state.cause) == ("killed", "node_failure")
@@ -109,7 +110,7 @@ def test_a_run_that_waited_for_one_that_failed_is_new_again(
     handed: tuple[Grid, Path, RunFolder], slurm: FakeSlurm
 ) -> None:
     grid, results, _ = handed
-    task = Task(Submissions(results).submissions()[0].job, "1", 0, "CANCELLED", "DependencyNeverSatisfied")
+    task = Task(Submissions(results).all()[0].job, "1", 0, "CANCELLED", "DependencyNeverSatisfied")
     (planned,) = plan(grid, results, lambda submissions: [task])
     assert (planned.state, planned.run_state.message) == ("new", "it waited for a run that failed")
 
@@ -128,7 +129,7 @@ def test_a_scheduler_that_does_not_answer_is_no_reason_to_hand_over_again(
     folder.update(state="running")
     assert plan(grid, results, look)[0].state == "running"
     assert to_train(plan(grid, results, look)) == []
-    assert said[0] == "what was handed over to a cluster is judged by the run folders alone: squeue says: no"
+    assert said[0] == "what was submitted to a cluster is judged by the run folders alone: squeue says: no"
 
 
 def test_failures_are_grouped_by_cause_the_most_frequent_first(
@@ -183,11 +184,11 @@ def test_every_form_in_which_slurm_writes_tasks_is_read() -> None:
 def test_submission_folders_are_private_and_a_later_one_supersedes(handed: tuple[Grid, Path, RunFolder]) -> None:
     grid, results, folder = handed
     ledger = Submissions(results)
-    (first,) = ledger.submissions()
+    (first,) = ledger.all()
     assert first.folder.stat().st_mode & 0o777 == 0o700
     assert ledger.superseded(first.number, folder.name) is None
     with ledger.lock():
         second = ledger.add("grid", [folder.name], {})
     assert second.number == first.number + 1
     assert ledger.superseded(first.number, folder.name) == second.name
-    assert plan(grid, results)[0].state == "new", "the later one was never handed over"
+    assert plan(grid, results)[0].state == "new", "the later one was never submitted"

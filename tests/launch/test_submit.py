@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests import stored
 from tests.conftest import Outcome
 from workbench.benchmarks.fake_slurm import FakeSlurm
 from workbench.grids import load_grid
 from workbench.launch.plan import plan
 from workbench.launch.submissions import Submissions
+from workbench.launch.tasks import ReportTask
+from workbench.paper.report import report
 from workbench.results.folders import RunFolder
 
 Write = Callable[..., Path]
@@ -48,13 +51,13 @@ def test_a_grid_is_handed_over_in_arrays_that_the_cluster_takes(
     done = workbench("submit", grid, *options, "--seeds", "0-4")
     assert done.code == 0, done.err
     assert [job["count"] for job in slurm.jobs()] == [4, 4, 2]
-    assert "handed over as job 1: 4 runs, at most 3 at once" in done.out
-    assert "handed over as job 3: 2 runs, at most 2 at once" in done.out
+    assert "submitted as job 1: 4 runs, at most 3 at once" in done.out
+    assert "submitted as job 3: 2 runs, at most 2 at once" in done.out
     scripts = [Path(str(job["script"])).read_text() for job in slurm.jobs()]
     assert "--array=0-3%3" in scripts[0]
     before = slurm.calls().total()
     again = workbench("submit", grid, *options, "--seeds", "0-4")
-    assert "10 runs (10 queued)\nnothing to hand over" in again.out
+    assert "10 runs (10 queued)\nnothing to submit" in again.out
     assert slurm.calls().total() - before == 1
     more = workbench("submit", grid, *options, "--seeds", "0-5", "--only", "b")
     assert "6 runs (5 queued, 1 new)" in more.out, "a wider grid adds what is new and repeats nothing"
@@ -79,9 +82,9 @@ def test_retry_takes_a_class_and_leaves_the_rest(
     done = workbench("retry", grid, *options, "--class", "out_of_memory,node_failure")
     assert done.code == 0, done.err
     assert "2 runs to train" in done.out
-    assert "1 failed before and are left alone; to take them up: workbench retry" in done.out
+    assert "1 failed before and are left alone; to try them again: workbench retry" in done.out
     assert "--class code_error" in done.out
-    (submission,) = Submissions(tmp_path / "r").submissions()
+    (submission,) = Submissions(tmp_path / "r").all()
     assert len(submission.runs) == 2
     wrong = workbench("retry", grid, *options, "--class", "oom")
     assert wrong.code == 2
@@ -138,7 +141,7 @@ def test_logs_show_what_was_logged_and_printed(
     with folder.claim() as log:
         for step in (1, 2, 3):
             log.write("step", step=step, loss=0.5)
-    (submission,) = Submissions(results).submissions()
+    (submission,) = Submissions(results).all()
     (submission.folder / "1_0_0_log.out").write_text("Traceback\nKeyError: 'x'\n")
     said = workbench("logs", grid, "a", "--results", results, "--lines", "2").out
     assert "step=1" not in said
@@ -154,11 +157,53 @@ def test_a_damaged_submission_is_named(
     grid, results = grid_file("settings: {a: {}}\n"), tmp_path / "r"
     workbench("submit", grid, "--results", results, "--profile", profile)
     (record,) = (results / "submissions").glob("0*/submission.json")
-    record.write_text("{")
-    done = workbench("status", grid, "--results", results)
-    assert done.code == 2
-    assert f"{record}: damaged" in done.err
-    assert "Traceback" not in done.err
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"runs": 4}))
+    for command in ("status", "plan"):
+        done = workbench(command, grid, "--results", results)
+        assert done.code == 0
+        assert f"warning: {record}: damaged (runs: 4 is not valid" in done.err
+    refused = workbench("submit", grid, "--results", results, "--profile", profile)
+    assert refused.code == 2, "nobody knows what waits in the queue"
+    assert f"error: {record}: damaged (runs: 4 is not valid" in refused.err
+    assert "tiny: 1 runs (1 new)" in refused.out
+    assert len(slurm.jobs()) == 1
+
+
+def test_a_report_shows_the_grid_as_it_was_submitted_and_says_that_its_file_has_changed(
+    workbench: Command, grid_file: Write, tmp_path: Path, slurm: FakeSlurm, profile: Path
+) -> None:
+    text = "settings: {a: {}, b: {fusion.variant: l_dit}}\nbaseline: a\nthen: [table]\n"
+    file, results = grid_file(text), tmp_path / "r"
+    submitted = load_grid(file)
+    assert workbench("submit", file, "--results", results, "--profile", profile, "--only", "b").code == 0
+    (job,) = [submission for submission in Submissions(results).all() if submission.is_report]
+    for config in submitted.settings.values():
+        for seed in (0, 1):
+            stored.complete(results, config, seed)
+    file.write_text(
+        file.read_text().replace("a: {}", "other: {fusion.variant: e_dit}").replace("title: tiny", "title: new")
+    )
+    ReportTask(str(job.folder), report)()
+    table = (results / "grid" / "table.md").read_text()
+    assert table.startswith("## tiny\n")
+    assert "| a " in table
+    assert "b − a" in table, "also the settings that --only left out"
+    assert f"This is the grid as it was submitted; changed or removed since: {file}." in table
+    assert "other" not in table
+    document = json.loads((results / "grid" / "table.json").read_text())
+    assert document["seeds"] == {"a": [0, 1], "b": [0, 1]}
+    assert document["changed_since_submission"] == [str(file)]
+
+
+def test_status_shows_every_seed_that_exists(workbench: Command, grid_file: Write, tmp_path: Path) -> None:
+    file = grid_file("settings: {a: {}}\n")
+    config = load_grid(file).settings["a"]
+    for seed in (1, 4):
+        stored.complete(tmp_path / "r", config, seed)
+    every = json.loads(workbench("status", file, "--results", tmp_path / "r", "--json").out)
+    assert [(run["seed"], run["state"]) for run in every] == [(0, "new"), (1, "completed"), (4, "completed")]
+    chosen = json.loads(workbench("status", file, "--results", tmp_path / "r", "--seeds", "1,2", "--json").out)
+    assert [(run["seed"], run["state"]) for run in chosen] == [(1, "completed"), (2, "new")]
 
 
 def test_a_later_stage_waits_for_what_it_needs_alone_and_the_report_for_all(
@@ -181,10 +226,10 @@ def test_a_later_stage_waits_for_what_it_needs_alone_and_the_report_for_all(
     more = workbench("submit", grid, *options, "--seeds", "2", "--only", "plain")
     assert more.code == 0, more.err
     (last,) = re.findall(r"--dependency=\"?'?([\w:]+)", Path(str(slurm.jobs()[-1]["script"])).read_text())
-    assert last == "afterany:2_0:2_1:3_0:4_0:6_0", "a wider grid's report waits for what was handed over before, too"
+    assert last == "afterany:2_0:2_1:3_0:4_0:6_0", "a wider grid's report waits for what was submitted before, too"
     again = workbench("submit", grid, *options)
     assert len(slurm.jobs()) == 7, "nothing new, and its report is on its way"
-    assert "nothing to hand over" in again.out
+    assert "nothing to submit" in again.out
 
 
 def test_a_needed_run_that_is_trained_elsewhere_or_failed_is_named(

@@ -228,7 +228,7 @@ def test_a_warning_becomes_a_line_of_the_log(tmp_path: Path, make_config: Callab
     folder = RunFolder.of(tmp_path, make_config(), 0)
 
     def report(event: dict[str, Any]) -> None:
-        if event["event"] == "start":
+        if event.event == "start":
             warnings.warn("slow\nand long", RuntimeWarning, stacklevel=1)
 
     with pytest.warns(RuntimeWarning, match="slow"):

@@ -1,4 +1,4 @@
-"""`workbench bench launch`: a grid of 1,000 runs handed to Slurm, followed and handed over again; nothing is trained.
+"""`workbench bench launch`: a grid of 1,000 runs handed to Slurm, followed and submitted again; nothing is trained.
 
 With `--fake-scheduler`, or where no Slurm answers, a stand-in queues the runs; a real one holds them, and they are
 cancelled in the end. Every scheduler command is counted.

@@ -1,4 +1,4 @@
-"""The Slurm backend: job arrays through submitit, each recorded before it is handed over."""
+"""The Slurm backend: job arrays through submitit, each recorded before it is submitted."""
 
 from __future__ import annotations
 

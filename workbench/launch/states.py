@@ -1,4 +1,4 @@
-"""Where a run stands: its folder, what was handed over, and one look at the scheduler, put together."""
+"""Where a run stands: its folder, what was submitted, and one look at the scheduler, put together."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RunState:
     Attributes:
         cause: a failure class, for a run that ended before it was completed.
         message: the first line of what ended it, or why it waits.
-        task: the newest job handed over for it, if the scheduler still knows it.
+        task: the newest job submitted for it, if the scheduler still knows it.
     """
 
     state: State
@@ -34,7 +34,7 @@ class RunState:
 
 
 def look_at_queue(submissions: Sequence[Submission]) -> list[Task]:
-    """The controller's view of what was handed over."""
+    """The controller's view of what was submitted."""
     return scheduler.queue([s.job for s in submissions])
 
 
@@ -46,16 +46,16 @@ def forgiving(look: Look, warn: Callable[[str], None] = lambda warning: None) ->
             scheduler.check_available()
             return look(submissions)
         except scheduler.SchedulerError as error:
-            warn(f"what was handed over to a cluster is judged by the run folders alone: {error}")
+            warn(f"what was submitted to a cluster is judged by the run folders alone: {error}")
             return None
 
     return looked
 
 
 def run_states(folders: Sequence[RunFolder], results: Path, look: Look, warn: Warn | None = None) -> list[RunState]:
-    """Where runs stand, with at most one call to the scheduler, and none where nothing was handed over.
+    """Where runs stand, with at most one call to the scheduler, and none where nothing was submitted.
 
-    Where `look` cannot see (it returns None), a run that was handed over counts as queued, or running if it says so.
+    Where `look` cannot see (it returns None), a run that was submitted counts as queued, or running if it says so.
     """
     handed = latest(Submissions(results).all(warn))
     done = {f.name for f in folders if f.name in handed and _completed(f)}
@@ -113,7 +113,7 @@ def _unseen(folder: RunFolder) -> RunState:
     said = _run_state(folder, None)
     if said.state in ("new", "killed"):
         state: State = "queued" if said.state == "new" else "running"
-        return RunState(state, message="handed over to a cluster that does not answer")
+        return RunState(state, message="submitted to a cluster that does not answer")
     return said
 
 

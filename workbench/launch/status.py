@@ -24,7 +24,7 @@ class RunStatus:
         rate: expressions a second.
         seconds_left: of training, without the evaluation.
         error: first line of what ended it, or why it waits.
-        job: the scheduler's id of the job handed over last, while it is known there.
+        job: the scheduler's id of the job submitted last, while it is known there.
         restarts: how often it was taken up again.
         damage: lines of its log that cannot be read.
     """
@@ -75,7 +75,7 @@ def refreshed(planned: Sequence[PlannedRun]) -> list[RunStatus]:
 
 
 def all_statuses(results: Path, look: Look = look_at_queue, warn: Warn | None = None) -> list[RunStatus]:
-    """Every run of a results folder, and what was handed over but has not begun."""
+    """Every run of a results folder, and what was submitted but has not begun."""
     names = {folder.name for folder in all_runs(results)}
     submitted = {run for submission in Submissions(results).all(warn) for run in submission.runs}
     names |= {run for run in submitted if _is_run(run)}

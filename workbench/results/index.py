@@ -38,7 +38,7 @@ def indexed_rows(results: Path, rows_of: RowsOf, columns: list[str]) -> pd.DataF
 
     stamps = dict(_stamps(results / RUNS))
     index = _read(results / INDEX)
-    kept = None if index is None else index[_unchanged(index, stamps)]
+    kept = None if index is None or index.empty else index.loc[_unchanged(index, stamps)]
     known = set() if kept is None else set(kept["run"])
     changed = [run for run in stamps if run not in known]
     if kept is not None and index is not None and not changed and len(kept) == len(index):

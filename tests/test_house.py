@@ -1,4 +1,4 @@
-"""The project's own promises: one import direction, and commands in the README that exist."""
+"""The project's own promises: imports, prints and exits, sizes of files, tests of modules, names in the README."""
 
 from __future__ import annotations
 
@@ -73,3 +73,99 @@ def test_only_cli_prints_or_exits() -> None:
             if word in PRINTING | EXITING and not own:
                 uses.append(f"{name}:{node.lineno} {word}")  # type: ignore[attr-defined]
     assert uses == []
+
+
+LONGEST_FILE = 400
+
+
+def test_no_file_is_longer_than_a_reader_can_hold() -> None:
+    files = [file for room in ("workbench", "tests") for file in sorted((ROOT / room).rglob("*.py"))]
+    lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in files}
+    assert {file: length for file, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+COVERED_BY = {
+    "benchmarks/": "benchmarks/test_benchmarks.py",
+    "benchmarks/fake_slurm.py": "launch/test_states.py",
+    "cli/cluster.py": "launch/test_submit.py",
+    "cli/options.py": "cli/test_runs.py",
+    "cli/outputs.py": "paper/test_tables.py",
+    "config/sections.py": "config/test_run.py",
+    "data/check.py": "data/test_prepare.py",
+    "data/counts.py": "data/test_prepare.py",
+    "data/datasets.py": "data/test_prepare.py",
+    "data/features.py": "training/test_features.py",
+    "data/images.py": "data/test_refer.py",
+    "data/language.py": "data/test_scenes.py",
+    "data/pickles.py": "data/test_forms.py",
+    "data/sampling.py": "data/test_loading.py",
+    "data/tables.py": "data/test_prepare.py",
+    "data/transforms.py": "data/test_augment.py",
+    "errors.py": "test_failures.py",
+    "evaluation/scoring.py": "evaluation/test_metrics.py",
+    "files.py": "results/test_folders.py",
+    "launch/doctor.py": "cluster/test_cluster.py",
+    "launch/housekeeping.py": "launch/test_submit.py",
+    "launch/scheduler.py": "launch/test_states.py",
+    "launch/slurm.py": "launch/test_profiles.py",
+    "launch/status.py": "launch/test_states.py",
+    "launch/submissions.py": "launch/test_submit.py",
+    "launch/tasks.py": "launch/test_epilogue.py",
+    "models/attention_policy.py": "models/test_attention.py",
+    "models/backbones.py": "models/test_image_encoder.py",
+    "models/build.py": "models/test_checkpoints.py",
+    "models/chunked_attention.py": "models/test_attention.py",
+    "models/cross_attention.py": "models/test_released.py",
+    "models/fusion/": "models/test_released.py",
+    "models/mask_decoder.py": "models/test_released.py",
+    "models/projectors.py": "models/test_released.py",
+    "models/referring_sam.py": "models/test_released.py",
+    "paper/breakdowns.py": "paper/test_figures.py",
+    "paper/examples.py": "paper/test_figures.py",
+    "paper/style.py": "paper/test_figures.py",
+    "results/provenance.py": "training/test_train.py",
+    "training/schedule.py": "training/test_losses.py",
+    "training/state.py": "training/test_train.py",
+    "training/trainer.py": "training/test_train.py",
+    "validation.py": "config/test_run.py",
+}
+"""Modules (or all those of a room) without a test file of their own, with the file that tests them."""
+
+
+def test_every_module_has_its_tests() -> None:
+    tests, package = ROOT / "tests", ROOT / "workbench"
+    modules = [file.relative_to(package) for file in package.rglob("*.py") if file.name != "__init__.py"]
+    untested = []
+    for module in sorted(modules):
+        mirrored = tests / module.parent / f"test_{module.name}"
+        if not (mirrored.is_file() or str(module) in COVERED_BY or f"{module.parent}/" in COVERED_BY):
+            untested.append(str(module))
+        elif mirrored.is_file() and str(module) in COVERED_BY:
+            untested.append(f"{module} has a test file now, so it needs no entry")
+    assert untested == []
+    assert [entry for entry in COVERED_BY if not (package / entry).exists()] == []
+    assert [file for file in COVERED_BY.values() if not (tests / file).is_file()] == []
+
+
+def expects(function: ast.FunctionDef, helpers: dict[str, ast.FunctionDef], seen: frozenset[str] = frozenset()) -> bool:
+    """Whether it asserts or waits for an error, itself or in a helper of its file."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assert):
+            return True
+        if isinstance(node, ast.Call):
+            name = dotted(node.func)
+            if name.rpartition(".")[2] in ("raises", "warns", "fail") or ".assert_" in name:
+                return True
+            if name in helpers and name not in seen and expects(helpers[name], helpers, seen | {name}):
+                return True
+    return False
+
+
+def test_every_test_expects_something() -> None:
+    idle = []
+    for file in sorted((ROOT / "tests").rglob("test_*.py")):
+        functions = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.FunctionDef)]
+        helpers = {function.name: function for function in functions}
+        tests = [function for function in functions if function.name.startswith("test_")]
+        idle += [f"{file.relative_to(ROOT)}: {test.name}" for test in tests if not expects(test, helpers)]
+    assert idle == []

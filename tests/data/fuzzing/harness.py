@@ -47,6 +47,15 @@ SECONDS = 20
 MEMORY = 2 * 1024**3
 """Of address space beyond what the libraries take."""
 MOST_DEATHS = 40
+SLOW_TO_LOAD = (
+    "workbench.cli",
+    "workbench.data.check",
+    "workbench.data.counts",
+    "workbench.data.datasets",
+    "workbench.evaluation.predictions",
+    "workbench.paper.breakdowns",
+)
+"""Loaded once, before the guard is on: torch and pyarrow load libraries and read the time zone."""
 
 
 class Hang(BaseException):
@@ -270,13 +279,6 @@ def _listing(scratch: Path) -> frozenset[str]:
     return frozenset(here | {f"outside/{entry.name}" for entry in os.scandir(scratch / "outside")})
 
 
-LOADED_BEFORE = (
-    "workbench.cli", "workbench.data.check", "workbench.data.counts", "workbench.data.datasets",
-    "workbench.evaluation.predictions", "workbench.paper.breakdowns",
-)  # fmt: skip
-"""What takes seconds to load is loaded once, in the process that all others are forked from."""
-
-
 def main(scratch: Path, only: str = "", times: int = 1) -> int:
     outside = scratch / "outside"
     outside.mkdir(parents=True)
@@ -286,8 +288,9 @@ def main(scratch: Path, only: str = "", times: int = 1) -> int:
     sys.path.append(str(outside))
     outcomes = scratch / "outcomes.jsonl"
     outcomes.touch()
-    for module in LOADED_BEFORE:
-        importlib.import_module(module)
+    for name in SLOW_TO_LOAD:
+        importlib.import_module(name)
+
     first = 0
     for process in range(1, MOST_DEATHS + 1):
         (scratch / "at.json").write_text("null")

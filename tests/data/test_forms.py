@@ -13,8 +13,9 @@ import pytest
 from tests.data import fixtures
 from tests.data.fixtures import PICKLES, SENTENCES, SPLITS, mask_of
 from workbench.data import masks
+from workbench.data.datasets import find
 from workbench.data.pickles import load_plain
-from workbench.data.refer import find, read
+from workbench.data.readers import read
 from workbench.data.tables import UNKNOWN, ReferData
 from workbench.errors import DataError
 
@@ -103,7 +104,7 @@ def test_grefcoco_leaves_crowds_out_of_a_target(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ann_id": []}, r"ann_id: is empty; \[-1\] means that nothing is meant"),
+        ({"ann_id": []}, r"ann_id: is empty; \[-1\] marks a no-target expression"),
         ({"ann_id": [True]}, r"ann_id: a whole number is expected, not True"),
         ({"ann_id": 100}, r"ann_id: a list is expected, not int"),
         ({"ann_id": [100, -1]}, r"no annotation with id -1"),

@@ -10,10 +10,9 @@ import torch
 
 from workbench.config import DataConfig, RefshapesRecipe, RunConfig
 from workbench.data import masks, refshapes
-from workbench.data.datasets import open_data, open_dataset
+from workbench.data.datasets import open_data, open_dataset, read_refer
 from workbench.data.language import swap_left_right
 from workbench.data.loading import ReferringDataset, evaluation_batches, steps_per_epoch, training_loader
-from workbench.data.refer import read_refer
 from workbench.data.sampling import StepSampler
 from workbench.data.transforms import (
     Placement,

@@ -18,11 +18,11 @@ from workbench.benchmarks import full_size
 from workbench.config import DataConfig, RefshapesRecipe, RunConfig
 from workbench.data import counts, datasets, refshapes
 from workbench.data.check import check
-from workbench.data.datasets import open_data, open_dataset, pinned
+from workbench.data.datasets import find, open_data, open_dataset, pinned
 from workbench.data.loading import ReferringDataset, training_loader
 from workbench.data.prepare import prepare
 from workbench.data.prepared import NotPrepared, open_prepared, prepared_folder
-from workbench.data.refer import find, read
+from workbench.data.readers import read
 from workbench.data.tables import ReferData
 from workbench.errors import DataError
 

@@ -10,9 +10,9 @@ import pytest
 
 from tests.data import fixtures
 from workbench.config import DataConfig
-from workbench.data.datasets import open_data
+from workbench.data.datasets import find, open_data
 from workbench.data.prepared import NotPrepared, open_prepared, read_record
-from workbench.data.refer import find, read
+from workbench.data.readers import read
 from workbench.errors import DataError
 
 
@@ -35,7 +35,7 @@ def change(place: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     [
         (lambda d: d.pop("digest"), "digest: is required"),
         (lambda d: d.update(name=7), "name: 7 is not valid"),
-        (lambda d: d.update(form="other"), "form: 'other' is not valid"),
+        (lambda d: d.update(form="other"), "form: unknown form 'other'; known: refs, grefs, released"),
         (lambda d: d.update(notes=["a", 1]), "notes.1: 1 is not valid"),
         (lambda d: d.update(notes="none"), "notes: 'none' is not valid"),
         (lambda d: d.update(sources={}), "sources: "),

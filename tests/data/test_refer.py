@@ -13,8 +13,8 @@ from pycocotools import mask as coco_mask
 
 from workbench.config import RefshapesRecipe
 from workbench.data import masks, refshapes
+from workbench.data.datasets import read_refer
 from workbench.data.images import read_image
-from workbench.data.refer import read_refer
 from workbench.errors import DataError
 
 

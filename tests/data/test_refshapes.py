@@ -10,8 +10,9 @@ import pytest
 
 from workbench.config import RefshapesRecipe
 from workbench.data import masks, refshapes
+from workbench.data.datasets import find, read_refer
 from workbench.data.images import read_image
-from workbench.data.refer import find, read, read_refer
+from workbench.data.readers import read
 from workbench.data.scenes import COLOURS, HELD_OUT, RADII
 from workbench.errors import DataError
 

@@ -11,8 +11,9 @@ from pycocotools import mask as coco_mask
 
 from tests.data import fixtures
 from workbench.data import masks
+from workbench.data.datasets import find
 from workbench.data.loading import Expressions
-from workbench.data.refer import find, read
+from workbench.data.readers import read
 from workbench.data.tables import ReferData
 from workbench.errors import DataError
 from workbench.evaluation.metrics import summarise

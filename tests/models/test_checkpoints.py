@@ -182,7 +182,7 @@ def test_the_shipped_weights_segment_from_a_click(data_root: Path) -> None:
     import json
 
     from workbench.config import ASSETS, FusionConfig
-    from workbench.data.refer import read_refer
+    from workbench.data.datasets import read_refer
     from workbench.models.fusion import Sizes, build_fusion
     from workbench.models.image_encoder import FusedImageEncoder
     from workbench.training.pretrain import _Objects, _prompt_miou

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from workbench.config import RefshapesRecipe, RunConfig
 from workbench.data import refshapes
-from workbench.data.refer import find, read
+from workbench.data.datasets import find
+from workbench.data.readers import read
 from workbench.data.tables import ReferData
 from workbench.errors import CheckpointError, DivergedError, InterruptedRun
 from workbench.files import digest_of

@@ -33,11 +33,11 @@ from workbench.benchmarks import full_size
 from workbench.benchmarks.race import Report, in_fresh_process, in_words, most_resident, race
 from workbench.config import AugmentationConfig, DataConfig
 from workbench.data.augment import draw
+from workbench.data.datasets import find
 from workbench.data.loading import ReferringDataset, training_loader
 from workbench.data.pickles import load_plain
 from workbench.data.prepare import prepare
 from workbench.data.prepared import open_prepared, prepared_folder
-from workbench.data.refer import find
 
 SIDE, BATCH, EXAMPLES, ROUNDS = 512, 64, 48, 7
 CONFIG = DataConfig(

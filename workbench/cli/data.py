@@ -139,8 +139,7 @@ def data_show(
 
 
 def _source(name: str, root: Path, split_by: str | None) -> Any:
-    from workbench.data.datasets import datasets
-    from workbench.data.refer import find
+    from workbench.data.datasets import datasets, find
     from workbench.data.tables import plain_name
     from workbench.errors import DataError
     from workbench.registry import unknown_name
@@ -160,7 +159,7 @@ def open_named(name: str, root: Path, split_by: str | None) -> tuple[ReferData, 
     Images are not looked at: a broken one must not be in the way of finding it.
     """
     from workbench.data.prepared import NotPrepared, open_prepared, prepared_folder
-    from workbench.data.refer import read
+    from workbench.data.readers import read
     from workbench.data.tables import plain_name
 
     plain_name(name, "NAME")

@@ -5,23 +5,23 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.config import DataConfig, RunConfig
 from workbench.data import refshapes
+from workbench.data.images import check_images_are_there
 from workbench.data.prepare import prepare
 from workbench.data.prepared import NotPrepared, open_prepared, prepared_digest, prepared_folder, read_record
-from workbench.data.refer import Source, check_images_are_there, find, read
+from workbench.data.readers import Source, read, readers
 from workbench.data.tables import Progress, ReferData
 from workbench.errors import DataError
 from workbench.registry import Registry
 
 Folder = Callable[[DataConfig, Path, Progress | None], Path]
 """The folder of a data set's annotations under a root; made first where it is procedural."""
-datasets: Registry[Folder] = Registry("data set", "data.dataset")
 
 
-@datasets.register("refshapes")
 def _refshapes(config: DataConfig, root: Path, progress: Progress | None) -> Path:
     assert config.recipe is not None
     return refshapes.ensure(root, config.recipe, progress)
@@ -31,8 +31,51 @@ def _folder_of_that_name(config: DataConfig, root: Path, progress: Progress | No
     return root / config.dataset
 
 
-for _name in ("refcoco", "refcoco+", "refcocog", "grefcoco"):
-    datasets.register(_name)(_folder_of_that_name)
+@dataclass(frozen=True)
+class Dataset:
+    """A data set that a configuration may name.
+
+    Attributes:
+        forms: in which its files may come, the preferred one first; see `readers`.
+        folder: where they lie.
+    """
+
+    forms: tuple[str, ...]
+    folder: Folder = _folder_of_that_name
+
+
+datasets: Registry[Dataset] = Registry("data set", "data.dataset")
+datasets.register("refshapes")(Dataset(("refs", "grefs"), _refshapes))
+datasets.register("refcoco")(Dataset(("refs", "released")))
+datasets.register("refcoco+")(Dataset(("refs", "released")))
+datasets.register("refcocog")(Dataset(("refs", "released")))
+datasets.register("grefcoco")(Dataset(("grefs", "released")))
+
+
+def find(folder: Path, name: str, split_by: str) -> Source:
+    """The files of a data set, in the first of its forms that is there; for an unknown name every reader is asked.
+
+    Raises:
+        DataError: there are none; names what was looked for, and other splits' files that are there.
+    """
+    forms = datasets[name].forms if name in datasets else tuple(readers)
+    sources = {form: readers[form].source(folder, name, split_by) for form in forms}
+    for source in sources.values():
+        if source.is_there:
+            return source
+    others = {form: readers[form].of_any_split(folder) for form in forms}
+    wanted = sources[next((form for form in forms if others[form]), forms[0])]
+    missing = next(file for file in wanted.files if not file.is_file())
+    names = sorted(file for files in others.values() for file in files)
+    also = f"; there is {', '.join(names)}, see data.split_by" if names and missing == wanted.files[-1] else ""
+    raise DataError(f"missing file {missing} (annotations of {name}, split by {split_by}){also}")
+
+
+def read_refer(folder: Path, name: str, split_by: str) -> ReferData:
+    """Read a data set from the files in a folder, see `find` and `read`; every image must be there."""
+    data = read(find(folder, name, split_by))
+    check_images_are_there(data)
+    return data
 
 
 def open_dataset(config: RunConfig, progress: Progress | None = None) -> ReferData:
@@ -64,7 +107,7 @@ def open_data(config: DataConfig, root: Path, progress: Progress | None = None) 
 
     Where nothing can be written under the root, the original files are read, once a process.
     """
-    folder = datasets[config.dataset](config, root, progress)
+    folder = datasets[config.dataset].folder(config, root, progress)
     place = prepared_folder(root, folder.name, config.split_by)
     try:
         source = find(folder, config.dataset, config.split_by)

@@ -1,23 +1,28 @@
-"""Image files: their size without decoding, and their pixels; formats that photographs come in, and no others."""
+"""Image files: where they lie, their size without decoding, and their pixels; only formats that photographs come in."""
 
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
 from workbench.data.masks import MOST_PIXELS
+from workbench.data.tables import ReferData
 from workbench.errors import DataError
 
 if TYPE_CHECKING:
     import torch
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+IMAGE_FOLDERS = ("images", "../images/train2014", "../images/mscoco/images/train2014", "../images/coco", "../train2014")
+"""Where images are looked for, relative to the annotations' folder."""
 
 
 def image_size(file: Path) -> tuple[int, int]:
@@ -94,3 +99,24 @@ def _named(error: Exception) -> str:
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     # torchvision names its own source file before the reason.
     return text.rpartition(": ")[2][:200] if "decode_jpeg" in text else text[:200]
+
+
+def find_image_folder(folder: Path) -> Path:
+    """Where the images of annotations in a folder lie; DataError names the places that were looked at."""
+    # Without resolving "..": of the released form there may be no such folder.
+    places = [Path(os.path.normpath(folder / name)) for name in IMAGE_FOLDERS]
+    image_folder = next((place for place in places if place.is_dir()), None)
+    if image_folder is None:
+        raise DataError(f"missing image folder of {folder}; looked for {', '.join(map(str, places))}")
+    return image_folder
+
+
+def check_images_are_there(data: ReferData) -> None:
+    """DataError names the first image that an expression needs and that is not in the folder."""
+    with os.scandir(data.image_folder) as entries:
+        present = {entry.name for entry in entries}
+    rows = pc.unique(data.expressions["image_row"]).to_numpy()
+    missing = [name for name in data.images["file_name"].take(np.sort(rows)).to_pylist() if name not in present]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise DataError(f"missing image {missing[0]}{more} in {data.image_folder}")

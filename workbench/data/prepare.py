@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from workbench.data import tables
-from workbench.data.images import image_size
+from workbench.data.images import check_images_are_there, image_size
 from workbench.data.prepared import (
     RECORD,
     TABLES,
@@ -23,7 +23,7 @@ from workbench.data.prepared import (
     open_prepared,
     stamp,
 )
-from workbench.data.refer import Source, check_images_are_there, read
+from workbench.data.readers import Source, read
 from workbench.data.tables import Progress, ReferData
 from workbench.errors import DataError
 from workbench.files import digest_of, made_whole, write_atomically

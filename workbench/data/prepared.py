@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
+from pydantic import AfterValidator
 
 from workbench.data import tables
-from workbench.data.refer import Form
+from workbench.data.readers import readers
 from workbench.data.tables import ReferData
 from workbench.errors import DataError
 from workbench.files import digest_of
+from workbench.registry import unknown_name
 from workbench.validation import DamagedFile, Mistake, Moment, Record, Whole
 from workbench.validation import read_record as read_any_record
 
@@ -50,6 +52,12 @@ class MaskFolder(Record):
     mtime_ns: int
 
 
+def _known_form(form: str) -> str:
+    if form not in readers:
+        raise ValueError(unknown_name("form", form, list(readers)))
+    return form
+
+
 class PreparedRecord(Record):
     """The content of prepared.json; paths are relative to its folder.
 
@@ -66,7 +74,7 @@ class PreparedRecord(Record):
     format: int
     name: str
     split_by: str
-    form: Form
+    form: Annotated[str, AfterValidator(_known_form)]
     sources: tuple[SourceFile, ...]
     masks: MaskFolder | None = None
     folder: str

@@ -12,7 +12,7 @@ import pandas as pd
 
 from workbench.data import masks
 from workbench.data.loading import Expressions
-from workbench.data.refer import read_json
+from workbench.data.readers.items import read_json
 from workbench.data.tables import ReferData
 from workbench.errors import DataError, shown
 from workbench.evaluation.metrics import summarise

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from workbench.config import FusionConfig, RefshapesRecipe
 from workbench.data import masks as rle_masks
 from workbench.data import refshapes
+from workbench.data.datasets import read_refer
 from workbench.data.images import read_image
-from workbench.data.refer import read_refer
 from workbench.data.scenes import WORDS
 from workbench.data.tables import ReferData
 from workbench.models.backbones import backbones

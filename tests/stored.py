@@ -18,12 +18,12 @@ KINDS = ("attribute", "place", "attribute", "relation")
 
 
 def expressions(splits: Sequence[str], draw: int, images: int = 5, per_image: int = 3) -> pd.DataFrame:
-    """Evaluated expressions of made-up images; `draw` decides the areas, and nothing else."""
-    rng = np.random.default_rng(draw)
+    """Evaluated expressions of made-up images; `draw` decides what was predicted, and nothing else."""
+    rng, ground_truth = np.random.default_rng(draw), np.random.default_rng(0)
     rows = []
     for s, split in enumerate(splits):
         for number in range(images * per_image):
-            target, predicted = (int(area) for area in rng.integers(50, 400, 2))
+            target, predicted = int(ground_truth.integers(50, 400)), int(rng.integers(50, 400))
             intersection = int(rng.integers(0, min(target, predicted) + 1))
             rows.append(
                 {

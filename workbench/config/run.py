@@ -27,7 +27,7 @@ from workbench.config.sections import (
     TextEncoderConfig,
     TrainingConfig,
 )
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, shown
 from workbench.files import digest_of
 from workbench.validation import first_mistake
 
@@ -145,7 +145,7 @@ def difference(one: Any, other: Any, key: str = "") -> list[str]:
         return [
             line for name in names for line in difference(one.get(name), other.get(name), f"{key}.{name}".lstrip("."))
         ]
-    return [] if one == other else [f"{key}: {one!r} -> {other!r}"]
+    return [] if one == other else [f"{key}: {shown(one)} -> {shown(other)}"]
 
 
 def _pinned(section: Mapping[str, Any], key: str, asset: Path) -> str:

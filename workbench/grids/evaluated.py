@@ -106,13 +106,12 @@ def evaluated(grid: Grid, source: ResultsSource, seeds: Sequence[int] | None = N
         seeds: only these.
 
     Raises:
-        StoreError: no run is completed, a folder holds another configuration, or predictions of another model were
-            scored on other expressions.
+        StoreError: no run is completed, or predictions of another model were scored on other expressions.
     """
     names = {config.setting_id: name for name, config in grid.settings.items()}
     runs = runs_frame(source, list(names), seeds=seeds)
     if isinstance(source, RunFolders):
-        _check_identities(grid, runs, source)
+        runs = _without_other_configurations(grid, runs, source)
     expressions: dict[str, pd.DataFrame] = {}
     incomplete: list[Incomplete] = []
     for setting, config in grid.settings.items():
@@ -145,11 +144,16 @@ def evaluated(grid: Grid, source: ResultsSource, seeds: Sequence[int] | None = N
     return Evaluated(grid, runs, expressions, incomplete, sound, sources)
 
 
-def _check_identities(grid: Grid, runs: pd.DataFrame, source: RunFolders) -> None:
+def _without_other_configurations(grid: Grid, runs: pd.DataFrame, source: RunFolders) -> pd.DataFrame:
+    """Mark runs as damaged whose folder holds another configuration than its name says."""
     configs = {config.setting_id: config for config in grid.settings.values()}
     sound = runs[runs["state"] != "damaged"].drop_duplicates("run")
     for run, setting_id in zip(sound["run"], sound["setting_id"], strict=True):
-        RunFolder(source.results, run).check(configs[setting_id])
+        try:
+            RunFolder(source.results, run).check(configs[setting_id])
+        except (StoreError, DamagedFile) as error:
+            runs = _without_metrics(runs, run, str(error))
+    return runs
 
 
 def _told(row: Any) -> tuple[str, str | None]:

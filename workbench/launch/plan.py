@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from workbench.errors import MissingCheckpoint
 from workbench.grids import Grid, Run, with_absolute_paths
 from workbench.launch.states import Look, RunState, forgiving, look_at_queue, run_states
 from workbench.launch.submissions import Warn
-from workbench.results.folders import RunFolder, seeds_of
+from workbench.results.folders import RunFolder, StoreError, seeds_of
 from workbench.results.record import FAILED, RunId, State
 from workbench.validation import DamagedFile
 
@@ -85,26 +85,33 @@ def plan(grid: Grid, results: Path, look: Look | None = None, warn: Warn | None 
 def plan_runs(
     runs: Sequence[Run], results: Path, look: Look | None = None, warn: Warn | None = None
 ) -> list[PlannedRun]:
-    """The state of each run.
+    """The state of each run; one whose folder holds another configuration is damaged.
 
     Args:
         look: how the scheduler is asked, once, if any of them was submitted to one; None: the queue, if it answers.
         warn: told of damaged submissions, which are then left out; None: they are an error.
 
     Raises:
-        StoreError: what is stored under a run's id is another configuration.
         CheckpointError: a run was begun with other weights than the file of that name holds now.
         DamagedFile: a submission cannot be read.
     """
-    folders = []
+    folders, others = [], dict[str, str]()
     for run in runs:
         folder = RunFolder(results, run.id)
-        with contextlib.suppress(DamagedFile):  # its state says so
+        try:
             folder.check(run.config)
             _check_weights(run, folder)
+        except DamagedFile:
+            pass  # its state says so
+        except StoreError as error:
+            others[run.id] = str(error)
         folders.append(folder)
     states = run_states(folders, results, look or forgiving(look_at_queue), warn)
-    return [PlannedRun(*parts) for parts in zip(runs, folders, states, strict=True)]
+    planned = [PlannedRun(*parts) for parts in zip(runs, folders, states, strict=True)]
+    return [
+        replace(p, run_state=RunState("damaged", "damaged", others[p.run.id])) if p.run.id in others else p
+        for p in planned
+    ]
 
 
 def _check_weights(run: Run, folder: RunFolder) -> None:

@@ -166,7 +166,7 @@ def test_cancel_marks_the_waiting_and_stops_the_running(
     wait_until(lambda: last_step(run) > 3)
     assert workbench("cancel", grid, "--results", results).count("cancelled") == 2
     wait_until(lambda: states(grid, results) == {"cancelled"})
-    assert run.latest_checkpoint() is not None, "it saved before it ended"
+    assert run.checkpoints.latest() is not None, "it saved before it ended"
     said = workbench("submit", grid, "--results", results, "--profile", usual)
     assert "2 failed before and are left alone" in said
     assert f"workbench retry {grid} --class cancelled" in said

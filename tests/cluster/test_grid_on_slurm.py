@@ -88,9 +88,9 @@ def process_of(task: str) -> int:
 
 
 def weights(run: RunFolder) -> dict[str, torch.Tensor]:
-    place = run.latest_checkpoint()
+    place = run.checkpoints.latest()
     assert place is not None
-    return load_file(place / "model.safetensors")
+    return load_file(place.model)
 
 
 def trained_here(grid: Path, setting: str, results: Path) -> RunFolder:

@@ -98,7 +98,7 @@ def test_what_an_earlier_attempt_printed_does_not_count(ended: Ended) -> None:
 
 def test_each_class_is_tried_again_as_often_as_the_profile_says(ended: Ended) -> None:
     assert [ended.end(137)[2] for _ in range(3)] == [True, False, False]
-    with ended.run.new_checkpoint(4):
+    with ended.run.checkpoints.new(4):
         pass
     assert [ended.end(140)[2] for _ in range(3)] == [True, True, False]
     assert ended.run.record().ended == {"killed": 3, "timeout": 3}
@@ -111,7 +111,7 @@ def test_each_class_is_tried_again_as_often_as_the_profile_says(ended: Ended) ->
 def test_a_run_that_comes_no_further_is_not_tried_for_ever(ended: Ended) -> None:
     told = f"{CANCELLED} DUE TO PREEMPTION ***"
     assert [ended.end(143, told)[2] for _ in range(5)] == [True, True, True, True, False]
-    with ended.run.new_checkpoint(1):
+    with ended.run.checkpoints.new(1):
         pass
     assert ended.end(143, told)[2], "a checkpoint more"
 

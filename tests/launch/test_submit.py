@@ -116,16 +116,16 @@ def test_gc_removes_what_nothing_needs(
     first, second = plan(load_grid(grid), results)
     first.folder.update(state="completed", metrics={})
     (results / "submissions" / "code-old").mkdir()
-    (second.folder.checkpoints / ".partial-00000003").mkdir(parents=True)
+    (second.folder.checkpoints.folder / ".partial-00000003").mkdir(parents=True)
     second.folder.update(state="running")
-    os.utime(second.folder.checkpoints / ".partial-00000003", (0, 0))
+    os.utime(second.folder.checkpoints.folder / ".partial-00000003", (0, 0))
     would = workbench("gc", "--results", results, "--dry-run")
     assert would.out.count("would remove") == 3
     assert (results / "submissions" / "code-old").is_dir()
     assert workbench("gc", "--results", results).code == 0
     left = sorted(path.name[:6] for path in (results / "submissions").iterdir() if not path.name.startswith("."))
     assert left == ["000002", "code-" + left[1][5]], "the second one still waits, and needs the code"
-    assert not list(second.folder.checkpoints.iterdir())
+    assert not list(second.folder.checkpoints.folder.iterdir())
     assert first.folder.record().state == "completed"
 
 

@@ -97,7 +97,7 @@ def test_a_registered_backbone_gets_a_configuration_that_evaluates_it(
     assert folder.state() == "completed"
     assert set(folder.record().metrics) == {"val"}
     assert folder.record().provenance.digests()["start_from_sha256"] == written.start_from.sha256
-    place = folder.latest_checkpoint()
+    place = folder.checkpoints.latest()
     assert place is not None
     kept, ours = load_file(place / "model.safetensors"), load_file(tmp_path / "ours" / "mini.safetensors")
     assert all(torch.equal(kept[key], value) for key, value in ours.items())

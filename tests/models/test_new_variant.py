@@ -16,7 +16,7 @@ import torch
 from workbench.config import RunConfig
 from workbench.models.fusion import variants
 from workbench.results.folders import RunFolder
-from workbench.training.state import load_trained
+from workbench.training.checkpointing import load_trained
 from workbench.training.train import train
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "new-variant.md"

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -116,20 +115,6 @@ def test_asking_for_the_state_never_refuses_a_claim(folder: RunFolder) -> None:
     finally:
         asker.kill()
         asker.wait()
-
-
-def test_a_checkpoint_counts_only_when_it_is_whole(folder: RunFolder) -> None:
-    with folder.new_checkpoint(5) as place:
-        (place / "a").write_text("5")
-    with contextlib.suppress(RuntimeError), folder.new_checkpoint(9) as place:
-        (place / "a").write_text("9")
-        raise RuntimeError("power cut")
-    latest = folder.latest_checkpoint()
-    assert latest is not None
-    assert (latest / "a").read_text() == "5"
-    with folder.new_checkpoint(12) as place:
-        (place / "a").write_text("12")
-    assert [p.name for p in folder.checkpoints.iterdir()] == ["step-00000012"]
 
 
 def test_a_damaged_line_of_a_log_is_named_and_the_others_are_read(folder: RunFolder) -> None:

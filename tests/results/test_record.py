@@ -35,7 +35,7 @@ def test_an_expression_is_known_by_split_referent_and_sentence() -> None:
         ({"state": "completed", "metrics": {"val": 0.5}}, "metrics.val"),
         ({"state": "completed", "metrics": {"val": {"miou": "high"}}}, "metrics.val.miou"),
         ({"state": "failed", "error": "boom"}, "error"),
-        ({"state": "failed", "error": {"class": 4}}, "error.cause"),
+        ({"state": "failed", "error": {"class": 4}}, "error.class"),
         ({"state": "failed", "tries": {"timeout": "x"}}, "tries.timeout"),
         ({"state": "failed", "tries": {"progress": [1]}}, "tries.progress.1"),
         ({"state": "running", "codes": "abc"}, "codes"),

@@ -38,8 +38,8 @@ def test_a_full_disk_is_named_harms_nothing_finished_and_the_run_goes_on_once_th
     assert record.state == "failed"
     assert record.error.cause == "disk_full"
     assert "No space left on device" in record.error.message
-    assert folder.latest_checkpoint() is None
-    assert not list(folder.checkpoints.iterdir()), "the half-written checkpoint gave its room back"
+    assert folder.checkpoints.latest() is None
+    assert not list(folder.checkpoints.folder.iterdir()), "the half-written checkpoint gave its room back"
     assert [e.event for e in folder.log().events][-1] == "end"
     assert (finished.path / "run.json").read_bytes() == before
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)

@@ -24,7 +24,7 @@ from workbench.errors import CheckpointError, DivergedError, InterruptedRun
 from workbench.files import digest_of
 from workbench.models.build import build_model
 from workbench.results.folders import RunFolder
-from workbench.training.state import load_trained
+from workbench.training.checkpointing import load_trained
 from workbench.training.train import train
 
 
@@ -35,9 +35,9 @@ def run(tmp_path: Path, config: RunConfig, seed: int = 0, **options: Any) -> Run
 
 
 def weights(folder: RunFolder, name: str = "model") -> dict[str, torch.Tensor]:
-    place = folder.latest_checkpoint()
+    place = folder.checkpoints.latest()
     assert place is not None
-    return load_file(place / f"{name}.safetensors")
+    return load_file(place.folder / f"{name}.safetensors")
 
 
 def identical(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -163,7 +163,7 @@ def test_two_processes_train_to_the_metrics_of_one(
     script.write_text(RUN)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     # The same weights, evaluated by one process and by two: nothing may differ, not by a bit.
-    weights_file = alone.latest_checkpoint() / "ema.safetensors"  # type: ignore[operator]
+    weights_file = alone.checkpoints.latest().ema  # type: ignore[operator]
     evaluated = make_config(
         fusion__variant="l_dit", text_encoder__max_tokens=12, text_encoder__name=str(still_bert),
         training__steps=0, evaluation__splits=["val", "testB"], evaluation__no_target_area=50,
@@ -192,7 +192,7 @@ def test_two_processes_train_to_the_metrics_of_one(
         for name, value in metrics.items():
             assert folder.record().metrics[split][name] == pytest.approx(value, abs=0.02), (split, name)
     assert [e.event for e in folder.log().events].count("start") == 1
-    here, there = (load_file(f.latest_checkpoint() / "model.safetensors") for f in (folder, alone))  # type: ignore[operator]
+    here, there = (load_file(f.checkpoints.latest().model) for f in (folder, alone))  # type: ignore[operator]
     # Not the largest difference: Adam turns rounding into whole steps where a gradient is all but zero.
     assert torch.cat([(here[key] - there[key]).abs().flatten() for key in there]).mean() < 1e-6
 
@@ -209,7 +209,7 @@ def test_training_on_prepared_tables_is_training_on_the_original_files(
         opened.append(read(find(folder, "refshapes", "unc")))
         return opened[-1]
 
-    monkeypatch.setattr("workbench.training.trainer.open_dataset", original)
+    monkeypatch.setattr("workbench.training.setup.open_dataset", original)
     plain = run(tmp_path / "plain", config)
     assert [data.place for data in opened] == [None]
     assert identical(weights(prepared), weights(plain))
@@ -229,7 +229,7 @@ def test_a_warning_becomes_a_line_of_the_log(tmp_path: Path, make_config: Callab
     folder = RunFolder.of(tmp_path, make_config(), 0)
 
     def report(event: dict[str, Any]) -> None:
-        if event.event == "start":
+        if event["event"] == "start":
             warnings.warn("slow\nand long", RuntimeWarning, stacklevel=1)
 
     with pytest.warns(RuntimeWarning, match="slow"):
@@ -275,11 +275,11 @@ def test_an_exploding_loss_ends_as_diverged_with_its_step(
     assert record.state == "diverged"
     assert f"at step {raised.value.step}" in record.error.message
     assert raised.value.step > 0
-    assert folder.latest_checkpoint() is None, "a diverged state must not be resumed"
+    assert folder.checkpoints.latest() is None, "a diverged state must not be resumed"
 
 
 def test_a_nan_is_found_at_its_step(tmp_path: Path, make_config: Callable[..., RunConfig], monkeypatch: Any) -> None:
-    from workbench.training import trainer as module
+    from workbench.training import loop as module
 
     real, calls = module.mask_loss, iter(range(100))
     monkeypatch.setattr(module, "mask_loss", lambda *a: real(*a) * (float("nan") if next(calls) >= 3 else 1.0))

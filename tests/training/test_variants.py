@@ -19,7 +19,7 @@ from workbench.models.build import build_model
 from workbench.models.fusion import variants
 from workbench.models.text_encoder import load_tokenizer
 from workbench.results.folders import RunFolder
-from workbench.training.state import load_trained
+from workbench.training.checkpointing import load_trained
 from workbench.training.train import train
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -57,9 +57,9 @@ def test_ten_steps_move_the_fusion_and_leave_what_is_frozen(
     losses = [event.loss for event in folder.log().events if event.event == "step"]
     assert len(losses) == 10
     assert all(0 < loss < 100 for loss in losses)
-    place = folder.latest_checkpoint()
+    place = folder.checkpoints.latest()
     assert place is not None
-    after = load_file(place / "model.safetensors")
+    after = load_file(place.model)
     assert after.keys() == before.keys()
     still = {key for key in before if torch.equal(before[key], after[key])}
     may_move = ("image_encoder.fusion.", "text_proj.", "prompt_encoder.no_mask_embed.")

@@ -77,7 +77,7 @@ def _compute(
 
     from workbench.analysis.trace import LayerAttention, trace
     from workbench.models.text_encoder import load_tokenizer
-    from workbench.training.state import load_trained
+    from workbench.training.checkpointing import load_trained
 
     model = load_trained(config, folder)
     tokenizer = load_tokenizer(config.text_encoder, config.machine.checkpoint_root)

@@ -26,8 +26,8 @@ from workbench.models.build import build_model
 from workbench.models.referring_sam import ReferringSam
 from workbench.models.text_encoder import load_tokenizer
 from workbench.training.features import cached_features
-from workbench.training.state import build_optimizer
-from workbench.training.trainer import batch_loss
+from workbench.training.loop import batch_loss
+from workbench.training.setup import build_optimizer
 
 EXPRESSIONS, BATCH = 8, 4
 

@@ -97,7 +97,7 @@ def _counted(run: RunFolder, submission: Submission, cause: str) -> dict[str, An
     """How often the run ended so since it was submitted, and how often in a row without having come further."""
     tries = run.record().tries
     before = tries.model_dump(mode="json", exclude_unset=True) if tries.submission == submission.number else {}
-    progress = run.progress()
+    progress = run.checkpoints.progress()
     idle = before.get("without_progress", 0) + 1 if before.get("progress") == progress else 0
     return {
         **before,

@@ -72,7 +72,7 @@ def collect_garbage(results: Path, dry_run: bool, say: Callable[[str], None]) ->
         doomed += [*submissions_folder.folder.glob(".code-*"), *submissions_folder.folder.glob(f"{DOOMED}*")]
         for folder in runs:
             if folder.name not in in_use:
-                halves = [*folder.checkpoints.glob(".partial-*"), *folder.path.glob(".run.json-*")]
+                halves = [*folder.checkpoints.leftovers(), *folder.path.glob(".run.json-*")]
                 doomed += [path for path in halves if time.time() - path.stat().st_mtime > QUIET_SECONDS]
         freed = 0
         for path in doomed:

@@ -7,7 +7,6 @@ import fcntl
 import glob
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pydantic_core import from_json
 from workbench.config import RunConfig, difference
 from workbench.errors import WorkbenchError
 from workbench.files import is_locked, lock, write_atomically
+from workbench.results.checkpoints import Checkpoints
 from workbench.results.expressions import read_expressions, write_expressions
 from workbench.results.record import LogEvent, RunError, RunId, RunRecord, State
 from workbench.validation import DamagedFile, Mistake, read_lines, read_record
@@ -116,9 +116,9 @@ class RunFolder:
         return self.path / _LOG
 
     @property
-    def checkpoints(self) -> Path:
-        """The checkpoint folder."""
-        return self.path / _CHECKPOINT
+    def checkpoints(self) -> Checkpoints:
+        """The checkpoints."""
+        return Checkpoints(self.path / _CHECKPOINT)
 
     @property
     def artefacts(self) -> Path:
@@ -232,11 +232,6 @@ class RunFolder:
             events.append(line)
         return Log(events, damage)
 
-    def progress(self) -> list[int]:
-        """How far the run is as far as it is saved: the checkpoint's step, and the splits scored since."""
-        place = self.latest_checkpoint()
-        return [0, 0] if place is None else [int(place.name.rpartition("-")[2]), len(list(place.glob("*.parquet")))]
-
     def leave_error(self, process: int, error: dict[str, Any]) -> None:
         """For a process that does not hold the claim: what ended it, for the epilogue of the job."""
         write_atomically(self.path / f"{_ERROR}{process}", json.dumps(error).encode())
@@ -265,33 +260,6 @@ class RunFolder:
         if not file.is_file():
             raise StoreError(f"{self.name} has no evaluated expressions yet (state: {self.state()})")
         return read_expressions(file, "evaluate the run again")
-
-    @contextlib.contextmanager
-    def new_checkpoint(self, step: int) -> Iterator[Path]:
-        """A folder to write a checkpoint into; it becomes the newest one when the block ends, and older ones go."""
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        partial = self.checkpoints / f".partial-{step:08d}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        try:
-            yield partial
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)  # a full disk then has room for the last words
-            raise
-        for file in partial.iterdir():
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
-        final = self.checkpoints / f"step-{step:08d}"
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        for other in self.checkpoints.iterdir():
-            if other != final:
-                shutil.rmtree(other, ignore_errors=True)
-
-    def latest_checkpoint(self) -> Path | None:
-        """The newest whole checkpoint, or None."""
-        found = sorted(self.checkpoints.glob("step-*")) if self.checkpoints.is_dir() else []
-        return found[-1] if found else None
 
 
 class RunLog:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
 
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """1 − Dice of the probabilities, a value a mask, with SAM's smoothing of 1.
+    """1 − Dice of the probabilities, one value per mask, with SAM's smoothing of 1.
 
     Args:
         logits, target: N×H×W; the target may be soft.
@@ -22,11 +23,8 @@ def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """Focal loss (Lin et al., 2017), averaged over pixels; N×H×W to N losses."""
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    probability = logits.sigmoid()
-    missed = probability * (1 - target) + (1 - probability) * target
-    weight = alpha * target + (1 - alpha) * (1 - target)
-    return (weight * missed**gamma * cross_entropy).flatten(1).mean(dim=1)
+    per_pixel: Tensor = sigmoid_focal_loss(logits, target, alpha, gamma)
+    return per_pixel.flatten(1).mean(dim=1)
 
 
 def mask_loss(logits: Tensor, target: Tensor, bce: float, dice: float) -> Tensor:

@@ -17,7 +17,11 @@ from workbench.config import RunConfig
 from workbench.errors import ConfigError, DivergedError, InterruptedRun
 from workbench.failures import FailureClass, classify
 from workbench.results.folders import RunBusy, RunFolder, RunLog
-from workbench.training.trainer import Report, Trainer
+from workbench.training.checkpointing import resume, save
+from workbench.training.final_evaluation import evaluate_splits
+from workbench.training.loop import Loop
+from workbench.training.reporting import Report, Reporter
+from workbench.training.setup import build_parts
 
 
 def train(
@@ -58,7 +62,7 @@ def train(
             return
         held.enter_context(_warnings_logged(log))
         try:
-            Trainer(config, seed, folder, log, accelerator, asked, report).run(source)
+            _train(config, seed, folder, Reporter(folder, log, accelerator, report), accelerator, asked, source)
         except DivergedError as error:
             _ended(folder, log, "diverged", error, "diverged")
             raise
@@ -74,6 +78,38 @@ def train(
                 folder.leave_error(accelerator.process_index, _known(error, classify(error)))
             _ended(folder, log, "failed", error, classify(error))
             raise
+
+
+def _train(
+    config: RunConfig,
+    seed: int,
+    folder: RunFolder,
+    reporter: Reporter,
+    accelerator: Accelerator,
+    stop: Callable[[], bool],
+    source: dict[str, Any] | None,
+) -> None:
+    """Set up, train what is left of it, evaluate, and write the final record."""
+    parts = build_parts(config, seed, folder, accelerator.device)
+    counts = resume(folder, parts, accelerator)
+
+    def save_now() -> None:
+        if reporter.writes:
+            save(folder, parts, counts, accelerator)
+            reporter.event("checkpoint", step=counts.step)
+
+    reporter.started(parts, source)
+    accelerator.init_trackers("")
+    reporter.event("resume" if counts.step else "start", step=counts.step, steps=parts.steps)
+    if counts.step < parts.steps:
+        Loop(parts, counts, accelerator, reporter, stop).run(save_now)
+    elif folder.checkpoints.latest() is None:  # nothing to train
+        save_now()
+    began = time.monotonic()
+    metrics = evaluate_splits(folder, parts, accelerator, reporter, stop)
+    seconds = time.monotonic() - began
+    accelerator.end_training()
+    reporter.completed(counts, metrics, seconds)
 
 
 def _accelerator(config: RunConfig, folder: RunFolder) -> Accelerator:

@@ -1,0 +1,102 @@
+"""What a training saves and resumes from, and the weights that others take from a finished run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from workbench.config import RunConfig
+from workbench.errors import CheckpointError
+from workbench.models import checkpoints
+from workbench.models.build import build_model
+from workbench.models.referring_sam import ReferringSam
+from workbench.results.checkpoints import Checkpoint
+from workbench.results.folders import RunFolder
+from workbench.training.setup import Parts
+
+
+@dataclass
+class Counts:
+    """How far a training is.
+
+    Attributes:
+        step: how many steps are done.
+        first_loss: the loss of the first step, None before it.
+        seconds: of training, steps that were lost and done again not counted.
+    """
+
+    step: int = 0
+    first_loss: float | None = None
+    seconds: float = 0.0
+
+
+def save(folder: RunFolder, parts: Parts, counts: Counts, accelerator: Accelerator) -> None:
+    """Write a checkpoint; it replaces older ones once it is whole."""
+    with folder.checkpoints.new(counts.step) as checkpoint:
+        save_file(tensors(parts.model), checkpoint.model)
+        if parts.ema is not None:
+            save_file(tensors(parts.ema.module), checkpoint.ema)
+        state = {
+            "step": counts.step,
+            "first_loss": counts.first_loss,
+            "seconds": counts.seconds,
+            "optimizer": parts.optimizer.state_dict(),
+            "schedule": parts.schedule.state_dict(),
+            "ema_updates": None if parts.ema is None else parts.ema.n_averaged,
+            "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
+        }
+        torch.save(state, checkpoint.state)
+
+
+def resume(folder: RunFolder, parts: Parts, accelerator: Accelerator) -> Counts:
+    """Put the newest checkpoint into the parts; without one, all counts are zero.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    checkpoint = folder.checkpoints.latest()
+    if checkpoint is None:
+        return Counts()
+    state = _read_state(checkpoint)
+    parts.model.load_state_dict(checkpoints.read_state_dict(checkpoint.model))
+    if parts.ema is not None:
+        parts.ema.module.load_state_dict(checkpoints.read_state_dict(checkpoint.ema))
+        parts.ema.n_averaged.copy_(state["ema_updates"])
+    parts.optimizer.load_state_dict(state["optimizer"])
+    parts.schedule.load_state_dict(state["schedule"])
+    if accelerator.scaler is not None and state["scaler"] is not None:
+        accelerator.scaler.load_state_dict(state["scaler"])
+    return Counts(state["step"], state["first_loss"], state["seconds"])
+
+
+def _read_state(checkpoint: Checkpoint) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(checkpoint.state, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever a broken archive stumbles over
+        raise CheckpointError(
+            f"{checkpoint.folder}: damaged checkpoint ({type(error).__name__}); remove it to begin anew"
+        ) from None
+    return state
+
+
+def load_trained(config: RunConfig, folder: RunFolder) -> ReferringSam:
+    """A run's model as it was evaluated, in evaluation mode on the CPU; CheckpointError when there is none yet."""
+    checkpoint = folder.checkpoints.latest()
+    if checkpoint is None:
+        raise CheckpointError(f"{folder.name} has no checkpoint yet (state: {folder.state()})")
+    file = checkpoint.ema if config.training.ema.decay is not None else checkpoint.model
+    model = build_model(config)
+    state = load_file(file)
+    checkpoints.check_keys(model.state_dict(), state, str(file), f"run {folder.name}")
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """A state dict as safetensors wants it."""
+    return {key: value.detach().contiguous() for key, value in model.state_dict().items()}

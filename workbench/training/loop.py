@@ -1,0 +1,162 @@
+"""The steps of a training, from where it is to its last one.
+
+What is random in step t follows from (seed, t, process) alone, so no random state has to survive a restart.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from workbench.config import RunConfig
+from workbench.data.loading import training_loader
+from workbench.errors import DataError, InterruptedRun
+from workbench.models.referring_sam import upsample
+from workbench.models.text_encoder import Tokenizer
+from workbench.training.checkpointing import Counts
+from workbench.training.divergence import DivergenceWatch
+from workbench.training.features import cached_features
+from workbench.training.losses import mask_loss
+from workbench.training.reporting import Reporter
+from workbench.training.setup import Parts
+
+FEATURE_SECONDS = 10.0
+"""How often the filling of the feature store is logged."""
+
+
+class Loop:
+    """The training loop. Several processes share every batch; the main one alone writes.
+
+    Args:
+        counts: how far the training is; counted on here.
+        stop: asked after every step (several processes: after every logged one).
+    """
+
+    def __init__(
+        self, parts: Parts, counts: Counts, accelerator: Accelerator, reporter: Reporter, stop: Callable[[], bool]
+    ) -> None:
+        self._parts, self._counts, self._accelerator = parts, counts, accelerator
+        self._reporter, self._stop = reporter, stop
+
+    def run(self, save_now: Callable[[], None]) -> None:
+        """Train to the last step.
+
+        Args:
+            save_now: writes a checkpoint.
+
+        Raises:
+            DivergedError: the loss became NaN or exploded.
+            InterruptedRun: `stop` said so; a checkpoint was saved.
+        """
+        parts, counts = self._parts, self._counts
+        if parts.config.training.cache_features:
+            self._use_cached_features()
+        machine = parts.config.machine
+        model, optimizer = self._accelerator.prepare(parts.model, parts.optimizer)
+        watch = DivergenceWatch(parts.config.training.explosion_factor, counts, self._accelerator)
+        alone = self._accelerator.num_processes == 1
+        saved = logged = time.monotonic()
+        logged_step = counts.step
+        for batch in self._batches():
+            # Dropout's draws belong to the step, not to the process that happens to reach it.
+            torch.manual_seed(_step_seed(parts.seed, counts.step, self._accelerator.process_index))
+            loss = self._step(model, optimizer, batch)
+            watch.see(loss.detach())
+            counts.step += 1
+            now, last = time.monotonic(), counts.step == parts.steps
+            logging_due = last or counts.step % machine.log_steps == 0
+            if logging_due:
+                watch.check()
+                self._reporter.step(parts, counts, loss.item(), (now - logged) / (counts.step - logged_step))
+                counts.seconds += now - logged
+                logged, logged_step = now, counts.step
+            if not (alone or logging_due):
+                continue  # several processes talk only where all of them know that they do
+            stopping, due = agree(self._accelerator, self._stop(), now - saved >= 60 * machine.checkpoint_minutes)
+            if stopping or due or last:
+                watch.check()
+                save_now()
+                saved = time.monotonic()
+            if stopping and not last:
+                raise InterruptedRun(f"stopped at step {counts.step} of {parts.steps}; it resumes from there")
+
+    def _step(self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, Any]) -> Tensor:
+        parts, accelerator = self._parts, self._accelerator
+        model.train()
+        with accelerator.autocast():
+            loss = batch_loss(model, parts.tokenizer, batch, parts.config, accelerator.device)
+        optimizer.zero_grad(set_to_none=True)
+        accelerator.backward(loss)
+        if parts.config.training.optimizer.clip_norm is not None:
+            accelerator.clip_grad_norm_(model.parameters(), parts.config.training.optimizer.clip_norm)
+        optimizer.step()
+        parts.schedule.step()
+        if parts.ema is not None:
+            parts.ema.update_parameters(parts.model)
+        return loss
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        parts, accelerator, config = self._parts, self._accelerator, self._parts.config
+        loader = training_loader(
+            parts.dataset, config.data, config.training.batch_size, parts.steps, parts.seed, self._counts.step,
+            config.machine.loader_workers, accelerator.process_index, accelerator.num_processes, self._reporter.claim,
+        )  # fmt: skip
+        try:
+            yield from loader
+        except DataError as error:
+            if config.machine.loader_workers:  # the loader wraps it into the worker's traceback
+                raise DataError(str(error).strip().splitlines()[-1].partition(": ")[2]) from None
+            raise
+
+    def _use_cached_features(self) -> None:
+        parts, stopping, shown = self._parts, False, 0.0
+
+        def progress(done: int, rows: int) -> bool:
+            nonlocal stopping, shown
+            stopping = self._stop()
+            if done == rows or time.monotonic() - shown > FEATURE_SECONDS:
+                self._reporter.event("features", done=done, rows=rows)
+                shown = time.monotonic()
+            return stopping
+
+        device = self._accelerator.device
+        parts.dataset.features = cached_features(parts.model, parts.dataset, parts.config, device, progress)
+        if agree(self._accelerator, stopping)[0]:  # and nobody trains before all are here
+            raise InterruptedRun("stopped while features were computed; it goes on there")
+
+
+def agree(accelerator: Accelerator, *flags: bool) -> list[bool]:
+    """Each flag, true if it is so in any process."""
+    if accelerator.num_processes == 1:
+        return list(flags)
+    counts = torch.tensor(flags, dtype=torch.int64, device=accelerator.device)
+    return [bool(count) for count in accelerator.reduce(counts, "sum")]
+
+
+def batch_loss(
+    model: nn.Module, tokenizer: Tokenizer, batch: dict[str, Any], config: RunConfig, device: torch.device
+) -> Tensor:
+    """The loss of one of the loader's batches, from pixels or from cached features."""
+    ids, attention_mask = (t.to(device) for t in tokenizer(batch["sentence"]))
+    image = features = None
+    if "features" in batch:
+        features = batch["features"].to(device, non_blocking=True).float()
+    else:
+        bare: Any = getattr(model, "module", model)  # behind the wrapper of several processes
+        image = bare.normalise(batch["pixels"].to(device, non_blocking=True), batch["content"])
+    mask = batch["mask"].to(device, non_blocking=True)
+    logits = model(image, ids, attention_mask, features)
+    with torch.autocast(device.type, enabled=False):
+        align_corners = config.backbone.mask_upsampling == "align_corners"
+        square = upsample(logits.float(), (mask.shape[1], mask.shape[2]), align_corners)
+        return mask_loss(square, mask, config.training.loss.bce, config.training.loss.dice)
+
+
+def _step_seed(seed: int, step: int, process: int) -> int:
+    return int(np.random.SeedSequence([seed, step, process]).generate_state(1)[0])

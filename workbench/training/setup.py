@@ -1,0 +1,157 @@
+"""From a run's configuration and seed to the parts of its training: data, model, average, optimiser and schedule."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from workbench.config import EmaConfig, RunConfig
+from workbench.data.datasets import open_dataset
+from workbench.data.loading import ReferringDataset, steps_per_epoch
+from workbench.data.tables import ReferData
+from workbench.errors import CheckpointError, ConfigError
+from workbench.files import digest_of
+from workbench.models import checkpoints
+from workbench.models.build import build_model, check_digests
+from workbench.models.fusion import variants
+from workbench.models.referring_sam import ReferringSam
+from workbench.models.text_encoder import Tokenizer, load_tokenizer
+from workbench.results.folders import RunFolder
+from workbench.training.schedule import rate_factor
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one training.
+
+    Attributes:
+        data: the whole data set; `dataset` is its training split.
+        steps: how many the run trains.
+        ema: the moving average of the weights, None where it is off.
+        start_from_run_sha256: of the weights of the run that this one begins from, if it is a later stage.
+    """
+
+    config: RunConfig
+    seed: int
+    data: ReferData
+    dataset: ReferringDataset
+    steps: int
+    model: ReferringSam
+    tokenizer: Tokenizer
+    ema: AveragedModel | None
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    start_from_run_sha256: str | None
+
+    @property
+    def evaluated(self) -> Any:
+        """The model that is evaluated."""
+        return self.model if self.ema is None else self.ema.module
+
+
+def build_parts(config: RunConfig, seed: int, folder: RunFolder, device: torch.device) -> Parts:
+    """Build everything; random weights follow from the seed.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: what is asked for does not fit, or is not there.
+    """
+    machine, training = config.machine, config.training
+    begun = folder.record()
+    # Sums are rounded by the number of threads, so a begun run keeps the one it began with.
+    if threads := begun.threads or machine.threads:
+        torch.set_num_threads(threads)
+    if training.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(training.deterministic, warn_only=True)
+    check_digests(config, begun.provenance.digests() if begun.provenance else {}, folder.name)
+    data = open_dataset(config)
+    dataset = split_of(data, config.data.train_split, config)
+    steps = training_steps(config, dataset)
+    torch.manual_seed(seed)
+    model = build_model(config)
+    start_from_run_sha256 = _begin_from_run(model, config, seed, folder)
+    tokenizer = load_tokenizer(config.text_encoder, machine.checkpoint_root)
+    model.to(device)
+    ema = averaged(model, training.ema)
+    if machine.compile and not training.cache_features:  # cached features leave little to compile
+        _compile(model, device)
+    optimizer = build_optimizer(model, config)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(training.schedule, steps))
+    return Parts(
+        config, seed, data, dataset, steps, model, tokenizer, ema, optimizer, schedule, start_from_run_sha256
+    )  # fmt: skip
+
+
+def split_of(data: ReferData, name: str, config: RunConfig) -> ReferringDataset:
+    """A split of the run's data set, as the model sees it."""
+    return ReferringDataset(data, name, config.backbone.image_size, config.data, cache=config.machine.cache_images)
+
+
+def training_steps(config: RunConfig, dataset: ReferringDataset) -> int:
+    """How many steps a run trains."""
+    training = config.training
+    if training.steps is not None:
+        return training.steps
+    epochs = variants[config.fusion.variant].released_epochs if training.epochs == "released" else training.epochs
+    assert epochs is not None
+    return math.ceil(epochs * steps_per_epoch(dataset, config.data, training.batch_size))
+
+
+def averaged(model: nn.Module, config: EmaConfig) -> AveragedModel | None:
+    """The moving average of a model's weights, or None where it is off."""
+    if config.decay is None:
+        return None
+    limit = config.decay
+
+    def average(averages: Any, weights: Any, updates: Any) -> None:
+        decay = min(limit, (1 + int(updates)) / (10 + int(updates)))
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+
+    return AveragedModel(model, multi_avg_fn=average)
+
+
+def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    """The run's optimiser over what is not frozen."""
+    options = config.training.optimizer
+    kind: Any = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[options.name]
+    optimizer: torch.optim.Optimizer = kind(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=options.learning_rate,
+        betas=options.betas,
+        eps=options.eps,
+        weight_decay=options.weight_decay,
+    )
+    return optimizer
+
+
+def _begin_from_run(model: ReferringSam, config: RunConfig, seed: int, folder: RunFolder) -> str | None:
+    """Take over the weights of the run that this one is a later stage of, if it is one; returns their SHA-256."""
+    name = config.start_from.run_for(seed)
+    if name is None:
+        return None
+    earlier = RunFolder(folder.results, name)
+    if earlier.state() != "completed":
+        raise CheckpointError(f"start_from.run: {name} is not completed (state: {earlier.state()}); train it first")
+    checkpoint = earlier.checkpoints.latest()
+    if checkpoint is None:
+        raise CheckpointError(f"{name} has no checkpoint any more")
+    state = checkpoints.read_state_dict(checkpoint.weights)
+    checkpoints.check_keys(model.state_dict(), state, str(checkpoint.weights), f"run {name}")
+    model.load_state_dict(state)
+    return digest_of(checkpoint.weights)
+
+
+def _compile(model: ReferringSam, device: torch.device) -> None:
+    """In place, so that the weights keep their names; evaluation, whose shapes vary, runs as it is."""
+    if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        raise ConfigError(
+            "machine.compile", "true needs a C++ compiler on the CPU, and none of g++ and clang++ is found"
+        )
+    model.image_encoder.compile(dynamic=False)

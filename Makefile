@@ -27,8 +27,10 @@ demo: setup  ## train and compare three fusion variants on two CPU cores
 	$(BIN)/workbench table ablations/demo.yaml
 	$(BIN)/workbench figure all ablations/demo.yaml
 
+# Two processes with one thread each: more threads than cores would only slow each other down. The groups of tests
+# (tests/conftest.py) begin in the order of their folders, so that the longest, the cluster's, is not the last.
 test: setup  ## the test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: setup  ## ruff, mypy, import directions, stripped notebooks
 	$(BIN)/ruff format --check .

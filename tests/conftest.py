@@ -21,6 +21,37 @@ from workbench.results.folders import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = {"seed": 3, "train_images": 40, "eval_images": 6}
+ALONE = (
+    "benchmarks/",
+    "cli/test_tools.py",
+    "launch/test_crash.py",
+    "launch/test_local.py",
+    "paper/test_notebooks.py",
+)
+"""Tests that measure time, watch ports or keep several processes busy: no two of them at once."""
+
+
+def group_of(node_id: str) -> str:
+    """What one process of several must run: a file, so that its fixtures are made once, or more files than one."""
+    file = node_id.partition("::")[0].removeprefix("tests/")
+    if file.startswith("cluster/"):
+        return "cluster"  # they share one Slurm
+    return "alone" if file.startswith(ALONE) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Groups of tests by their files, for `--dist loadgroup`.
+
+    xdist's own marks for it have no effect with pytest 9.2, silently (pytest-xdist issue 1386).
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return ByGroup(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.fixture(scope="session")

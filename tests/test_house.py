@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import ROOT
+from tests.conftest import ALONE, ROOT, group_of
 
 
 def test_imports_point_one_way() -> None:
@@ -169,3 +169,11 @@ def test_every_test_expects_something() -> None:
         tests = [function for function in functions if function.name.startswith("test_")]
         idle += [f"{file.relative_to(ROOT)}: {test.name}" for test in tests if not expects(test, helpers)]
     assert idle == []
+
+
+def test_tests_that_disturb_each_other_stay_in_one_process() -> None:
+    assert group_of("tests/cluster/test_cluster.py::test_a") == group_of("tests/cluster/test_dev_cluster.py::test_b[1]")
+    assert group_of("tests/launch/test_local.py::test_a") == group_of("tests/benchmarks/test_launch.py::test_b")
+    assert group_of("tests/data/test_masks.py::test_a") == group_of("tests/data/test_masks.py::test_b[x@y::z]")
+    assert group_of("tests/data/test_masks.py::test_a") != group_of("tests/data/test_forms.py::test_a")
+    assert [entry for entry in ALONE if not (ROOT / "tests" / entry).exists()] == []

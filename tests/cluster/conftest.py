@@ -25,6 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "tests/cluster/" in item.nodeid:
             item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.cluster)
             if missing and not os.environ.get("WORKBENCH_NO_SKIPS"):
                 item.add_marker(pytest.mark.skip(reason=f"needs Debian's Slurm packages ({missing[0]} is missing)"))
 

@@ -154,7 +154,9 @@ def test_what_shows_when_the_model_is_built_names_the_setting(grid_file: Write) 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "ablations").glob("*.yaml")), ids=lambda f: f.stem)
 def test_every_grid_of_the_project_is_valid_and_builds(file: Path) -> None:
-    check_grid(load_grid(file), weights=False)
+    grid = load_grid(file)
+    check_grid(grid, weights=False)
+    assert {run.setting for run in grid.runs()} == set(grid.settings)
 
 
 def test_plan_prints_runs_as_json(workbench: Any, tmp_path: Path) -> None:

@@ -114,6 +114,16 @@ def test_expressions_that_the_record_counts_otherwise_are_damaged(
         RunFolders(results).expressions(folder.name)
 
 
+def test_a_folder_that_was_copied_to_another_seed_is_damaged(
+    results: Path, configs: tuple[RunConfig, RunConfig]
+) -> None:
+    setting = results / "runs" / configs[0].setting_id
+    shutil.copytree(setting / "seed0", setting / "seed7")
+    (row,) = runs_frame(RunFolders(results), seeds=[7]).to_dict("records")
+    assert row["state"] == "damaged"
+    assert "seed: 0 is not that of its folder" in row["message"]
+
+
 def test_a_metric_cannot_take_the_place_of_a_column(results: Path, configs: tuple[RunConfig, RunConfig]) -> None:
     stored.complete(results, configs[0], 4, metrics={"val": {"expressions": 15.0, "seed": 0.5, "run": 0.25}})
     frame = runs_frame(RunFolders(results), seeds=[4])

@@ -136,7 +136,7 @@ def run_rows(run: RunId, record: RunRecord, results: Path) -> list[dict[str, Any
     """The rows of a run.
 
     Raises:
-        DamagedFile: it is completed and lacks its metrics or its identity.
+        DamagedFile: it is completed and lacks its metrics or its identity, or its seed is another folder's.
     """
     shared = {
         **_names(run),
@@ -148,11 +148,13 @@ def run_rows(run: RunId, record: RunRecord, results: Path) -> list[dict[str, Any
         "kind": kind_of(record.config) if record.config else None,
         "message": None if record.error is None else record.error.message,
     }
+    file = RunFolder(results, str(run)).record_file
+    if record.seed not in (None, run.seed):
+        raise DamagedFile(file, Mistake("seed", f"{record.seed} is not that of its folder", "value_error"))
     if record.state != "completed":
         return [shared]
     for field in ("metrics", "identity"):
         if not getattr(record, field):
-            file = RunFolder(results, str(run)).record_file
             raise DamagedFile(file, Mistake(field, "is required of a completed run", "missing"))
     return [{**values, **shared, "split": split} for split, values in record.metrics.items()]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shutil
 import tempfile
@@ -18,11 +19,7 @@ def snapshot(results: Path) -> Path:
     Returns:
         The folder to put in front of PYTHONPATH.
     """
-    digest = hashlib.sha256()
-    for file in sorted(PACKAGE.rglob("*")):
-        if file.is_file() and "__pycache__" not in file.parts:
-            digest.update(f"{file.relative_to(PACKAGE).as_posix()}\0{digest_of(file)}\0".encode())
-    name = f"code-{digest.hexdigest()[:20]}"
+    name = f"code-{_digest_of_files()}"
     target = results.absolute() / SUBMISSIONS / name
     if not target.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -35,3 +32,13 @@ def snapshot(results: Path) -> Path:
             if not target.is_dir():
                 raise
     return target
+
+
+@functools.cache
+def _digest_of_files() -> str:
+    """SHA-256 of the package's files as this process found them, 20 hex digits."""
+    digest = hashlib.sha256()
+    for file in sorted(PACKAGE.rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            digest.update(f"{file.relative_to(PACKAGE).as_posix()}\0{digest_of(file)}\0".encode())
+    return digest.hexdigest()[:20]

@@ -107,7 +107,7 @@ class RunFolder:
         stored = identity.model_dump(mode="json", by_alias=True)
         if lines := difference(stored, config.identity_document()):
             raise StoreError(
-                f"{self.path}: stored under this id is another configuration (stored -> asked): {lines[0]}"
+                f"{self.record_file}: stored under this id is another configuration (stored -> asked): {lines[0]}"
             )
 
     @property

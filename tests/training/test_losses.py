@@ -22,6 +22,15 @@ def test_losses_are_their_formulas() -> None:
     assert focal_loss(logits, target).item() == pytest.approx(focal, abs=1e-6)
 
 
+def test_a_soft_target_weighs_both_sides() -> None:
+    logit, target = 1.2, 0.3
+    p = 1 / (1 + math.exp(-logit))
+    missed = p * (1 - target) + (1 - p) * target
+    cross_entropy = -target * math.log(p) - (1 - target) * math.log(1 - p)
+    expected = (0.25 * target + 0.75 * (1 - target)) * missed**2 * cross_entropy
+    assert focal_loss(torch.tensor([[[logit]]]), torch.tensor([[[target]]])).item() == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize("name", ["one_cycle", "warmup_cosine", "constant"])
 def test_schedules_begin_peak_and_end_where_they_say(name: str) -> None:
     config = ScheduleConfig.model_validate({"name": name, "warmup": 0.25, "start": 0.1, "end": 0.02})

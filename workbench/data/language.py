@@ -1,4 +1,4 @@
-"""What can be read off the words of an expression: its mirror image, and whether it speaks of places or relations."""
+"""What the words of an expression tell: its mirror image, and whether it names places or relations."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def swap_left_right(sentence: str, substrings: bool = False) -> str:
 
 
 def expression_kind(sentence: str) -> Literal["attribute", "place", "relation"]:
-    """`relation` to another object, absolute `place`, or `attribute` alone; by words, so only as sure as words are."""
+    """`relation` to another object, absolute `place`, or `attribute` alone; decided by words, so only approximate."""
     if _RELATION.search(sentence):
         return "relation"
     return "place" if _PLACE.search(sentence) else "attribute"
 
 
 def length_of(sentence: str) -> int:
-    """Words of an expression, as separated by blanks."""
+    """Number of words in an expression, separated by blanks."""
     return len(sentence.split())

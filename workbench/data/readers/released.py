@@ -21,7 +21,7 @@ class ReleasedReader(Reader):
     form = "released"
 
     def source(self, folder: Path, name: str, split_by: str) -> Source:
-        """One file of annotations and a folder of masks; the data set's own folder need not be there."""
+        """One file of annotations and a folder of masks; the data set's own folder may be missing."""
         masks_of = folder.parent / "masks" / name
         return Source(name, split_by, self.form, folder, (folder.parent / "anns" / f"{name}.json",), masks_of)
 
@@ -64,7 +64,7 @@ class ReleasedReader(Reader):
             (f"{file.name}: image {image_id}", image_id, f"COCO_train2014_{image_id:012d}.jpg", *size)
             for image_id, size in sizes.items()
         ]
-        raw.notes.append("the released form knows referents alone, so distractors are not counted")
+        raw.notes.append("the released form lists only referents, so distractors are not counted")
         return raw
 
 

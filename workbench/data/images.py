@@ -34,7 +34,7 @@ def image_size(file: Path) -> tuple[int, int]:
             return image.height, image.width
     except FileNotFoundError:
         raise DataError(f"missing image {file.name} in {file.parent}") from None
-    except Exception as error:  # Pillow raises whatever a broken file stumbles over
+    except Exception as error:  # Pillow raises many types of error for a broken file
         raise DataError(f"{file}: image cannot be decoded: {_named(error)}") from None
 
 

@@ -21,14 +21,14 @@ def swap_left_right(sentence: str, substrings: bool = False) -> str:
     """The sentence that fits the mirrored image.
 
     Args:
-        substrings: exchange the letters wherever they stand, as the released code does, which turns bright into bleft.
+        substrings: exchange the letters wherever they occur, as the released code does, which turns bright into bleft.
     """
     pattern = _LETTERS if substrings else _SIDE
     return pattern.sub(lambda match: _SWAP[match[1]], sentence)
 
 
 def expression_kind(sentence: str) -> Literal["attribute", "place", "relation"]:
-    """`relation` to another object, absolute `place`, or `attribute` alone; decided by words, so only approximate."""
+    """`relation` to another object, absolute `place`, or only `attribute`; decided by words, so only approximate."""
     if _RELATION.search(sentence):
         return "relation"
     return "place" if _PLACE.search(sentence) else "attribute"

@@ -147,7 +147,7 @@ class ReferringDataset(Dataset[dict[str, Any]]):
         return masks.decode(expression.rle, expression.height, expression.width)
 
     def placement(self, expression: Expression) -> Placement:
-        """Where the whole image lies in the model's square; how evaluation and figures see it."""
+        """Where the whole image is in the model's square, as in evaluation and figures."""
         return place(expression.height, expression.width, self.side, self._config.padding)
 
     def square(self, expression: Expression) -> Tensor:
@@ -165,7 +165,7 @@ class ReferringDataset(Dataset[dict[str, Any]]):
         return torch.tensor([place.top, left, place.height, place.width])
 
     def file_size(self, file_name: str) -> int:
-        """Bytes of an image file; DataError when it is not there."""
+        """Bytes of an image file; DataError if it is missing."""
         try:
             return (self._folder / file_name).stat().st_size
         except OSError as error:

@@ -125,7 +125,7 @@ def _runs(raw: bytes) -> NDArray[np.int64] | None:
 
 
 def _of_polygons(polygons: list[Any], height: int, width: int) -> bytes:
-    kept, outline = [], 0.0
+    used_polygons, outline = [], 0.0
     for polygon in polygons:
         if not isinstance(polygon, list):
             raise DataError(f"segmentation: a polygon is a list of numbers x, y, x, y, …, not {shown(polygon)}")
@@ -142,10 +142,10 @@ def _of_polygons(polygons: list[Any], height: int, width: int) -> bytes:
         outline += float(edges.sum())
         if outline > LONGEST_OUTLINE:
             raise DataError(f"segmentation: outlines of {outline:,.0f} px or more")
-        kept.append(polygon)
-    if not kept:
+        used_polygons.append(polygon)
+    if not used_polygons:
         return union([], height, width)
-    rles = coco_mask.frPyObjects(kept, height, width)
+    rles = coco_mask.frPyObjects(used_polygons, height, width)
     return bytes((rles[0] if len(rles) == 1 else coco_mask.merge(rles))["counts"])
 
 

@@ -33,7 +33,7 @@ COUNTED = {
     pickletools.TAKEN_FROM_ARGUMENT4U: (4, False),
     pickletools.TAKEN_FROM_ARGUMENT8U: (8, False),
 }
-"""Bytes of the length that stands before an argument, and whether it is signed."""
+"""Size in bytes of the length field before an argument, and whether it is signed."""
 
 
 class _NoImports(pickle.Unpickler):
@@ -58,7 +58,7 @@ def load_plain(file: Path) -> Any:
         return _NoImports(io.BytesIO(content), encoding="latin1").load()
     except pickle.UnpicklingError as error:
         raise DataError(f"{file}: refused: {error}; only plain lists, dicts, strings and numbers are read") from None
-    except Exception as error:  # a damaged pickle raises whatever its broken opcodes stumble over
+    except Exception as error:  # a damaged pickle raises many types of error
         raise DataError(f"{file}: damaged pickle: {type(error).__name__}: {_short(error)}") from None
 
 

@@ -171,7 +171,7 @@ def _check_paths(record: PreparedRecord, file: Path) -> None:
 
 
 def _within(place: Path, relative: str) -> bool:
-    """Whether a path from a prepared set stays under its root, by name alone: links may lead anywhere."""
+    """Whether a path from a prepared set stays under its root, judged only by name: links may lead anywhere."""
     path = Path(os.path.normpath(place.absolute() / relative))
     root = Path(os.path.normpath(place.parent.parent.absolute()))
     return "\0" not in relative and len(relative) <= LONGEST_PATH and path.is_relative_to(root)

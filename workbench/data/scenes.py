@@ -152,7 +152,7 @@ def _matches(shape: Shape, named: tuple[str, ...]) -> bool:
 
 
 def _choose(rng: np.random.Generator, scene: list[Shape], target: int, unique: bool) -> tuple[str, list[int]] | None:
-    """A noun phrase for the target that fits it alone (unique) or others as well, and which shapes it fits."""
+    """A noun phrase for the target that fits only it (unique) or also others, and which shapes it fits."""
     options = []
     for words, named in _phrases(scene[target], NOUNS[rng.integers(len(NOUNS))]):
         fits = [i for i, shape in enumerate(scene) if _matches(shape, named)]

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an image's content lies in the model's square, in pixels.
+    """Where an image's content is in the model's square, in pixels.
 
     `window`, if there is one, is the part of the original that is shown: its top, left, height and width.
     """
@@ -45,7 +45,7 @@ def place(
 
 
 def resize_image(pixels: Tensor, placement: Placement) -> Tensor:
-    """The content as it will lie in the square, 3×height×width uint8; bilinear with antialiasing."""
+    """The content as placed in the square, 3×height×width uint8; bilinear with antialiasing."""
     pixels = _window(pixels, placement)
     size = (placement.height, placement.width)
     if pixels.shape[1:] != size:

@@ -74,7 +74,7 @@ def _read_mask(file: Path) -> NDArray[Any]:
         mask = np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"missing mask {file}") from None
-    except Exception as error:  # numpy raises whatever a broken header stumbles over
+    except Exception as error:  # numpy raises many types of error for a broken header
         raise DataError(f"{file}: not readable as an array: {in_words(error)}") from None
     if not isinstance(mask, np.ndarray):
         raise DataError(f"{file}: one array is expected, not an archive")

@@ -63,7 +63,7 @@ def test_help_loads_no_heavy_library() -> None:
         ),
         (
             "{fusion.variant: l_dit, fusion.projector.rank: 8}",
-            ["fusion.projector", "'rank' belongs to the type bottleneck alone"],
+            ["fusion.projector", "'rank' is only for the type bottleneck"],
         ),
         (
             "{fusion.variant: l_dit, fusion.projector: {type: gated, init: zero}}",
@@ -81,14 +81,14 @@ def test_help_loads_no_heavy_library() -> None:
             "{fusion.variant: l_dit_tokens, backbone: {name: vit_b, checkpoint: null}}",
             ["fusion.variant", "fusion.text_projection: true"],
         ),
-        ("{fusion.variant: l_dit_tokens, fusion.dropout: 0.2}", ["fusion.dropout", "means nothing to", "l_dit_tokens"]),
+        ("{fusion.variant: l_dit_tokens, fusion.dropout: 0.2}", ["fusion.dropout", "does not read it", "l_dit_tokens"]),
         ("{fusion: {variant: l_dit_cross_attention, cross_attention.heads: 7}}", ["512", "not a multiple", "7 heads"]),
         (
             "{fusion.variant: l_dit, fusion.projector.type: gated, training.freeze.fusion: true}",
             ["training.freeze.fusion", "gate is closed"],
         ),
         ("{training.cache_features: true}", ["training.cache_features", "set training.freeze.image_encoder to true"]),
-        ("{start_from.file: /none/ours.safetensors}", ["start_from", "'file' and 'sha256' come together"]),
+        ("{start_from.file: /none/ours.safetensors}", ["start_from", "'file' and 'sha256' must be set together"]),
         ("{fusion.variant: l_dit, fusion.layers: [0, 7]}", ["fusion.layers", "no layer 7", "0 to 3"]),
         ("{fusion.variant: l_dit, training.freeze.fusion: true}", ["training.freeze.fusion", "init is zero"]),
         ("{backbone.checkpoint: /none/sam_vit_b.pth}", ["missing checkpoint", "/none/sam_vit_b.pth"]),

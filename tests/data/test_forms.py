@@ -131,7 +131,7 @@ def test_what_is_odd_in_grefcoco_is_noted(tmp_path: Path) -> None:
     assert rows_of(data)[1]["ann_ids"] == [101]
     assert data.notes == (
         "1 references name a target twice, which counts once",
-        "1 references contradict their own no_target; their ann_id is believed",
+        "1 references contradict their own no_target; their ann_id is used",
     )
 
 
@@ -173,8 +173,8 @@ def test_another_split_s_file_is_pointed_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d["annotations"].append(d["annotations"][0]), r"annotations\[24\]: annotation id 100 stands twice"),
-        (lambda d: d["images"].append(d["images"][0]), r"images\[8\]: image id 1 stands twice"),
+        (lambda d: d["annotations"].append(d["annotations"][0]), r"annotations\[24\]: annotation id 100 occurs twice"),
+        (lambda d: d["images"].append(d["images"][0]), r"images\[8\]: image id 1 occurs twice"),
         (lambda d: d["images"][2].pop("height"), r"images\[2\]: field 'height' is missing"),
         (lambda d: d["images"][2].update(height="48"), r"images\[2\]: height: a whole number .* not '48'"),
         (lambda d: d["images"][2].update(file_name="../up.jpg"), r"images\[2\]: file_name: a name without folders"),

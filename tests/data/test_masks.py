@@ -69,10 +69,10 @@ def test_nothing_united_is_an_empty_mask() -> None:
     ("segmentation", "message"),
     [
         ([[1, 2, 3]], "a polygon of 3 numbers"),
-        ([[1, 2, 3, "4", 5, 6]], "something else than numbers"),
-        ([[float("nan")] * 6], "numbers without end"),
+        ([[1, 2, 3, "4", 5, 6]], "values that are not numbers"),
+        ([[float("nan")] * 6], "non-finite numbers"),
         ([[0, 0, 10**9, 0, 5, 5]], "far outside the image of 30×40"),
-        ([[0.0, 0.0, 39.0, 29.0] * 10_000] * 3, "outlines of 1,560,000 px and more"),
+        ([[0.0, 0.0, 39.0, 29.0] * 10_000] * 3, "outlines of 1,560,000 px or more"),
         ([5], "a polygon is a list of numbers"),
         ({"size": [30, 40], "counts": [1200, 1]}, "add up to 30×40"),
         ({"size": [30, 40], "counts": [-1, 1201]}, "add up to 30×40"),

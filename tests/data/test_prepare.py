@@ -140,7 +140,7 @@ def test_damaged_tables_are_noticed(tmp_path: Path) -> None:
     at = content.index(b"the red thing")
     content[at] = ord("T")
     file.write_bytes(content)
-    with pytest.raises(DataError, match="tables were changed or damaged; make them anew: workbench data prepare"):
+    with pytest.raises(DataError, match="tables were changed or damaged; make them again: workbench data prepare"):
         open_prepared(place)
     file.write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match=r"expressions\.arrow: damaged"):
@@ -253,8 +253,8 @@ def test_checking_finds_each_kind_of_fault(tmp_path: Path) -> None:
         "empty masks": 1,
         "boxes that reach outside their image": 1,
         "expressions without words": 1,
-        "sentence ids that stand twice": 1,
-        "expressions that stand on several splits": 1,
+        "sentence ids that occur twice": 1,
+        "expressions on several splits": 1,
         "referents on several splits": 1,
         "images that several splits share": 1,
         "sentences of more than 12 tokens, which are cut": 24,

@@ -59,14 +59,14 @@ def test_a_damaged_record_is_named_with_its_field_and_what_helps(
     with pytest.raises(DataError) as error:
         open_prepared(place)
     assert str(error.value).startswith(f"{place / 'prepared.json'}: damaged ({message}")
-    assert str(error.value).endswith("; remove its folder, and it is made anew")
-    assert not isinstance(error.value, NotPrepared), "it would be made anew over whatever lies there"
+    assert str(error.value).endswith("; remove its folder, and it is made again")
+    assert not isinstance(error.value, NotPrepared), "it would replace whatever is there"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"[" * 100_000, b'{"format": NaN}', b"\xff", b'"\\ud800"'])
 def test_what_is_no_record_is_one_line(place: Path, content: bytes) -> None:
     (place / "prepared.json").write_bytes(content)
-    with pytest.raises(DataError, match=r"prepared\.json: damaged \(.*\); remove its folder, and it is made anew$"):
+    with pytest.raises(DataError, match=r"prepared\.json: damaged \(.*\); remove its folder, and it is made again$"):
         read_record(place)
 
 

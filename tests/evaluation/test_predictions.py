@@ -84,16 +84,16 @@ def test_null_answers_that_nothing_is_meant_and_so_does_a_small_mask(tmp_path: P
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p.pop(3), r"1 of 16 expressions of val have no prediction: val sent_id \d+\. null as"),
+        (lambda p: p.pop(3), r"1 of 16 expressions of val have no prediction: val sent_id \d+; a segmentation of null"),
         (lambda p: p.append(p[2]), r"\[16\]: sent_id \d+ has a prediction already, at \[2\]"),
         (
             lambda p: p.append({"sent_id": 99999, "segmentation": None}),
-            r"1 predictions are of no expression of grefcoco, the first at \[16\]",
+            r"1 predictions belong to no expression of grefcoco, the first at \[16\]",
         ),
         (lambda p: p[1].update(segmentation={"size": [64, 48], "counts": "abc"}), r"\[1\] \(sent_id .*its size is"),
         (lambda p: p[1].update(sent_id="7"), r"\[1\]: an object with sent_id \(a whole number\)"),
         (lambda p: p[1].pop("segmentation"), r"\[1\]: an object with sent_id"),
-        (lambda p: p.clear(), "none of its sent_ids is one of grefcoco's"),
+        (lambda p: p.clear(), "none of its sent_ids occurs in grefcoco"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, data: ReferData, change: Any, message: str) -> None:

@@ -241,7 +241,7 @@ def test_a_setting_can_begin_from_another_grids(grid_file: Callable[..., Path]) 
         ("{grid: nope.yaml, setting: base}", "nope.yaml: no such file"),
         ("{grid: second.yaml, setting: a}", "second.yaml: begins from itself, by way of second.yaml"),
         ("{grid: first.yaml, setting: base, file: x, sha256: y}", "either a file or a run, not both"),
-        ("{seed: 3}", "'seed' belongs to a run to begin from"),
+        ("{seed: 3}", "'seed' is only for a 'run' to begin from"),
     ],
 )
 def test_a_wrong_beginning_says_what_is_wrong(grid_file: Callable[..., Path], start: str, message: str) -> None:

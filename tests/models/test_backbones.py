@@ -171,7 +171,7 @@ def test_variants_fit_wherever_the_widths_let_them(
 @pytest.mark.parametrize(
     ("variant", "fields", "message"),
     [
-        ("e_dit", {"fusion__layers": [0, 2]}, r"the words come to block 2, of width 32, with width 16; fuse"),
+        ("e_dit", {"fusion__layers": [0, 2]}, r"the text tokens reach block 2, of width 32, with width 16; fuse"),
         ("e_dit_tokens", {}, r"one table, but the fused blocks' widths are 16 and 32; fuse blocks of one width"),
         ("l_dit_tokens", {"fusion__text_projection": True}, r"fused blocks' widths are 16 and 32"),
         ("l_dit_cross_attention_ffn", {}, r"fused blocks' widths are 16 and 32"),

@@ -137,7 +137,7 @@ def test_weights_of_another_variant_are_one_clear_line(
         CheckpointError, match=r"r\.safetensors: not weights of vit_mini with variant e_dit: \d+ missing"
     ):
         check_weights(config)
-    with pytest.raises(CheckpointError, match=r"does not say its sizes; only what import-released wrote does"):
+    with pytest.raises(CheckpointError, match=r"does not hold its sizes; only files written by import-released do"):
         checkpoints.load_model(GOLDEN / "layer_wise.weights.safetensors")
 
 

@@ -248,7 +248,7 @@ def test_the_text_encoder_is_bert_s_first_layer(old_names: bool) -> None:
         (None, "visual_encoder.gates", "1 unexpected keys \\(image_encoder.vit.gates\\)"),
         (None, "something_else", "1 unexpected keys \\(something_else\\)"),
         (None, "visual_encoder.blocks.foo.attn.rel_pos_h", "not a released checkpoint: invalid literal"),
-        (None, "module.visual_encoder.pos_embed", "pos_embed stands twice, with and without module"),
+        (None, "module.visual_encoder.pos_embed", "pos_embed occurs twice, with and without the prefix module"),
     ],
 )
 def test_what_is_missing_or_left_over_is_named(remove: str | None, add: str | None, message: str) -> None:

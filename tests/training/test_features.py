@@ -143,9 +143,11 @@ def test_other_weights_images_or_sizes_have_another_store(own_root: Path, make_c
 
 
 def test_what_cannot_be_cached_says_so(own_root: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"cache_features: true needs an image encoder that does not learn"):
+    with pytest.raises(ConfigError, match=r"cache_features: true needs a frozen image encoder"):
         check_config(make(make_config, own_root))
-    with pytest.raises(ConfigError, match=r"cache_features: true has nothing to keep, for the first block is fused"):
+    with pytest.raises(
+        ConfigError, match=r"cache_features: true has nothing to cache, because the first block is fused"
+    ):
         check_config(make(make_config, own_root, training__freeze=FROZEN, fusion__variant="l_dit"))
     config = make(make_config, own_root, training__freeze=FROZEN)
     usage = shutil._ntuple_diskusage(10, 9, 1)

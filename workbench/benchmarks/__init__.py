@@ -1,7 +1,7 @@
-"""Speed and memory, as ratios of contestants that alternate in one run; `workbench bench NAME` prints them.
+"""Speed and memory, as ratios between contestants that alternate in one run; `workbench bench NAME` prints them.
 
-A figure is a speed-up: how many times as fast ours is as what it is measured against. Its name is fixed, so that runs
-can be compared; each benchmark's module says what its figures are.
+Most figures are speed-ups: how many times as fast ours is as the reference. Their names are fixed, so that runs can be
+compared; each benchmark's module says what its figures are.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """`workbench bench attention`: every implementation against the released formulation, forward and with gradients.
 
-Figures, for heads of 64, 12 of them, batch 1, everything that has a gradient in training wanting one:
+Figures, for heads of 64, 12 of them, batch 1, with gradients of everything that has one in training:
     forward_1044, train_1044: 32×32 image tokens and 20 words; the policy's choice against the released formulation.
     forward_4096, train_4096: 64×64 image tokens, no words; the same.
-    train_4096_memory: the policy's choice's peak memory as a share of the released formulation's.
+    train_4096_memory: the policy's choice's peak memory as a fraction of the released formulation's.
     windows_forward, windows_train: 25 windows of 14×14; the policy's choice against SDPA with a mask.
     <figure>_<implementation>: the same for each implementation.
 """
@@ -25,7 +25,7 @@ from workbench.models.attention_policy import SHIPPED, Policy, Rule, choose, loa
 
 RELEASED = "released"
 _NOT_DETERMINISTIC = {"flex", "sdpa"}
-"""On a GPU, where their gradients of the bias are summed in no fixed order; no table trains with them there."""
+"""On a GPU, where their gradients of the bias are summed in no fixed order; no policy trains with them there."""
 HEADS, HEAD_WIDTH = 12, 64
 
 
@@ -62,15 +62,15 @@ def measure(device: torch.device, report: Report) -> dict[tuple[str, bool], dict
     measured = {}
     for name, shape in SHAPES.items():
         for gradient in (False, True):
-            one = functools.partial(_race, shape, gradient, device)
-            # Buffers of this size come from the kernel or from the heap, as earlier ones have left it.
-            measured[name, gradient] = in_fresh_process(one) if device.type == "cpu" else one()
+            measure_one = functools.partial(_race, shape, gradient, device)
+            # Whether buffers of this size come from the kernel or from the heap depends on earlier allocations.
+            measured[name, gradient] = in_fresh_process(measure_one) if device.type == "cpu" else measure_one()
             report(in_words(f"{'train' if gradient else 'forward'} {name}", measured[name, gradient]))
     return measured
 
 
 def _race(shape: Shape, gradient: bool, device: torch.device) -> dict[str, float]:
-    contestants = {one: contestant(one, shape, gradient, device) for one in _entered(device)}
+    contestants = {name: contestant(name, shape, gradient, device) for name in _entered(device)}
     return race(contestants, shape.rounds, device)
 
 
@@ -78,20 +78,24 @@ def figures(
     measured: dict[tuple[str, bool], dict[str, float]], device: torch.device, report: Report
 ) -> dict[str, float]:
     """The module's figures from `measure`'s times."""
-    found: dict[str, float] = {}
+    ratios: dict[str, float] = {}
     for (name, gradient), seconds in measured.items():
         kind = "train" if gradient else "forward"
         figure = f"windows_{kind}" if name == "windows" else f"{kind}_{name}"
         against = seconds["sdpa" if name == "windows" else RELEASED]
-        found[figure] = against / seconds[_policy_s(SHAPES[name], gradient, device)]
-        found |= {f"{figure}_{one}": against / taken for one, taken in seconds.items() if one != RELEASED}
+        ratios[figure] = against / seconds[_policy_s(SHAPES[name], gradient, device)]
+        ratios |= {
+            f"{figure}_{implementation}": against / own_seconds
+            for implementation, own_seconds in seconds.items()
+            if implementation != RELEASED
+        }
     memory = {
-        one: peak_memory(functools.partial(contestant, one, SHAPES["4096"], True, device), device)
-        for one in (RELEASED, _policy_s(SHAPES["4096"], True, device))
+        implementation: peak_memory(functools.partial(contestant, implementation, SHAPES["4096"], True, device), device)
+        for implementation in (RELEASED, _policy_s(SHAPES["4096"], True, device))
     }
-    report("train 4096: " + ", ".join(f"{one} {mib:.0f} MiB" for one, mib in memory.items()))
-    found["train_4096_memory"] = memory[_policy_s(SHAPES["4096"], True, device)] / memory[RELEASED]
-    return found
+    report("train 4096: " + ", ".join(f"{implementation} {mib:.0f} MiB" for implementation, mib in memory.items()))
+    ratios["train_4096_memory"] = memory[_policy_s(SHAPES["4096"], True, device)] / memory[RELEASED]
+    return ratios
 
 
 def policy_of(measured: dict[tuple[str, bool], dict[str, float]], device: torch.device) -> Policy:
@@ -103,23 +107,26 @@ def policy_of(measured: dict[tuple[str, bool], dict[str, float]], device: torch.
     for gradient in (False, True):
         barred = {RELEASED} | (_NOT_DETERMINISTIC if gradient and device.type == "cuda" else set())
         best = sorted(
-            (SHAPES[name].tokens, min((s, one) for one, s in seconds.items() if one not in barred)[1])
+            (
+                SHAPES[name].tokens,
+                min((s, implementation) for implementation, s in seconds.items() if implementation not in barred)[1],
+            )
             for (name, with_gradient), seconds in measured.items()
             if with_gradient == gradient
         )
-        for (tokens, one), after in zip(best, [*best[1:], None], strict=True):
-            if after is not None and after[1] == one:
+        for (tokens, implementation), after in zip(best, [*best[1:], None], strict=True):
+            if after is not None and after[1] == implementation:
                 continue
             limit = None if after is None else math.isqrt(tokens * after[0])
             rules.append(
                 Rule.model_validate(
                     {"device": device.type, "dtype": _dtype_name(device), "gradient": gradient, "max_tokens": limit,
-                     "implementation": one}
+                     "implementation": implementation}
                 )
             )  # fmt: skip
     what = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     return Policy(
-        measured=f"`workbench bench attention` on {what}, torch {torch.__version__}; the rules behind it are shipped",
+        measured=f"`workbench bench attention` on {what}, torch {torch.__version__}; the rules after it are shipped",
         rules=(*rules, *load_policy(SHIPPED).rules),
     )
 
@@ -157,7 +164,7 @@ def _inputs(shape: Shape, gradient: bool, device: torch.device) -> AttentionInpu
 
 def _entered(device: torch.device) -> list[str]:
     slow = set(FORWARD_ONLY_ON_CPU) if device.type == "cpu" else set()
-    return [RELEASED, *(one for one in implementations if one not in slow)]
+    return [RELEASED, *(name for name in implementations if name not in slow)]
 
 
 def _policy_s(shape: Shape, gradient: bool, device: torch.device) -> str:

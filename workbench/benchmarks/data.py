@@ -4,7 +4,7 @@ Figures:
     prepare_seconds, prepare_mib: `workbench data prepare` of full-size annotations (142,210 expressions, 196,771
         objects with polygons, 19,994 images), and the most memory the process had, its libraries included.
     open_seconds: opening what was prepared, its digest checked.
-    first_batch_seconds: from there to the first training batch of 64 at 512 px, with two loader workers and the
+    first_batch_seconds: from opened tables to the first training batch of 64 at 512 px, with two loader workers and the
         libraries loaded.
     images_per_second_per_core: training examples decoded and augmented as released, for ViT-B at 512 px, by one process
         with one thread.
@@ -55,15 +55,15 @@ def run(device: torch.device, report: Report) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         report("writing annotations and images of RefCOCO's size")
         folder = full_size.make(Path(name))
-        found = in_fresh_process(functools.partial(_prepared, folder))
-        report(", ".join(f"{figure} {value:.3g}" for figure, value in found.items()))
-        found |= in_fresh_process(functools.partial(_opened, folder))
-        report(", ".join(f"{figure} {value:.3g}" for figure, value in found.items()))
-        taken = in_fresh_process(functools.partial(_raced, folder))
-        report(in_words(f"{EXAMPLES} training examples", taken))
-        return found | {
-            "images_per_second_per_core": EXAMPLES / taken["ours"],
-            "speedup": taken["straightforward"] / taken["ours"],
+        results = in_fresh_process(functools.partial(_prepared, folder))
+        report(", ".join(f"{figure} {value:.3g}" for figure, value in results.items()))
+        results |= in_fresh_process(functools.partial(_opened, folder))
+        report(", ".join(f"{figure} {value:.3g}" for figure, value in results.items()))
+        seconds = in_fresh_process(functools.partial(_raced, folder))
+        report(in_words(f"{EXAMPLES} training examples", seconds))
+        return results | {
+            "images_per_second_per_core": EXAMPLES / seconds["ours"],
+            "speedup": seconds["straightforward"] / seconds["ours"],
         }
 
 
@@ -105,7 +105,7 @@ def _raced(folder: Path) -> dict[str, float]:
         for sent_id, seed in sentences.items():
             plain.example(sent_id, seed)
 
-    # The annotations of the one, millions of Python objects, would have the collector slow both.
+    # Otherwise the millions of objects of one contestant would slow the garbage collector for both.
     gc.freeze()
     try:
         return race({"ours": ours, "straightforward": straightforward}, ROUNDS, torch.device("cpu"))
@@ -114,7 +114,7 @@ def _raced(folder: Path) -> dict[str, float]:
 
 
 class StraightforwardLoader:
-    """The released augmentation as one would write it with Pillow, pycocotools and dictionaries of annotations."""
+    """The released augmentation as usually written, with Pillow, pycocotools and dictionaries of annotations."""
 
     def __init__(self, folder: Path) -> None:
         instances = json.loads((folder / "instances.json").read_bytes())

@@ -7,7 +7,7 @@ Figures:
         against the released formulation, forward and with gradients.
 On a GPU also, for a training step of the same in bf16 with batch 64 (the released formulation in fp32, batch 8):
     l_dit_images_per_second, released_images_per_second, l_dit_against_released;
-    l_dit_share_of_ceiling, of 1180 images/s (0.67 TFLOP an image at 790 TFLOP/s, an H200's in bf16);
+    l_dit_share_of_ceiling, of 1180 images/s (0.67 TFLOP per image at 790 TFLOP/s, an H200's in bf16);
     l_dit_peak_gib, released_peak_gib.
 """
 
@@ -34,8 +34,8 @@ CEILING = 1180.0
 
 def run(device: torch.device, report: Report) -> dict[str, float]:
     """All figures; see the module."""
-    found = _against_hugging_face(device, report) | _against_released(device, report)
-    return found if device.type == "cpu" else found | _training_throughput(device, report)
+    results = _against_hugging_face(device, report) | _against_released(device, report)
+    return results if device.type == "cpu" else results | _training_throughput(device, report)
 
 
 def l_dit(device: torch.device, windowed: bool) -> FusedImageEncoder:
@@ -56,9 +56,9 @@ def _against_hugging_face(device: torch.device, report: Report) -> dict[str, flo
     image = torch.randn(1, 3, 1024, 1024, device=device)
     with torch.inference_mode():
         _must_agree("Hugging Face's encoder", theirs(image), ours(image))
-        taken = race({"ours": lambda: ours(image), "hf": lambda: theirs(image)}, 3, device)
-    report(in_words("ViT-B at 1024 px", taken))
-    return {"hf_vit_b_1024": taken["hf"] / taken["ours"]}
+        seconds = race({"ours": lambda: ours(image), "hf": lambda: theirs(image)}, 3, device)
+    report(in_words("ViT-B at 1024 px", seconds))
+    return {"hf_vit_b_1024": seconds["hf"] / seconds["ours"]}
 
 
 def hugging_face_encoder(ours: FusedImageEncoder) -> Callable[[Tensor], Tensor]:
@@ -124,7 +124,7 @@ def _against_released(device: torch.device, report: Report) -> dict[str, float]:
 def _must_agree(other: str, theirs: Tensor, ours: Tensor) -> None:
     error = ((theirs - ours).abs().max() / theirs.abs().max()).item()
     if error > 1e-3:
-        raise WorkbenchError(f"bench encoder: ours and {other} differ by {error:.1e}; a speed would mean nothing")
+        raise WorkbenchError(f"bench encoder: ours and {other} differ by {error:.1e}; their speeds cannot be compared")
 
 
 def _training_throughput(device: torch.device, report: Report) -> dict[str, float]:

@@ -1,6 +1,6 @@
-"""A scheduler that plays sbatch, squeue, sacct, scontrol, scancel and srun, and counts how often each is called.
+"""A stand-in for sbatch, squeue, sacct, scontrol, scancel and srun, which counts the calls of each.
 
-It queues jobs and never starts them. For measurements and tests on machines without a Slurm; `counted` puts the same
+It queues jobs and never starts them. For measurements and tests on machines without Slurm; `counted` puts the same
 counters in front of a real one.
 """
 
@@ -75,7 +75,7 @@ class FakeSlurm:
     """Commands in a folder; put `bin` in front of the PATH.
 
     Args:
-        folder: for the commands and what they remember.
+        folder: for the commands and their state.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -86,27 +86,27 @@ class FakeSlurm:
     @classmethod
     def pretending(cls, folder: Path, max_array_size: int = 1001) -> FakeSlurm:
         """A scheduler that queues and never runs."""
-        made = cls(folder)
+        slurm = cls(folder)
         text = _FAKE
         for key, value in {
             "{python}": sys.executable,
             "{python!r}": repr(sys.executable),
-            "{folder!r}": repr(str(made.folder)),
+            "{folder!r}": repr(str(slurm.folder)),
             "{max_array_size}": str(max_array_size),
         }.items():
             text = text.replace(key, value)
         for name in COMMANDS:
-            _write(made.bin / name, text)
-        return made
+            _write(slurm.bin / name, text)
+        return slurm
 
     @classmethod
     def counted(cls, folder: Path) -> FakeSlurm:
         """The real commands, with a counter in front of each."""
-        made = cls(folder)
+        slurm = cls(folder)
         for name in COMMANDS:
             if real := shutil.which(name):
-                _write(made.bin / name, _COUNTED.format(name=name, folder=made.folder, real=real))
-        return made
+                _write(slurm.bin / name, _COUNTED.format(name=name, folder=slurm.folder, real=real))
+        return slurm
 
     @contextlib.contextmanager
     def on_the_path(self) -> Iterator[None]:
@@ -131,7 +131,7 @@ class FakeSlurm:
         return []
 
     def set_state(self, task: str, state: str) -> None:
-        """From now on squeue and sacct say so of a task, as in `1_0`."""
+        """From now on squeue and sacct report this state for a task such as `1_0`."""
         with (self.folder / "states").open("a") as stream:
             stream.write(f"{task} {state}\n")
 

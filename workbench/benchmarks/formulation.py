@@ -1,4 +1,4 @@
-"""The released formulation of the fused encoder, as the thing to be measured against: the whole N×N matrix of logits,
+"""The released formulation of the fused encoder, as the reference for measurements: the whole N×N matrix of logits,
 the bias added to it, every token through every block, rel-pos tables interpolated in every call."""
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def released_encoder(encoder: FusedImageEncoder, image: Tensor, text: Tensor) ->
         words = encoder.fusion.tokens(BlockInput(layer, text, None, words, sequence.unflatten(1, grid)))
         sequence = torch.cat([words, sequence], dim=1)
         q, k, v = project(block.attn, block.norm1(sequence), None, True)
-        seen = released_attention(AttentionInput(q, k, v, grid, *relative_tables(block.attn, grid)))
-        sequence = sequence + block.attn.proj(seen.transpose(1, 2).flatten(2))
+        attended = released_attention(AttentionInput(q, k, v, grid, *relative_tables(block.attn, grid)))
+        sequence = sequence + block.attn.proj(attended.transpose(1, 2).flatten(2))
         sequence = sequence + block.mlp(block.norm2(sequence))
         sequence, words = sequence[:, length:], sequence[:, :length]
         words = words if encoder.fusion.evolves else None

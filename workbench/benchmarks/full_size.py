@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 REFERENTS, EXPRESSIONS, IMAGES, OBJECTS = 50_000, 142_210, 19_994, 196_771
-"""Referents and images as published of RefCOCO (unc), expressions one more; ten objects an image are our choice."""
+"""Referents and images as published of RefCOCO (unc), expressions one more; ten objects per image are our choice."""
 SPLITS = {"train": 42_404, "val": 3_811, "testA": 1_975, "testB": 1_810}
 CATEGORIES = 80
 PHOTOGRAPHS = 24
@@ -22,10 +22,10 @@ WORDS = ("man", "woman", "left", "right", "red", "blue", "dog", "of", "the", "in
 def make(folder: Path, scale: float = 1.0, seed: int = 0) -> Path:
     """Write `<folder>/refcoco/` with instances.json, refs(unc).p and images.
 
-    The images are hard links to a few photographs-like JPEG files of COCO's usual sizes.
+    The images are hard links to a few photograph-like JPEG files of COCO's usual sizes.
 
     Args:
-        scale: share of the full size.
+        scale: fraction of the full size.
 
     Returns:
         The data set's folder.
@@ -105,13 +105,13 @@ def _refs(rng: np.random.Generator, annotations: list[dict[str, Any]], scale: fl
     sent_id = 0
     for ref_id, split in enumerate(names):
         annotation = annotations[ref_id]
-        # So many that the last referent ends at the whole number.
-        share = (ref_id + 1) * sentences // count - sent_id
-        found = []
-        for _ in range(share):
+        # Rounded so that the sentences of all referents add up to the whole number.
+        own_count = (ref_id + 1) * sentences // count - sent_id
+        own_sentences = []
+        for _ in range(own_count):
             tokens = [WORDS[i] for i in rng.integers(0, len(WORDS), int(rng.integers(1, 7)))]
             text = " ".join(tokens)
-            found.append({"raw": text, "sent": text, "sent_id": sent_id, "tokens": tokens})
+            own_sentences.append({"raw": text, "sent": text, "sent_id": sent_id, "tokens": tokens})
             sent_id += 1
         refs.append(
             {
@@ -121,8 +121,8 @@ def _refs(rng: np.random.Generator, annotations: list[dict[str, Any]], scale: fl
                 "category_id": annotation["category_id"],
                 "file_name": f"COCO_train2014_{annotation['image_id']:012d}_{annotation['id']}.jpg",
                 "split": split,
-                "sent_ids": [s["sent_id"] for s in found],
-                "sentences": found,
+                "sent_ids": [s["sent_id"] for s in own_sentences],
+                "sentences": own_sentences,
             }
         )
     return refs

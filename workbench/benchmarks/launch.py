@@ -1,12 +1,12 @@
-"""`workbench bench launch`: a grid of 1,000 runs handed to Slurm, followed and submitted again; nothing is trained.
+"""`workbench bench launch`: a grid of 1,000 runs submitted to Slurm, followed and submitted again; nothing is trained.
 
 With `--fake-scheduler`, or where no Slurm answers, a stand-in queues the runs; a real one holds them, and they are
-cancelled in the end. Every scheduler command is counted.
+cancelled at the end. Every scheduler command is counted.
 
 Figures, in seconds unless said otherwise:
     submit_seconds, resubmit_seconds, status_seconds: the work of the three commands, their libraries loaded.
     submit_command_seconds, resubmit_command_seconds, status_command_seconds: the whole commands, as processes.
-    sbatch_calls: how many of them the 1,000 runs took.
+    sbatch_calls: how many the 1,000 runs took.
     status_scheduler_calls, resubmit_scheduler_calls: calls of any scheduler command in one of each.
     collect_10k_cold_seconds, collect_10k_warm_seconds: 10,000 finished runs as a results frame, without and with the
         index, pandas loaded.
@@ -65,9 +65,9 @@ def run(report: Report, fake: bool) -> dict[str, float]:
         report("a stand-in for the scheduler" if pretend else "the real Slurm, its calls counted")
         slurm = FakeSlurm.pretending(folder / "slurm") if pretend else FakeSlurm.counted(folder / "slurm")
         with slurm.on_the_path():
-            found = _submission(folder, slurm, pretend, report)
-            found["files_per_run"] = _files_per_run(folder, slurm, pretend, report)
-        return found | _collection(folder / "finished", report)
+            results = _submission(folder, slurm, pretend, report)
+            results["files_per_run"] = _files_per_run(folder, slurm, pretend, report)
+        return results | _collection(folder / "finished", report)
 
 
 def _answers() -> bool:
@@ -85,14 +85,14 @@ def _submission(folder: Path, slurm: FakeSlurm, pretend: bool, report: Report) -
     profile.write_text(
         "backend: slurm\nmemory_gb: 1\narray_size: 100000\n" + ("" if pretend else "sbatch: {hold: true}\n")
     )
-    found: dict[str, float] = {}
+    measurements: dict[str, float] = {}
 
     def measured(name: str, work: Callable[[], Any]) -> int:
         before = slurm.calls().total()
         began = time.monotonic()
         work()
-        found[name] = time.monotonic() - began
-        report(f"{name}: {found[name]:.2f} s")
+        measurements[name] = time.monotonic() - began
+        report(f"{name}: {measurements[name]:.2f} s")
         return slurm.calls().total() - before
 
     def submit_to(results: Path) -> None:
@@ -102,11 +102,11 @@ def _submission(folder: Path, slurm: FakeSlurm, pretend: bool, report: Report) -
 
     results = [folder / "library", folder / "command"]
     try:
-        check_grid(grid)  # so that the libraries are loaded
+        check_grid(grid)  # loads the libraries
         measured("submit_seconds", lambda: submit_to(results[0]))
-        found["sbatch_calls"] = slurm.calls()["sbatch"]
-        found["resubmit_scheduler_calls"] = measured("resubmit_seconds", lambda: submit_to(results[0]))
-        found["status_scheduler_calls"] = measured(
+        measurements["sbatch_calls"] = slurm.calls()["sbatch"]
+        measurements["resubmit_scheduler_calls"] = measured("resubmit_seconds", lambda: submit_to(results[0]))
+        measurements["status_scheduler_calls"] = measured(
             "status_seconds", lambda: statuses(plan(grid, results[0], look_at_queue))
         )
         for name in ("submit", "resubmit"):
@@ -115,7 +115,7 @@ def _submission(folder: Path, slurm: FakeSlurm, pretend: bool, report: Report) -
     finally:
         if not pretend:
             scheduler.cancel([p.run_state.task for r in results for p in plan(grid, r) if p.run_state.task is not None])
-    return found
+    return measurements
 
 
 def _submitted(grid: Grid, results: Path, profile: Path) -> SubmissionOutcome:
@@ -147,24 +147,24 @@ def _files_per_run(folder: Path, slurm: FakeSlurm, pretend: bool, report: Report
     profile.write_text("backend: slurm\nmemory_gb: 2\n")
     open_dataset(next(iter(grid.settings.values())))
     outcome = _submitted(grid, results, profile)
-    (made,) = outcome.arrays
+    (array,) = outcome.arrays
     if pretend:
-        environment = {**os.environ, "SLURM_ARRAY_JOB_ID": made.array_id, "SLURM_ARRAY_TASK_ID": "0",
-                       "SLURM_JOB_ID": made.array_id}  # fmt: skip
+        environment = {**os.environ, "SLURM_ARRAY_JOB_ID": array.array_id, "SLURM_ARRAY_TASK_ID": "0",
+                       "SLURM_JOB_ID": array.array_id}  # fmt: skip
         subprocess.run(
-            ["bash", str(made.submission.folder / "array.sh")], env=environment, capture_output=True, check=False
+            ["bash", str(array.submission.folder / "array.sh")], env=environment, capture_output=True, check=False
         )
     (planned,) = outcome.planned
     deadline = time.monotonic() + PATIENCE_SECONDS
     # The batch script tidies up after the training has ended.
-    while planned.folder.state() != "completed" or made.submission.output(0):
+    while planned.folder.state() != "completed" or array.submission.output(0):
         if time.monotonic() > deadline:
             raise WorkbenchError(
                 f"bench launch: the one real run is {planned.folder.state()} after {PATIENCE_SECONDS} s"
             )
         time.sleep(0.5)
     own = [path for path in planned.folder.path.iterdir() if path.is_file()]
-    left = list(made.submission.folder.glob(f"{made.array_id}_*"))
+    left = list(array.submission.folder.glob(f"{array.array_id}_*"))
     report(f"left by one run: {', '.join(path.name for path in own + left)}")
     return len(own) + len(left)
 
@@ -172,24 +172,24 @@ def _files_per_run(folder: Path, slurm: FakeSlurm, pretend: bool, report: Report
 def _collection(results: Path, report: Report) -> dict[str, float]:
     report(f"writing {FINISHED} finished runs")
     _write_finished(results)
-    found = {}
+    seconds = {}
     import pandas as pd
 
     pd.DataFrame({"a": [1]}).drop_duplicates()
     for name in ("cold", "warm"):
         began = time.monotonic()
         frame = runs_frame(RunFolders(results))
-        found[f"collect_10k_{name}_seconds"] = time.monotonic() - began
-        report(f"{name}: {found[f'collect_10k_{name}_seconds']:.2f} s for {len(frame)} rows")
+        seconds[f"collect_10k_{name}_seconds"] = time.monotonic() - began
+        report(f"{name}: {seconds[f'collect_10k_{name}_seconds']:.2f} s for {len(frame)} rows")
         if frame["run"].nunique() != FINISHED:
             raise WorkbenchError(f"bench launch: {frame['run'].nunique()} of {FINISHED} runs were collected")
     (results / INDEX).unlink()
     shutil.rmtree(results / RUNS)
-    return found
+    return seconds
 
 
 def _write_finished(results: Path) -> None:
-    """Records as a training writes them, with all that a real one holds."""
+    """Records as a training writes them, with everything that a real one holds."""
     with tempfile.TemporaryDirectory() as name:
         config = next(iter(_grid(Path(name), 1, 1).settings.values()))
     metrics = {"expressions": 500, "oiou": 0.5, "miou": 0.5} | {f"p@0.{k}": 0.1 * k for k in range(5, 10)}
@@ -204,6 +204,6 @@ def _write_finished(results: Path) -> None:
             "metrics": dict.fromkeys(("val", "testA", "testB"), metrics),
             "finished": 1.0, "training_seconds": 100.0, "seconds": 110.0, "gpu_hours": 0.0,
         }  # fmt: skip
-        # Written plainly: what is measured is reading, and a thousand fsyncs take minutes.
+        # Written without fsync: only reading is measured, and a thousand fsyncs take minutes.
         (folder.path / "run.json").write_text(json.dumps(record, indent=1))
         folder.log_file.write_text('{"event": "end", "time": 1.0, "state": "completed"}\n')

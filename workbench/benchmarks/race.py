@@ -1,4 +1,4 @@
-"""Contestants that take turns, so that a machine's moods fall on all of them alike."""
+"""Times contestants in turns, so that changes of the machine's speed affect all of them alike."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Report = Callable[[str], None]
 
 
 def race(contestants: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each contestant over `rounds` turns, after one turn that does not count."""
+    """Median seconds of each contestant over `rounds` turns, after one warm-up turn."""
     seconds: dict[str, list[float]] = {contestant: [] for contestant in contestants}
     for _ in range(rounds + 1):
         for contestant, run in contestants.items():
@@ -44,10 +44,10 @@ def _wait(device: torch.device) -> None:
 
 
 def peak_memory(prepare: Callable[[], Callable[[], object]], device: torch.device) -> float:
-    """MiB that a piece of work takes at its peak, over what stood before it.
+    """MiB that a piece of work takes at its peak, beyond what was in use before.
 
     Args:
-        prepare: returns the work; on the CPU it goes to a fresh process, so it must be importable.
+        prepare: returns the work; on the CPU it runs in a fresh process, so it must be importable.
     """
     if device.type == "cuda":
         run = prepare()
@@ -67,13 +67,13 @@ def _resident_growth(prepare: Callable[[], Callable[[], object]]) -> float:
 
 
 def most_resident() -> float:
-    """MiB this process had resident at most. Not from getrusage, which keeps the parent's peak across exec."""
+    """The most MiB that this process had resident. Not from getrusage, which keeps the parent's peak across exec."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) / 1024
 
 
 def in_fresh_process(work: Callable[[], T]) -> T:
-    """What `work` returns in a process of its own: with an allocator that no other measurement has shaped."""
+    """What `work` returns in a process of its own: with an allocator that no other measurement has affected."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(work, torch.get_num_threads(), sender))

@@ -2,10 +2,10 @@
 
 Figures:
     evaluate_default: default SAM, one image and 8 expressions about it, encoder and decoder; against one encoder pass
-        an expression. The masks' logits must be the same.
+        per expression. The masks' logits must be the same.
     train_default_frozen_cached: a training step of default SAM with frozen encoder and neck, batch 4, from cached
-        features; against the same step from pixels. The losses must be the same to 1 %, which is more than fp16 rounds.
-    train_loss_difference: how far apart they are, relative.
+        features; against the same step from pixels. The losses must agree to 1 %, which is more than fp16 rounding.
+    train_loss_difference: their relative difference.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ def _evaluation(model: ReferringSam, device: torch.device, report: Report) -> di
         return model.decode(model.encode_shared(image, image_of, text), text)
 
     def each() -> Tensor:
-        masks = [model.decode(model.encode_image(image, one[None]), one[None]) for one in text]
+        masks = [model.decode(model.encode_image(image, features[None]), features[None]) for features in text]
         return torch.cat(masks)
 
     with torch.inference_mode():
         torch.testing.assert_close(shared(), each(), rtol=1e-3, atol=1e-3)
-        taken = race({"shared": shared, "each": each}, 3, device)
-    report(in_words(f"evaluate default, {EXPRESSIONS} expressions an image", taken))
-    return {"evaluate_default": taken["each"] / taken["shared"]}
+        seconds = race({"shared": shared, "each": each}, 3, device)
+    report(in_words(f"evaluate default, {EXPRESSIONS} expressions per image", seconds))
+    return {"evaluate_default": seconds["each"] / seconds["shared"]}
 
 
 def _training(model: ReferringSam, config: RunConfig, device: torch.device, report: Report) -> dict[str, float]:
@@ -98,16 +98,16 @@ def _training(model: ReferringSam, config: RunConfig, device: torch.device, repo
         losses = {kind: loss(kind).item() for kind in batches}
     difference = abs(losses["cached"] - losses["pixels"]) / losses["pixels"]
     if difference > 0.01:
-        raise WorkbenchError(f"bench reuse: the losses differ, {losses}; a speed would mean nothing")
+        raise WorkbenchError(f"bench reuse: the losses differ, {losses}; their speeds cannot be compared")
 
     def step(kind: str) -> None:
         optimizer.zero_grad(set_to_none=True)
         loss(kind).backward()
         optimizer.step()
 
-    taken = race({"cached": lambda: step("cached"), "pixels": lambda: step("pixels")}, 3, device)
-    report(in_words("training step of frozen default", taken))
+    seconds = race({"cached": lambda: step("cached"), "pixels": lambda: step("pixels")}, 3, device)
+    report(in_words("training step of frozen default", seconds))
     return {
-        "train_default_frozen_cached": taken["pixels"] / taken["cached"],
+        "train_default_frozen_cached": seconds["pixels"] / seconds["cached"],
         "train_loss_difference": difference,
     }

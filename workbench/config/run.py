@@ -45,11 +45,14 @@ LATER_FIELDS: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("data", "recipe", "targets"), "one"),
     (("evaluation", "no_target_area"), 0),
 )
-"""Fields younger than many stored runs, and what they were before: at that they stay out, so that older ids last."""
+"""Fields added after runs had been stored, each with its former fixed value.
+
+At that value a field is left out of the identity, so that older ids stay valid.
+"""
 
 
 class RunConfig(Section):
-    """Everything that defines one training but its seed, plus how this machine runs it (`machine`)."""
+    """Everything that defines one training except its seed, plus how this machine runs it (`machine`)."""
 
     backbone: BackboneConfig = BackboneConfig()
     fusion: FusionConfig = FusionConfig()
@@ -85,8 +88,8 @@ class RunConfig(Section):
     def _features_of_unchanging_images(self) -> RunConfig:
         if self.training.cache_features and self.data.augmentation.changes_pixels:
             raise ValueError(
-                "training.cache_features keeps what the encoder makes of each image, so data.augmentation must leave "
-                "scale and colour alone"
+                "training.cache_features stores the features of each image, so data.augmentation must leave its scale "
+                "and colours unchanged"
             )
         return self
 
@@ -109,7 +112,7 @@ class RunConfig(Section):
         for path, former in LATER_FIELDS:
             _leave_out(document, path, former)
         if self.fusion.variant == "default":
-            # Nothing else of the section means anything there.
+            # This variant reads nothing else of the section.
             document["fusion"] = {"variant": "default"}
         if _is_path(self.text_encoder.name):
             document["text_encoder"]["name"] = PurePath(self.text_encoder.name).name
@@ -138,14 +141,16 @@ def run_id(config: RunConfig, seed: int) -> str:
     return f"{config.setting_id}/seed{seed}"
 
 
-def difference(one: Any, other: Any, key: str = "") -> list[str]:
-    """Where two plain documents differ, a line a value: `key: one -> other`."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        names = sorted(one.keys() | other.keys())
+def difference(first: Any, second: Any, key: str = "") -> list[str]:
+    """Where two plain documents differ, one line per value: `key: first -> second`."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        names = sorted(first.keys() | second.keys())
         return [
-            line for name in names for line in difference(one.get(name), other.get(name), f"{key}.{name}".lstrip("."))
+            line
+            for name in names
+            for line in difference(first.get(name), second.get(name), f"{key}.{name}".lstrip("."))
         ]
-    return [] if one == other else [f"{key}: {shown(one)} -> {shown(other)}"]
+    return [] if first == second else [f"{key}: {shown(first)} -> {shown(second)}"]
 
 
 def _pinned(section: Mapping[str, Any], key: str, asset: Path) -> str:

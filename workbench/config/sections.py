@@ -42,9 +42,9 @@ class ProjectorConfig(Section):
     type: str = "linear"
     """`linear`, `mlp`, `bottleneck`, `shared` (one for all layers), `identity` or `gated`."""
     init: Literal["zero", "default", "ones", "normal", "released"] = "zero"
-    """Of the last affine map: all zero, torch's own, weights of one, N(0, 0.02), or the variant's as released."""
+    """Start of the last affine map: all zero, torch's own, weights of one, N(0, 0.02), or the variant's as released."""
     rank: int | None = Field(None, ge=1)
-    """Inner width, of `bottleneck` alone; 32 where not given."""
+    """Inner width, for `bottleneck` only; 32 by default."""
 
     @model_validator(mode="before")
     @classmethod
@@ -55,18 +55,18 @@ class ProjectorConfig(Section):
         if kind == "bottleneck":
             values = {**values, "rank": 32 if values.get("rank") is None else values["rank"]}
         elif values.get("rank") is not None:
-            raise ValueError(f"'rank' belongs to the type bottleneck alone, not to {kind}")
+            raise ValueError(f"'rank' is only for the type bottleneck, not for {kind}")
         if kind in ("gated", "identity") and init is None:
             values = {**values, "init": "default"}
         if kind == "gated" and init == "zero":
             raise ValueError("a gate of zero on a map of zero can never learn: set init to default or normal")
         if kind == "identity" and init not in (None, "default", "released"):
-            raise ValueError(f"the type identity has no weights to initialise, so init {init!r} means nothing")
+            raise ValueError(f"the type identity has no weights to initialise, so init {init!r} has no effect")
         return values
 
 
 class CrossAttentionConfig(Section):
-    """Of the variants whose words attend to something before they enter a block; the sizes are the released ones."""
+    """For variants whose text tokens attend to others before they enter a block; the sizes are the released ones."""
 
     keys: Literal["image", "text"] = "image"
     """`l_dit_cross_attention` only: the image tokens, as intended, or the last block's text output, as released."""
@@ -90,15 +90,15 @@ class FusionConfig(Section):
     """`all`, `{first: k}`, `{last: k}`, `{every: k}` (0, k, 2k, …) or a list of block indices from 0."""
     projector: ProjectorConfig = ProjectorConfig()
     text_projection: bool = False
-    """A Linear from the text's width to the image encoder's before all else, as released for ViT-H."""
+    """Apply a Linear from the text's width to the image encoder's first, as released for ViT-H."""
     cross_attention: CrossAttentionConfig = CrossAttentionConfig()
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @field_validator("layers", mode="before")
     @classmethod
     def _a_known_form(cls, layers: Any) -> Any:
-        known = layers == "all" or isinstance(layers, list | tuple)
-        if not known and not (isinstance(layers, dict) and set(layers) <= {"first", "last", "every"}):
+        all_or_list = layers == "all" or isinstance(layers, list | tuple)
+        if not all_or_list and not (isinstance(layers, dict) and set(layers) <= {"first", "last", "every"}):
             raise ValueError("one of all, {first: k}, {last: k}, {every: k} and a list of layers from 0")
         return layers
 
@@ -109,12 +109,12 @@ class FusionConfig(Section):
             if len(layers) != 1:
                 raise ValueError(f"one of first, last and every, not {sorted(layers) or 'none'}")
             if (count := next(iter(layers.values()))) < 1:
-                raise ValueError(f"a number of layers from 1, not {count}")
+                raise ValueError(f"the number of layers must be at least 1, not {count}")
         elif isinstance(layers, tuple):
             if not layers:
                 raise ValueError("an empty list fuses nothing; use the variant 'default' for that")
             if len(set(layers)) != len(layers):
-                raise ValueError(f"a layer stands twice in {list(layers)}")
+                raise ValueError(f"a layer is listed twice in {list(layers)}")
             return tuple(sorted(layers))
         return layers
 
@@ -138,23 +138,23 @@ class StartConfig(Section):
     """Weights of a whole model to begin from, in place of those of its parts."""
 
     file: str | None = None
-    """As `import-released` or a run's checkpoint holds them: a path, or a name under `machine.checkpoint_root`."""
+    """Written by `import-released`, or a run's checkpoint: a path, or a name under `machine.checkpoint_root`."""
     sha256: str | None = None
-    """Of the file; required with it, for checkpoints of many runs share one name."""
+    """The file's SHA-256; required with `file`, because checkpoints of many runs share one name."""
     run: str | None = None
-    """In the place of a file: a setting id, whose completed run is begun from. A grid file names it as
-    `{grid: FILE, setting: NAME}`, and the run is then trained before."""
+    """Instead of a file: the setting id of the completed run to begin from. A grid file names it as
+    `{grid: FILE, setting: NAME}`, and that run is then trained first."""
     seed: Annotated[int, Field(ge=0)] | Literal["same"] = "same"
-    """Of that run; `same`: the seed that this one has."""
+    """The seed of that run; `same`: the seed of this one."""
 
     @model_validator(mode="after")
     def _file_or_run(self) -> StartConfig:
         if (self.file is None) != (self.sha256 is None):
-            raise ValueError("'file' and 'sha256' come together; sha256sum FILE prints the latter")
+            raise ValueError("'file' and 'sha256' must be set together; sha256sum FILE prints the SHA-256")
         if self.file is not None and self.run is not None:
             raise ValueError("either a file or a run, not both")
         if self.run is None and self.seed != "same":
-            raise ValueError("'seed' belongs to a run to begin from")
+            raise ValueError("'seed' is only for a 'run' to begin from")
         return self
 
     @property
@@ -177,10 +177,10 @@ class RefshapesRecipe(Section):
     eval_images: int = Field(150, ge=1)
     """Images of each of val, testA, testB and testC."""
     targets: Literal["one", "any"] = "one"
-    """`any`: expressions that fit several shapes or none come on top, and gRefCOCO's format is written."""
+    """`any` adds expressions that fit several shapes or none, and writes gRefCOCO's format."""
 
     def document(self) -> dict[str, Any]:
-        """The recipe as it names the folder; without what came later where it is as it was before."""
+        """The recipe that the folder is named after; a field that was added later is left out at its former value."""
         return self.model_dump(exclude={"targets"} if self.targets == "one" else None)
 
 
@@ -188,10 +188,11 @@ class AugmentationConfig(Section):
     """How training images vary, besides the flip. Evaluation sees every image as it is."""
 
     scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
-    """One is drawn: the longer side as a share of the model's square. Released: 1, 0.9375, …, 0.625."""
+    """One is drawn: the longer side as a fraction of the model's square. Released: 1, 0.9375, …, 0.625."""
     large_scale_jitter: tuple[Positive, Positive] | None = None
-    """SAM's, [0.1, 2.0], which its paper (arXiv 2304.02643, appendix A) used while its data was limited: a share is
-    drawn between the two, and where the image becomes larger than the square, a window that shows the referent."""
+    """SAM's, [0.1, 2.0], which its paper (arXiv 2304.02643, appendix A) used while its data was limited: a
+    fraction is drawn between the two, and, where the image becomes larger than the square, a window that shows the
+    referent."""
     color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Brightness, contrast and saturation, in random order, each by a factor within 1 ± this. Released: 0.4."""
     color_jitter_probability: Fraction = 0.8
@@ -210,20 +211,20 @@ class AugmentationConfig(Section):
 
     @property
     def changes_pixels(self) -> bool:
-        """Whether an image looks other from one time to the next."""
+        """Whether the same image can look different each time it is drawn."""
         return self.scales is not None or self.large_scale_jitter is not None or self.color_jitter > 0
 
 
 class DataConfig(Section):
-    """What is fed in, in training."""
+    """The training data, and how it is fed in."""
 
     dataset: str = "refshapes"
     split_by: str = "unc"
     sha256: str | None = None
-    """Of what `workbench data prepare` makes of the data set; filled in from there, and pins it."""
+    """Digest of the data set as `workbench data prepare` stores it; filled in from there, and pins the content."""
     train_split: str = "train"
     recipe: RefshapesRecipe | None = None
-    """Of `refshapes` only, and filled in there."""
+    """For `refshapes` only, where it is filled in."""
     epoch: Literal["expressions", "referents"] = "expressions"
     """One pass is over every expression, or over every referent with one of its expressions drawn at random."""
     horizontal_flip: Fraction = 0.5
@@ -237,7 +238,7 @@ class DataConfig(Section):
             if values.get("dataset", "refshapes") == "refshapes":
                 return {**values, "recipe": values.get("recipe") or {}}
             if values.get("recipe") is not None:
-                raise ValueError("'recipe' belongs to the data set refshapes alone")
+                raise ValueError("'recipe' is only for the data set refshapes")
         return values
 
     def same_set(self, other: DataConfig) -> bool:
@@ -268,11 +269,11 @@ class OptimizerConfig(Section):
 
 
 class ScheduleConfig(Section):
-    """The learning rate's course, as a share of its peak."""
+    """How the learning rate changes, as a fraction of its peak."""
 
     name: Literal["one_cycle", "warmup_cosine", "constant"] = "one_cycle"
     warmup: Fraction = 0.1
-    """Share of all steps."""
+    """Fraction of all steps."""
     start: Fraction = 0.04
     end: Fraction = 0.0
 
@@ -307,10 +308,11 @@ class TrainingConfig(Section):
     loss: LossConfig = LossConfig()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     cache_features: bool = False
-    """Compute what a frozen image encoder makes of each image before text comes in once, and keep it (in fp16)."""
+    """Compute the features that a frozen image encoder has of each image before text enters only once, and keep them
+    (in fp16)."""
     deterministic: bool = True
     explosion_factor: Annotated[float, Field(gt=1)] = 100.0
-    """A loss over this many times the first one ends the run as diverged."""
+    """A loss of more than this many times the first one ends the run as diverged."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainingConfig:
@@ -324,13 +326,13 @@ class EvaluationConfig(Section):
 
     splits: tuple[str, ...] = ("val", "testA", "testB")
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Probability over which a pixel counts as predicted."""
+    """Probability above which a pixel counts as predicted."""
     masks: Literal["upsampled", "dilated"] = "upsampled"
-    """`upsampled` logits are cut at the original size. `dilated`: cut in the model's square, enlarged bilinearly, and
-    every pixel that a predicted one touches counts, as in the released code; it scores a perfect disc of radius 12 at
-    0.84 against itself."""
+    """`upsampled`: logits are enlarged to the original size and thresholded there. `dilated`: they are thresholded in
+    the model's square, the mask is enlarged bilinearly, and every pixel that a predicted one touches counts, as in the
+    released code; it scores a perfect disc of radius 12 at 0.84 against itself."""
     no_target_area: int = Field(0, ge=0)
-    """A mask of fewer pixels than this, at the original size, is the answer "nothing is meant"; gRefCOCO's protocol has
+    """A mask of fewer pixels than this, at the original size, counts as a no-target answer; gRefCOCO's protocol has
     such a bound."""
 
     @field_validator("splits")
@@ -342,7 +344,7 @@ class EvaluationConfig(Section):
 
 
 class MachineConfig(Section):
-    """Where things lie here and how many hands there are. Changes no result, so it is not part of the identity."""
+    """Paths, device, threads and workers on this machine. They change no result, so they are not in the identity."""
 
     data_root: Path = Path("data")
     checkpoint_root: Path = Path("checkpoints")

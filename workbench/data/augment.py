@@ -34,21 +34,21 @@ def draw(config: DataConfig, seed: int, height: int, width: int, side: int, box:
     """The draws for an image of height×width and a square of `side`.
 
     Args:
-        box: of the referent, which a window must show; one without an area may be anywhere.
+        box: of the referent, which a window must show; without an area it does not limit the window.
     """
     rng = np.random.default_rng(seed)
     flipped = bool(rng.random() < config.horizontal_flip)
     options = config.augmentation
     if not options.changes_pixels:
         return Augmentation(flipped, place(height, width, side, config.padding))
-    share = 1.0
+    scale = 1.0
     if options.scales is not None:
-        share = options.scales[rng.integers(len(options.scales))]
+        scale = options.scales[rng.integers(len(options.scales))]
     elif options.large_scale_jitter is not None:
-        share = float(rng.uniform(*options.large_scale_jitter))
-    placement = place(height, width, side, config.padding, share * side)
-    if share > 1:
-        placement = _window(rng, height, width, side, share * side, box, config)
+        scale = float(rng.uniform(*options.large_scale_jitter))
+    placement = place(height, width, side, config.padding, scale * side)
+    if scale > 1:
+        placement = _window(rng, height, width, side, scale * side, box, config)
     colours: tuple[tuple[int, float], ...] = ()
     if options.color_jitter and rng.random() < options.color_jitter_probability:
         strength = options.color_jitter
@@ -87,13 +87,13 @@ def change_colours(pixels: Tensor, colours: tuple[tuple[int, float], ...]) -> Te
     if not colours:
         return pixels
     grey = torch.tensor(GREY)
-    found = pixels.reshape(3, -1).float()
+    changed = pixels.reshape(3, -1).float()
     for kind, factor in colours:
         if kind == 0:
-            found.mul_(factor)
+            changed.mul_(factor)
         elif kind == 1:
-            torch.add((grey @ found.mean(dim=1)) * (1 - factor), found, alpha=factor, out=found)
+            torch.add((grey @ changed.mean(dim=1)) * (1 - factor), changed, alpha=factor, out=changed)
         else:
-            torch.add((grey @ found).mul_(1 - factor), found, alpha=factor, out=found)
-        found.clamp_(0, 255)
-    return found.add_(0.5).to(torch.uint8).view_as(pixels)
+            torch.add((grey @ changed).mul_(1 - factor), changed, alpha=factor, out=changed)
+        changed.clamp_(0, 255)
+    return changed.add_(0.5).to(torch.uint8).view_as(pixels)

@@ -1,4 +1,4 @@
-"""What is wrong with, or odd about, a data set: every image decoded, every expression looked at."""
+"""What is wrong with, or odd about, a data set: every image decoded, every expression checked."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Lengths = Callable[[Sequence[str]], Sequence[int]]
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of thing that was found.
+    """One kind of problem.
 
     Attributes:
-        wrong: or only odd: it is in the data as published, or harmless.
-        examples: all of them, in words.
+        wrong: False for what is only unusual: it is in the data as published, or harmless.
+        examples: every case, in words.
     """
 
     what: str
@@ -38,7 +38,7 @@ class Finding:
     examples: tuple[str, ...]
 
     def text(self, most: int | None = SHOWN) -> str:
-        """A line, with so many examples."""
+        """One line, with at most `most` examples."""
         more = "; …" if most is not None and self.count > most else ""
         return f"{self.what}: {self.count:,} ({'; '.join(self.examples[:most])}{more})"
 
@@ -46,32 +46,32 @@ class Finding:
 def check(
     data: ReferData, lengths: Lengths | None = None, max_tokens: int = 0, progress: Progress | None = None
 ) -> list[Finding]:
-    """Look at everything in a data set.
+    """Check everything in a data set.
 
     Args:
         lengths: of a text encoder's tokenizer; without it, sentences' lengths are not checked.
-        max_tokens: what fits, [CLS] and [SEP] included.
+        max_tokens: the most tokens that fit, [CLS] and [SEP] included.
         progress: called with (images decoded, images in all).
     """
-    found = [
+    findings = [
         _finding("broken or missing images", True, _broken_images(data, progress)),
         _finding("empty masks", True, _empty_masks(data)),
         _finding("boxes that reach outside their image", False, _boxes_outside(data)),
         _finding("expressions without words", True, _wordless(data)),
-        _finding("sentence ids that stand twice", False, _twice(data, "sent_id")),
-        _finding("expressions that stand on several splits", True, _on_several_splits(data, "sent_id", "expression")),
+        _finding("sentence ids that occur twice", False, _twice(data, "sent_id")),
+        _finding("expressions on several splits", True, _on_several_splits(data, "sent_id", "expression")),
         _finding("referents on several splits", True, _on_several_splits(data, "ref_id", "referent")),
         _finding("images that several splits share", False, _shared_images(data)),
     ]
     if lengths is not None:
         over = _over_limit(data, lengths, max_tokens)
-        found.append(_finding(f"sentences of more than {max_tokens} tokens, which are cut", False, over))
-    return [finding for finding in found if finding.count]
+        findings.append(_finding(f"sentences of more than {max_tokens} tokens, which are cut", False, over))
+    return [finding for finding in findings if finding.count]
 
 
 def _finding(what: str, wrong: bool, examples: Iterable[str]) -> Finding:
-    every = list(examples)
-    return Finding(what, len(every), wrong, tuple(every))
+    all_examples = list(examples)
+    return Finding(what, len(all_examples), wrong, tuple(all_examples))
 
 
 def _used(data: ReferData, column: str) -> list[int]:
@@ -138,10 +138,10 @@ def _twice(data: ReferData, column: str) -> Iterable[str]:
 
 
 def _splits_of(data: ReferData, column: str) -> dict[Hashable, list[str]]:
-    found: dict[Hashable, dict[str, None]] = defaultdict(dict)
+    splits_by_value: dict[Hashable, dict[str, None]] = defaultdict(dict)
     for value, split in zip(data.expressions[column].to_pylist(), data.expressions["split"].to_pylist(), strict=True):
-        found[value][split] = None
-    return {value: list(splits) for value, splits in found.items() if len(splits) > 1}
+        splits_by_value[value][split] = None
+    return {value: list(splits) for value, splits in splits_by_value.items() if len(splits) > 1}
 
 
 def _on_several_splits(data: ReferData, column: str, what: str) -> Iterable[str]:

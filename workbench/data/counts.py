@@ -14,7 +14,7 @@ from workbench.data.tables import ReferData
 from workbench.errors import DataError
 
 STATISTICS = Path("reference") / "dataset_statistics.csv"
-"""Of published numbers, under the results folder."""
+"""The file of published numbers, relative to the results folder."""
 PUBLISHED_AS = {
     ("refcoco", "unc"): "refcoco",
     ("refcoco", "google"): "refcoco-google",
@@ -40,8 +40,8 @@ class Published:
 def counts(data: ReferData) -> dict[str, dict[str, int]]:
     """For each split, and for `all`, how many of each of `UNITS`: referents, images, expressions, distinct target
     objects, and expressions with several targets or with none."""
-    found = {split: _counted(data.split(split)) for split in data.splits}
-    return {**found, WHOLE: _counted(data.expressions)}
+    by_split = {split: _counted(data.split(split)) for split in data.splits}
+    return {**by_split, WHOLE: _counted(data.expressions)}
 
 
 def _counted(table: pa.Table) -> dict[str, int]:
@@ -58,7 +58,7 @@ def _counted(table: pa.Table) -> dict[str, int]:
 
 
 def published(file: Path, name: str, split_by: str) -> list[Published]:
-    """The published numbers of a data set; none where nobody published any. DataError: the file is damaged."""
+    """The published numbers of a data set; an empty list where there are none. DataError: the file is damaged."""
     wanted = PUBLISHED_AS.get((name, split_by))
     if wanted is None or not file.is_file():
         return []
@@ -70,14 +70,14 @@ def published(file: Path, name: str, split_by: str) -> list[Published]:
         raise DataError(f"{file}: not the table of published numbers: {error}") from None
 
 
-def differences(found: Mapping[str, Mapping[str, int]], known: list[Published]) -> list[str]:
-    """Each published number that the files do not bear out, in words with its source."""
+def differences(counted: Mapping[str, Mapping[str, int]], published_numbers: list[Published]) -> list[str]:
+    """Each published number that differs from the files, in words with its source."""
     lines = []
-    for number in known:
-        here = found.get(number.split, {}).get(number.unit, 0)
-        if here != number.value:
+    for number in published_numbers:
+        value = counted.get(number.split, {}).get(number.unit, 0)
+        if value != number.value:
             lines.append(
-                f"{number.split}: {here:,} {number.unit}, published {number.value:,} ({here - number.value:+,}); "
+                f"{number.split}: {value:,} {number.unit}, published {number.value:,} ({value - number.value:+,}); "
                 f"source: {number.source}"
             )
     return lines

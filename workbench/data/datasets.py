@@ -1,4 +1,4 @@
-"""From a run's configuration to its data set: which folder, which files; made or prepared first where that is due."""
+"""Opens the data set that a configuration names: its folder and files; made or prepared first where needed."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Dataset:
     """A data set that a configuration may name.
 
     Attributes:
-        forms: in which its files may come, the preferred one first; see `readers`.
-        folder: where they lie.
+        forms: those that its files may have, the preferred one first; see `readers`.
+        folder: where they are.
     """
 
     forms: tuple[str, ...]
@@ -53,7 +53,7 @@ datasets.register("grefcoco")(Dataset(("grefs", "released")))
 
 
 def find(folder: Path, name: str, split_by: str) -> Source:
-    """The files of a data set, in the first of its forms that is there; for an unknown name every reader is asked.
+    """The files of a data set, in the first of its forms that is there; for an unknown name every reader is tried.
 
     Raises:
         DataError: there are none; names what was looked for, and other splits' files that are there.
@@ -86,8 +86,8 @@ def open_dataset(config: RunConfig, progress: Progress | None = None) -> ReferDa
 
     Raises:
         ConfigError: unknown data set.
-        DataError: files or images are missing or damaged, a split does not exist, or the data set is another than
-            `data.sha256` says.
+        DataError: files or images are missing or damaged, a split does not exist, or the data set does not
+            have the digest `data.sha256`.
     """
     data = open_data(config.data, config.machine.data_root, progress)
     if config.data.sha256 not in (None, data.digest):
@@ -103,9 +103,9 @@ def open_dataset(config: RunConfig, progress: Progress | None = None) -> ReferDa
 
 
 def open_data(config: DataConfig, root: Path, progress: Progress | None = None) -> ReferData:
-    """A data set's tables: the prepared ones, which are made first where they are not there.
+    """A data set's tables: the prepared ones, which are made first where they are missing.
 
-    Where nothing can be written under the root, the original files are read, once a process.
+    Where nothing can be written under the root, the original files are read, once per process.
     """
     folder = datasets[config.dataset].folder(config, root, progress)
     place = prepared_folder(root, folder.name, config.split_by)
@@ -113,9 +113,9 @@ def open_data(config: DataConfig, root: Path, progress: Progress | None = None) 
         source = find(folder, config.dataset, config.split_by)
     except DataError as error:
         try:
-            return open_prepared(place)  # that is all there is, and enough
+            return open_prepared(place)  # without the original files, the prepared tables are enough
         except NotPrepared as reason:
-            # Tables of another version, without the files to make them anew, deserve both sentences.
+            # Tables of another version without the files to make them again: both reasons are given.
             raise DataError(str(error) if "not prepared" in str(reason) else f"{reason}; {error}") from None
     try:
         if read_record(place).form == source.form:
@@ -137,10 +137,10 @@ def _stamps(source: Source) -> tuple[tuple[int, int], ...]:
 
 
 def pinned(config: RunConfig, progress: Progress | None = None) -> RunConfig:
-    """The configuration with the data set's digest, which is part of what the run is.
+    """The configuration with the data set's digest, which is part of the run's identity.
 
-    refshapes is known by its recipe. A data set that is not here at all is left for `open_dataset` to miss; one whose
-    images alone are not here has its digest all the same.
+    refshapes is identified by its recipe. A missing data set is reported by `open_dataset`, not here; one of which only
+    the images are missing still has a digest.
     """
     if config.data.sha256 is not None or config.data.dataset not in datasets or config.data.recipe is not None:
         return config

@@ -1,7 +1,8 @@
-"""Features of a frozen image encoder on disk: one row an image and flip, fp16, memory-mapped, shared by runs.
+"""Features of a frozen image encoder on disk: one row per image and flip, fp16, memory-mapped, shared by runs.
 
-Who computes them is not this module's business. Several processes may fill one store at a time: each chunk carries a
-flag that is set behind its data, so what is flagged is whole, and what is not is computed again, to the same bytes.
+They are computed elsewhere (`workbench.training.features`). Several processes may fill one store at a time: each chunk
+has a flag that is set after its data is written, so a flagged chunk is complete, and one without a flag is computed
+again, to the same bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class FeatureStore:
     """A folder of features.
 
     Args:
-        folder: this store's own; its name holds the digest of what the features depend on.
+        folder: the store's folder; its name holds the digest of what the features depend on.
         image_ids: of the images, in the store's order.
         flips: whether each image's mirror image has a row too.
     """
@@ -43,13 +44,13 @@ class FeatureStore:
         self._open: dict[str, NDArray[Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}  # a memory map would travel to a loader's worker as a copy
+        return {**self.__dict__, "_open": {}}  # a memory map would be copied to a loader's worker
 
     def __len__(self) -> int:
         return len(self.image_ids) * (2 if self.flips else 1)
 
     def row(self, image_id: int, flipped: bool) -> int:
-        """Where an image's features stand."""
+        """The row of an image's features."""
         return self._number[image_id] * 2 + flipped if self.flips else self._number[image_id]
 
     def image_of(self, row: int) -> tuple[int, bool]:
@@ -65,7 +66,7 @@ class FeatureStore:
 
         Args:
             shape: of one row.
-            document: what the features depend on, for whoever finds the folder.
+            document: what the features depend on, stored for people who look into the folder.
 
         Raises:
             DataError: the disk has no room for it.
@@ -85,18 +86,18 @@ class FeatureStore:
             place.mkdir()
             open_memmap(place / "features.npy", "w+", np.float16, (len(self), *shape)).flush()
             with (place / "features.npy").open("r+b") as file:
-                # A hole in a mapped file that the disk has no room to fill ends the process without a word.
+                # Writing to a hole in a mapped file kills the process without a message where the disk is full.
                 os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
             open_memmap(place / "done.npy", "w+", np.uint8, (-(-len(self) // CHUNK),)).flush()
             (place / "features.json").write_text(json.dumps(dict(document), indent=1) + "\n")
             try:
                 place.rename(self.folder)
             except OSError:
-                if not self.folder.is_dir():  # else another run was a moment earlier
+                if not self.folder.is_dir():  # otherwise another run made it first
                     raise
 
     def missing(self) -> Iterator[range]:
-        """Rows of each chunk that nobody has finished, asked anew before each; processes begin at different places."""
+        """Rows of each unfinished chunk, checked again before each; processes begin at different chunks."""
         chunks = len(self._map("done", "r"))
         start = os.getpid() % chunks
         for number in [*range(start, chunks), *range(start)]:
@@ -118,7 +119,7 @@ class FeatureStore:
         done.flush()  # type: ignore[attr-defined]
 
     def finished(self) -> int:
-        """Rows that are there."""
+        """The number of finished rows."""
         return min(len(self), CHUNK * int(self._map("done", "r").sum()))
 
     def _map(self, name: str, mode: Literal["r", "r+"]) -> NDArray[Any]:
@@ -128,5 +129,5 @@ class FeatureStore:
             try:
                 self._open[key] = open_memmap(file, mode)
             except (OSError, ValueError) as error:
-                raise DataError(f"{file}: not readable ({error}); remove the folder to compute it anew") from None
+                raise DataError(f"{file}: not readable ({error}); remove the folder to compute it again") from None
         return self._open[key]

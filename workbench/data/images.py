@@ -1,4 +1,4 @@
-"""Image files: where they lie, their size without decoding, and their pixels; only formats that photographs come in."""
+"""Image files: where they are, their size without decoding, and their pixels; only formats that photographs come in."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IMAGE_FOLDERS = ("images", "../images/train2014", "../images/mscoco/images/train
 
 
 def image_size(file: Path) -> tuple[int, int]:
-    """Height and width as the file's head says; DataError where there is none."""
+    """Height and width from the file's header; DataError where there is none."""
     _check_regular(file)
     try:
         with warnings.catch_warnings(), Image.open(file, formats=FORMATS) as image:
@@ -34,7 +34,7 @@ def image_size(file: Path) -> tuple[int, int]:
             return image.height, image.width
     except FileNotFoundError:
         raise DataError(f"missing image {file.name} in {file.parent}") from None
-    except Exception as error:  # Pillow raises whatever a broken file stumbles over
+    except Exception as error:  # Pillow raises many types of error for a broken file
         raise DataError(f"{file}: image cannot be decoded: {_named(error)}") from None
 
 
@@ -44,7 +44,7 @@ def read_pixels(file: Path, size: tuple[int, int] | None = None) -> torch.Tensor
     JPEG is decoded by torchvision, to the same pixels as by Pillow and faster; all else by Pillow.
 
     Args:
-        size: height and width that it must have; looked at before anything is decoded.
+        size: height and width that it must have; checked before anything is decoded.
 
     Raises:
         DataError: the file is missing, cut short, no image, or of another size.
@@ -65,7 +65,7 @@ def read_pixels(file: Path, size: tuple[int, int] | None = None) -> torch.Tensor
         raise DataError(f"missing image {file.name} in {file.parent}") from None
     except DataError:
         raise
-    except Exception as error:  # both raise whatever a broken file stumbles over
+    except Exception as error:  # both raise many types of error for a broken file
         raise DataError(f"{file}: image cannot be decoded: {_named(error)}") from None
 
 
@@ -75,7 +75,7 @@ def read_image(file: Path) -> NDArray[np.uint8]:
 
 
 def _check_regular(file: Path) -> None:
-    """A pipe or a device by an image's name would have the reader wait for ever."""
+    """A pipe or a device in place of an image would make the reader wait for ever."""
     if file.exists() and not file.is_file():
         raise DataError(f"{file}: not a file")
 
@@ -88,11 +88,13 @@ def _decode_jpeg(content: bytes) -> torch.Tensor:
     return pixels
 
 
-def _check_size(file: Path, found: tuple[int, int], wanted: tuple[int, int] | None) -> None:
-    if wanted is not None and found != wanted:
-        raise DataError(f"{file}: the image is {found[0]}×{found[1]}, its annotation says {wanted[0]}×{wanted[1]}")
-    if found[0] * found[1] > MOST_PIXELS:
-        raise DataError(f"{file}: an image of {found[0]}×{found[1]} pixels; at most {MOST_PIXELS:,} in all are read")
+def _check_size(file: Path, actual: tuple[int, int], expected: tuple[int, int] | None) -> None:
+    if expected is not None and actual != expected:
+        raise DataError(
+            f"{file}: the image is {actual[0]}×{actual[1]}, its annotation says {expected[0]}×{expected[1]}"
+        )
+    if actual[0] * actual[1] > MOST_PIXELS:
+        raise DataError(f"{file}: an image of {actual[0]}×{actual[1]} pixels; at most {MOST_PIXELS:,} in all are read")
 
 
 def _named(error: Exception) -> str:
@@ -102,8 +104,8 @@ def _named(error: Exception) -> str:
 
 
 def find_image_folder(folder: Path) -> Path:
-    """Where the images of annotations in a folder lie; DataError names the places that were looked at."""
-    # Without resolving "..": of the released form there may be no such folder.
+    """The image folder that belongs to a folder of annotations; DataError names the places that were searched."""
+    # ".." is not resolved: in the released form the folder of annotations may not exist.
     places = [Path(os.path.normpath(folder / name)) for name in IMAGE_FOLDERS]
     image_folder = next((place for place in places if place.is_dir()), None)
     if image_folder is None:

@@ -1,4 +1,4 @@
-"""What can be read off the words of an expression: its mirror image, and whether it speaks of places or relations."""
+"""What the words of an expression tell: its mirror image, and whether it names places or relations."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def swap_left_right(sentence: str, substrings: bool = False) -> str:
     """The sentence that fits the mirrored image.
 
     Args:
-        substrings: exchange the letters wherever they stand, as the released code does, which turns bright into bleft.
+        substrings: exchange the letters wherever they occur, as the released code does, which turns bright into bleft.
     """
     pattern = _LETTERS if substrings else _SIDE
     return pattern.sub(lambda match: _SWAP[match[1]], sentence)
 
 
 def expression_kind(sentence: str) -> Literal["attribute", "place", "relation"]:
-    """`relation` to another object, absolute `place`, or `attribute` alone; by words, so only as sure as words are."""
+    """`relation` to another object, absolute `place`, or only `attribute`; decided by words, so only approximate."""
     if _RELATION.search(sentence):
         return "relation"
     return "place" if _PLACE.search(sentence) else "attribute"
 
 
 def length_of(sentence: str) -> int:
-    """Words of an expression, as separated by blanks."""
+    """Number of words in an expression, separated by blanks."""
     return len(sentence.split())

@@ -29,7 +29,7 @@ from workbench.errors import DataError
 
 CACHE_BYTES = 2 * 1024**3
 START_METHOD = "fork"
-"""Of loader workers: they begin at once, with the libraries and tables of the process that wants them."""
+"""How loader workers are started: at once, with the libraries and tables of their parent process."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Expression:
     image_id: int
     ref_id: int
     ann_ids: tuple[int, ...]
-    """Empty where nothing is meant."""
+    """Empty for a no-target expression."""
     sent_id: int
     sentence: str
     file_name: str
@@ -147,7 +147,7 @@ class ReferringDataset(Dataset[dict[str, Any]]):
         return masks.decode(expression.rle, expression.height, expression.width)
 
     def placement(self, expression: Expression) -> Placement:
-        """Where the whole image lies in the model's square; how evaluation and figures see it."""
+        """Where the whole image is in the model's square, as in evaluation and figures."""
         return place(expression.height, expression.width, self.side, self._config.padding)
 
     def square(self, expression: Expression) -> Tensor:
@@ -165,7 +165,7 @@ class ReferringDataset(Dataset[dict[str, Any]]):
         return torch.tensor([place.top, left, place.height, place.width])
 
     def file_size(self, file_name: str) -> int:
-        """Bytes of an image file; DataError when it is not there."""
+        """Bytes of an image file; DataError if it is missing."""
         try:
             return (self._folder / file_name).stat().st_size
         except OSError as error:
@@ -198,7 +198,7 @@ class ReferringDataset(Dataset[dict[str, Any]]):
 
 
 def steps_per_epoch(dataset: ReferringDataset, config: DataConfig, batch_size: int) -> float:
-    """Batches in one pass, a fraction where the last is not full."""
+    """Batches in one pass, fractional where the last is not full."""
     referents = config.epoch == "referents"
     units = len(np.unique(dataset.expressions.column("ref_id"))) if referents else len(dataset)
     return units / batch_size
@@ -218,7 +218,7 @@ def training_loader(
 ) -> DataLoader[dict[str, Any]]:
     """Batches from step `start` on: pixels B×3×S×S uint8, mask B×S×S, content B×4, and the list of sentences.
 
-    Where the data set has features, they stand in place of pixels and content.
+    Where the data set has features, batches hold them in place of pixels and content.
 
     Args:
         close_in_workers: a file descriptor that the workers must not inherit.
@@ -244,7 +244,7 @@ def _close(descriptor: int, worker: int) -> None:
 
 @dataclass(frozen=True)
 class EvaluationBatch:
-    """Expressions and the images they speak of, each image once.
+    """Expressions and the images they refer to, each image once.
 
     Attributes:
         pixels: I×3×S×S uint8, and content I×4 (top, left, height, width).
@@ -273,7 +273,7 @@ def evaluation_batches(
 
 
 class _Batches(Dataset[EvaluationBatch]):
-    """This process's share of a split's batches, each made when a worker asks for it."""
+    """This process's part of a split's batches, each made when a worker asks for it."""
 
     def __init__(self, dataset: ReferringDataset, batch_size: int, rank: int, world: int) -> None:
         self._dataset = dataset

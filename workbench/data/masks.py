@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from workbench.errors import DataError, shown
 
 MOST_PIXELS = 2**26
-"""Of an image, 8192×8192; a claim of more is taken for damage."""
+"""The most pixels of an image, 8192×8192; more is treated as damage."""
 LONGEST_OUTLINE = 1_000_000
 """Pixels along the edges of an annotation's polygons: rasterising takes about a hundred bytes for each."""
 POINTS = 6
@@ -54,7 +54,7 @@ def decode(counts: bytes, height: int, width: int) -> NDArray[np.uint8]:
 
 
 def union(parts: Sequence[bytes], height: int, width: int) -> bytes:
-    """The counts of several masks together; of none, an empty mask's."""
+    """The counts of the union of several masks; of no masks, those of an empty one."""
     if len(parts) == 1:
         return parts[0]
     if not parts:
@@ -65,7 +65,7 @@ def union(parts: Sequence[bytes], height: int, width: int) -> bytes:
 
 
 def encode(mask: NDArray[Any]) -> bytes:
-    """Compressed RLE counts of an array height×width, where whatever is not zero counts."""
+    """Compressed RLE counts of an array height×width, where everything that is not zero belongs to the mask."""
     return bytes(coco_mask.encode(np.asfortranarray(mask != 0, dtype=np.uint8))["counts"])
 
 
@@ -74,9 +74,9 @@ def area(counts: bytes, height: int, width: int) -> int:
     return int(coco_mask.area({"size": [height, width], "counts": counts}))
 
 
-def areas_of(predicted: bytes, truth: bytes, height: int, width: int) -> tuple[int, int]:
+def areas_of(predicted: bytes, ground_truth: bytes, height: int, width: int) -> tuple[int, int]:
     """Pixels of the intersection and of the union, exactly, without decoding either."""
-    pair = [{"size": [height, width], "counts": counts} for counts in (predicted, truth)]
+    pair = [{"size": [height, width], "counts": counts} for counts in (predicted, ground_truth)]
     both, either = (int(coco_mask.area(coco_mask.merge(pair, intersect=intersect))) for intersect in (True, False))
     return both, either
 
@@ -92,7 +92,7 @@ def checked_counts(counts: str | bytes, height: int, width: int) -> bytes:
     try:
         raw = counts.encode("ascii") if isinstance(counts, str) else counts
     except UnicodeEncodeError:
-        raise DataError("segmentation: counts are no compressed RLE") from None
+        raise DataError("segmentation: counts are not a compressed RLE") from None
     runs = _runs(raw)
     if runs is None or (runs < 0).any() or runs.sum() != height * width:
         raise DataError(f"segmentation: counts are damaged; they do not add up to {height}×{width}")
@@ -125,7 +125,7 @@ def _runs(raw: bytes) -> NDArray[np.int64] | None:
 
 
 def _of_polygons(polygons: list[Any], height: int, width: int) -> bytes:
-    kept, outline = [], 0.0
+    used_polygons, outline = [], 0.0
     for polygon in polygons:
         if not isinstance(polygon, list):
             raise DataError(f"segmentation: a polygon is a list of numbers x, y, x, y, …, not {shown(polygon)}")
@@ -141,21 +141,21 @@ def _of_polygons(polygons: list[Any], height: int, width: int) -> bytes:
         edges = np.abs(np.diff(points.reshape(-1, 2), axis=0, append=points[None, :2])).max(axis=1)
         outline += float(edges.sum())
         if outline > LONGEST_OUTLINE:
-            raise DataError(f"segmentation: outlines of {outline:,.0f} px and more")
-        kept.append(polygon)
-    if not kept:
+            raise DataError(f"segmentation: outlines of {outline:,.0f} px or more")
+        used_polygons.append(polygon)
+    if not used_polygons:
         return union([], height, width)
-    rles = coco_mask.frPyObjects(kept, height, width)
+    rles = coco_mask.frPyObjects(used_polygons, height, width)
     return bytes((rles[0] if len(rles) == 1 else coco_mask.merge(rles))["counts"])
 
 
 def _numbers(values: list[Any], what: str) -> NDArray[np.float64]:
     if not set(map(type, values)) <= {int, float}:
-        raise DataError(f"segmentation: {what} holds something else than numbers")
+        raise DataError(f"segmentation: {what} holds values that are not numbers")
     try:
-        found = np.array(values, dtype=np.float64)
+        numbers = np.array(values, dtype=np.float64)
     except OverflowError:
-        found = np.array([np.inf])
-    if not np.isfinite(found).all():
-        raise DataError(f"segmentation: {what} holds numbers without end")
-    return found
+        numbers = np.array([np.inf])
+    if not np.isfinite(numbers).all():
+        raise DataError(f"segmentation: {what} holds non-finite numbers")
+    return numbers

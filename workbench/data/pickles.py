@@ -1,7 +1,7 @@
 """Pickles of plain data: lists, dicts, strings and numbers, as Python 2 and 3 write them, and nothing else.
 
-A pickle is a program. Before this one is run its instructions are looked through: one that could import, call or build
-anything, or that claims more than the file holds, is refused by name.
+A pickle is a program. Before it is run its instructions are checked: a pickle with one that could import, call or build
+anything, or that claims more than the file holds, is refused, and the instruction is named.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ COUNTED = {
     pickletools.TAKEN_FROM_ARGUMENT4U: (4, False),
     pickletools.TAKEN_FROM_ARGUMENT8U: (8, False),
 }
-"""Bytes of the length that stands before an argument, and whether it is signed."""
+"""Size in bytes of the length field before an argument, and whether it is signed."""
 
 
 class _NoImports(pickle.Unpickler):
-    """A second lock: nothing that gets here asks for an import."""
+    """A second check: nothing that gets here asks for an import."""
 
     def find_class(self, module_name: str, global_name: str) -> NoReturn:
         raise pickle.UnpicklingError(f"it wants to import {module_name}.{global_name}")
@@ -54,18 +54,18 @@ def load_plain(file: Path) -> Any:
     """
     content = file.read_bytes()
     try:
-        _look_through(content)
+        _check_opcodes(content)
         return _NoImports(io.BytesIO(content), encoding="latin1").load()
     except pickle.UnpicklingError as error:
         raise DataError(f"{file}: refused: {error}; only plain lists, dicts, strings and numbers are read") from None
-    except Exception as error:  # a damaged pickle raises whatever its broken opcodes stumble over
+    except Exception as error:  # a damaged pickle raises many types of error
         raise DataError(f"{file}: damaged pickle: {type(error).__name__}: {_short(error)}") from None
 
 
-def _look_through(content: bytes) -> None:
-    """Each opcode's name, its length against what is there, and its memo number.
+def _check_opcodes(content: bytes) -> None:
+    """Check each opcode's name, its length against the bytes that are left, and its memo number.
 
-    Not by pickletools.genops, which takes the texts of Python 2 for ASCII; its table of opcodes is used.
+    Not by pickletools.genops, which reads the strings of Python 2 as ASCII; its table of opcodes is used.
     """
     position, size = 0, len(content)
     texts: list[bytes] = []

@@ -39,7 +39,7 @@ def prepare(source: Source, place: Path, progress: Progress | None = None) -> Re
         progress: called with (objects and images done, both in all).
 
     Raises:
-        DataError: the files are not what they should be, an image is missing or of another size, or the disk is full.
+        DataError: the files are damaged, an image is missing or of another size, or the disk is full.
     """
     sources = tuple(SourceFile(**stamp(file, place), sha256=digest_of(file)) for file in source.files)
     masks: MaskFolder | None = None
@@ -65,7 +65,7 @@ def prepare(source: Source, place: Path, progress: Progress | None = None) -> Re
         made=time.time(),
     )
     if _holds(place, data.digest):
-        # Jobs elsewhere may have these tables mapped; the same ones need not be written again.
+        # Other jobs may have these tables mapped, so the same ones are not written again.
         write_atomically(place / RECORD, _as_json(record))
     else:
         _write(data, record, place)
@@ -73,7 +73,7 @@ def prepare(source: Source, place: Path, progress: Progress | None = None) -> Re
 
 
 def _holds(place: Path, digest: str) -> bool:
-    """Whether whole tables of that content lie there."""
+    """Whether complete tables with this digest are stored there."""
     try:
         _, mapped = map_tables(place)
     except DataError:
@@ -82,7 +82,7 @@ def _holds(place: Path, digest: str) -> bool:
 
 
 def check_sizes(data: ReferData, progress: Progress | None = None) -> None:
-    """DataError names images whose files' heads contradict their annotations, or that have no head."""
+    """DataError names images whose headers contradict their annotations or cannot be read."""
     rows = np.sort(pc.unique(data.expressions["image_row"]).to_numpy())
     names, heights, widths = (data.images[c].take(rows).to_pylist() for c in ("file_name", "height", "width"))
     wrong: list[str] = []

@@ -1,7 +1,7 @@
-"""Opening what was prepared: Arrow tables that are mapped, and the record of what they were made from.
+"""Opens prepared data sets: memory-mapped Arrow tables, and the record of the files they were made from.
 
 `<root>/prepared/<folder>-<split_by>/` holds images.arrow, objects.arrow, expressions.arrow and prepared.json. Deleting
-it loses nothing: `workbench.data.prepare` makes it anew from the original files.
+it loses nothing: `workbench.data.prepare` makes it again from the original files.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ FOLDER = "prepared"
 RECORD = "prepared.json"
 TABLES = ("images", "objects", "expressions")
 LONGEST_PATH = 2000
-REMEDY = "remove its folder, and it is made anew"
+REMEDY = "remove its folder, and it is made again"
 
 
 class NotPrepared(DataError):
-    """There are no tables of these files yet, or they are of other files."""
+    """There are no tables of these files yet, or the tables were made from other files."""
 
 
 class SourceFile(Record):
@@ -85,14 +85,14 @@ class PreparedRecord(Record):
 
 
 class MappedData(ReferData):
-    """A data set whose tables are mapped from a folder; it travels to another process by the folder's name."""
+    """A data set whose tables are mapped from a folder; it is pickled as the folder's name."""
 
     def __reduce__(self) -> Any:
         return open_prepared, (self.place,)
 
 
 def prepared_folder(root: Path, folder_name: str, split_by: str) -> Path:
-    """Where the tables of a data set lie."""
+    """The folder of a data set's tables."""
     return root / FOLDER / f"{folder_name}-{split_by}"
 
 
@@ -107,7 +107,7 @@ def open_prepared(place: Path) -> MappedData:
     _check_sources(record, place)
     digest = tables.digest_of_tables(mapped)
     if digest != record.digest:
-        # Somebody may have put other tables there between the two looks.
+        # Another process may have replaced the tables between the two reads.
         record, mapped = map_tables(place)
         digest = tables.digest_of_tables(mapped)
     if digest != record.digest:
@@ -120,13 +120,13 @@ def open_prepared(place: Path) -> MappedData:
 
 
 def map_tables(place: Path) -> tuple[PreparedRecord, tuple[pa.Table, pa.Table, pa.Table]]:
-    """The record and the tables as they lie there, whole; raises as `open_prepared` does, but looks at no digest."""
+    """The record and the stored tables; raises as `open_prepared` does, but does not check the digest."""
     record = read_record(place)
     images, objects, expressions = (
         _map(place / f"{name}.arrow", schema) for name, schema in zip(TABLES, _schemas(), strict=True)
     )
     if wrong := tables.check_tables(images, objects, expressions):
-        raise DataError(f"{place}: its tables are damaged ({wrong}); remove the folder, and it is made anew")
+        raise DataError(f"{place}: its tables are damaged ({wrong}); remove the folder, and it is made again")
     return record, (images, objects, expressions)
 
 
@@ -171,7 +171,7 @@ def _check_paths(record: PreparedRecord, file: Path) -> None:
 
 
 def _within(place: Path, relative: str) -> bool:
-    """Whether a path from a prepared set stays under its root, by name alone: links may lead anywhere."""
+    """Whether a path from a prepared set stays under its root, judged only by name: links may lead anywhere."""
     path = Path(os.path.normpath(place.absolute() / relative))
     root = Path(os.path.normpath(place.parent.parent.absolute()))
     return "\0" not in relative and len(relative) <= LONGEST_PATH and path.is_relative_to(root)
@@ -201,7 +201,7 @@ def listing(folder: Path, place: Path) -> MaskFolder | None:
 
 
 def _check_sources(record: PreparedRecord, place: Path) -> None:
-    """Files that are gone do not matter; those that are there must be the ones that were read."""
+    """Source files may be missing; those that exist must be unchanged since they were read."""
     for source in record.sources:
         file = Path(os.path.normpath(place / source.file))
         with contextlib.suppress(FileNotFoundError):
@@ -216,7 +216,7 @@ def _check_sources(record: PreparedRecord, place: Path) -> None:
 
 
 def _again(record: PreparedRecord) -> str:
-    return f"make them anew: workbench data prepare {record.name} --split-by {record.split_by}"
+    return f"make them again: workbench data prepare {record.name} --split-by {record.split_by}"
 
 
 def _schemas() -> tuple[pa.Schema, ...]:
@@ -227,7 +227,7 @@ def _map(file: Path, schema: pa.Schema) -> pa.Table:
     try:
         table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
         if table.schema != schema:
-            raise DataError(f"{file}: its columns are others; {REMEDY}")
+            raise DataError(f"{file}: its columns are different; {REMEDY}")
         table.validate(full=True)
     except FileNotFoundError:
         raise DataError(f"missing file {file}; {REMEDY}") from None

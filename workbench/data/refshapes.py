@@ -2,8 +2,8 @@
 
 `<folder>/instances.json`, `<folder>/refs(unc).p` and `<folder>/images/COCO_train2014_<12 digits>.png`.
 Splits: train, val, testA (attributes and places), testB (relations), testC (combinations never trained on).
-With `targets: any` there is `grefs(unc).json` instead, in gRefCOCO's form: to the same images and expressions come some
-that mean several shapes, and some that mean nothing.
+With `targets: any` there is `grefs(unc).json` instead, in gRefCOCO's form: the same images and expressions, plus
+expressions with several targets and no-target expressions.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from workbench.errors import DataError
 from workbench.files import made_whole
 
 FORMAT_VERSION = 1
-"""Raised when the same recipe comes to mean other bytes; part of the folder's name."""
+"""Incremented when the same recipe gives other bytes; part of the folder's name."""
 
 SPLITS: dict[str, tuple[Kind, ...]] = {
     "train": KINDS,
@@ -52,13 +52,13 @@ SENTENCES_PER_REFERENT = 2
 
 
 def folder_name(recipe: RefshapesRecipe) -> str:
-    """`refshapes-<8 hex digits>`: another recipe is another folder."""
+    """`refshapes-<8 hex digits>`: each recipe has its own folder."""
     text = json.dumps([FORMAT_VERSION, recipe.document()], sort_keys=True)
     return f"refshapes-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def ensure(data_root: Path, recipe: RefshapesRecipe, progress: Callable[[int, int], None] | None = None) -> Path:
-    """The data set's folder under `data_root`, made first when it is not there."""
+    """The data set's folder under `data_root`, made first when it is missing."""
     folder = data_root / folder_name(recipe)
     if not folder.is_dir():
         make(folder, recipe, progress)
@@ -66,7 +66,7 @@ def ensure(data_root: Path, recipe: RefshapesRecipe, progress: Callable[[int, in
 
 
 def make(folder: Path, recipe: RefshapesRecipe, progress: Callable[[int, int], None] | None = None) -> None:
-    """Write the data set. The folder appears whole or not at all; two makers at once leave one.
+    """Write the data set. The folder appears complete or not at all, also when two processes write it at once.
 
     Args:
         folder: must not exist, or DataError.
@@ -92,11 +92,11 @@ def _write(folder: Path, recipe: RefshapesRecipe, progress: Callable[[int, int],
         images.append({"id": image_id, "file_name": file_name, "width": recipe.width, "height": recipe.height})
         first_annotation = len(annotations) + 1
         annotations += [_annotation(first_annotation + i, image_id, shape, recipe) for i, shape in enumerate(scene)]
-        meant: list[tuple[list[int], list[str]]] = [([target], texts) for target, texts in sentences.items()]
+        references: list[tuple[list[int], list[str]]] = [([target], texts) for target, texts in sentences.items()]
         if recipe.targets == "any":
             # A generator of its own: the images and the other expressions stay as they are without these.
-            meant += _generalised(np.random.default_rng([recipe.seed, image_id, 1]), scene, split == "testC")
-        for targets, texts in meant:
+            references += _generalised(np.random.default_rng([recipe.seed, image_id, 1]), scene, split == "testC")
+        for targets, texts in references:
             categories = [SHAPES.index(scene[target].shape) + 1 for target in targets]
             ids = [first_annotation + target for target in targets]
             ref: dict[str, Any] = {
@@ -138,7 +138,7 @@ def _all_scenes(
 ) -> Iterator[tuple[str, int, np.ndarray[Any, Any], list[Shape], dict[int, list[str]]]]:
     for index, (split, kinds) in enumerate(SPLITS.items()):
         for number in range(counts[split]):
-            # A generator an image: no image depends on how many others there are.
+            # One generator per image, so that no image depends on how many others there are.
             rng = np.random.default_rng([recipe.seed, index, number])
             while True:
                 scene = draw_scene(rng, recipe.width, recipe.height, held_out=split == "testC")
@@ -168,13 +168,13 @@ def _sentences(
 
 
 def _generalised(rng: np.random.Generator, scene: list[Shape], held_out: bool) -> list[tuple[list[int], list[str]]]:
-    """Targets and sentences as gRefCOCO has them: one reference to several, and every other time one to nothing."""
-    found: list[tuple[list[int], list[str]]] = []
+    """Targets and sentences: one reference to several shapes, and, for half of the scenes, a no-target one."""
+    references: list[tuple[list[int], list[str]]] = []
     if several := describe_several(rng, scene):
-        found.append((several[1], [several[0]]))
+        references.append((several[1], [several[0]]))
     if rng.random() < 0.5 and (nothing := describe_nothing(rng, scene, held_out)):
-        found.append(([], [nothing]))
-    return found
+        references.append(([], [nothing]))
+    return references
 
 
 def _annotation(ann_id: int, image_id: int, shape: Shape, recipe: RefshapesRecipe) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
-    """The batches of steps `start` to `steps`: each pass a permutation of its own, cut into batches without a rest.
+    """The batches of steps `start` to `steps`: each pass is a new permutation, and a batch may span two passes.
 
     Args:
         referents: for each expression the index of its referent; a pass then draws one expression of each.

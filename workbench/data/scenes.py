@@ -1,6 +1,6 @@
-"""The scenes of refshapes: coloured shapes on a plain ground, their exact masks, and sentences that fit just one.
+"""The scenes of refshapes: coloured shapes on a plain background, their exact masks, and sentences that fit just one.
 
-This module knows shapes and language; `refshapes` writes them to disk in RefCOCO's format.
+This module makes shapes and sentences; `refshapes` writes them to disk in RefCOCO's format.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 RADII = {"small": (5.0, 6.0), "large": (9.0, 10.5)}
 """Half the height of a shape, in pixels."""
 HELD_OUT = frozenset({("red", "triangle"), ("blue", "cross"), ("green", "circle"), ("yellow", "square")})
-"""Combinations of colour and shape that are seen in testC alone."""
+"""Combinations of colour and shape that only testC shows."""
 
 MARGIN = 3.0
 """By how many pixels a place or a relation must hold for the referent and fail for every other candidate."""
@@ -119,7 +119,7 @@ def draw_scene(rng: np.random.Generator, width: int, height: int, held_out: bool
 
 
 def paint(rng: np.random.Generator, scene: list[Shape], width: int, height: int) -> NDArray[np.uint8]:
-    """The picture of a scene, height×width×3: a ground with a slope of light, each shape slightly off its colour."""
+    """The picture of a scene, height×width×3: a background with a gradient, each shape slightly off its colour."""
     ground = rng.integers(70, 190, 3) // 3 + rng.integers(40, 110)
     slope = rng.uniform(-25, 25, 2)
     y, x = np.mgrid[0:height, 0:width]
@@ -139,12 +139,12 @@ def describe(rng: np.random.Generator, scene: list[Shape], target: int, kind: Ki
 
 def _phrases(shape: Shape, noun: str) -> list[tuple[str, tuple[str, ...]]]:
     """Every noun phrase that fits a shape, with the attributes it names."""
-    found = []
+    phrases = []
     for use_size, use_colour, use_shape in itertools.product((False, True), repeat=3):
         words = [shape.size] * use_size + [shape.colour] * use_colour + [shape.shape if use_shape else noun]
         named = (shape.size,) * use_size + (shape.colour,) * use_colour + (shape.shape,) * use_shape
-        found.append((" ".join(words), named))
-    return found
+        phrases.append((" ".join(words), named))
+    return phrases
 
 
 def _matches(shape: Shape, named: tuple[str, ...]) -> bool:
@@ -152,7 +152,7 @@ def _matches(shape: Shape, named: tuple[str, ...]) -> bool:
 
 
 def _choose(rng: np.random.Generator, scene: list[Shape], target: int, unique: bool) -> tuple[str, list[int]] | None:
-    """A noun phrase for the target that fits it alone (unique) or others as well, and whom it fits."""
+    """A noun phrase for the target that fits only it (unique) or also others, and which shapes it fits."""
     options = []
     for words, named in _phrases(scene[target], NOUNS[rng.integers(len(NOUNS))]):
         fits = [i for i, shape in enumerate(scene) if _matches(shape, named)]
@@ -196,14 +196,14 @@ def _relation(rng: np.random.Generator, scene: list[Shape], target: int) -> str 
             axis, sign, phrasings = RELATIONS[relation]
             ahead = {i: sign * (scene[i].position[axis] - scene[anchor].position[axis]) for i in fits if i != anchor}
             others = [distance for i, distance in ahead.items() if i != target]
-            # At least one other candidate must be ruled out by the relation, or it would say nothing.
+            # At least one other candidate must be ruled out by the relation, or naming it would be redundant.
             if others and ahead[target] >= MARGIN and max(others) <= -MARGIN:
                 return f"{words} {phrasings[rng.integers(len(phrasings))]} the {named[0]}"
     return None
 
 
 def describe_several(rng: np.random.Generator, scene: list[Shape]) -> tuple[str, list[int]] | None:
-    """A sentence that means two shapes or more, and which; by what they share, or one after the other."""
+    """A sentence for two shapes or more, and their indices; it names what they share, or one after the other."""
     groups = []
     for target in range(len(scene)):
         for _, named in _phrases(scene[target], NOUNS[0]):
@@ -217,22 +217,22 @@ def describe_several(rng: np.random.Generator, scene: list[Shape]) -> tuple[str,
         starts = ("all", "both", "the two") if len(fits) == 2 else ("all", "all the")
         return f"{starts[rng.integers(len(starts))]} {' '.join(words)}", fits
     pair = [int(i) for i in rng.permutation(len(scene))[:2]]
-    found = [_choose(rng, scene, target, unique=True) for target in pair]
-    if found[0] is None or found[1] is None:
+    phrases = [_choose(rng, scene, target, unique=True) for target in pair]
+    if phrases[0] is None or phrases[1] is None:
         return None
-    return f"the {found[0][0]} and the {found[1][0]}", sorted(pair)
+    return f"the {phrases[0][0]} and the {phrases[1][0]}", sorted(pair)
 
 
 def describe_nothing(rng: np.random.Generator, scene: list[Shape], held_out: bool) -> str | None:
-    """A sentence that fits no shape, though colour and shape are each in the scene where that can be.
+    """A sentence that fits no shape, though its colour and its shape each occur in the scene where possible.
 
     Args:
         held_out: whether combinations of `HELD_OUT` may be named.
     """
     colours, shapes = {o.colour for o in scene}, {o.shape for o in scene}
-    there = {(o.colour, o.shape) for o in scene}
-    near = sorted(set(itertools.product(colours, shapes)) - there)
-    far = sorted(set(itertools.product(COLOURS, SHAPES)) - there)
+    present = {(o.colour, o.shape) for o in scene}
+    near = sorted(set(itertools.product(colours, shapes)) - present)
+    far = sorted(set(itertools.product(COLOURS, SHAPES)) - present)
     options = [pair for pair in (near or far) if held_out or pair not in HELD_OUT]
     if not options:
         return None

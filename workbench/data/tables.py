@@ -1,6 +1,6 @@
 """A data set as three Arrow tables, whatever files it came from: images, objects and expressions.
 
-Readers hand over what they read as `Raw`; `assemble` checks it and makes the tables. No image or mask is decoded here.
+Readers return what they read as `Raw`; `assemble` checks it and makes the tables. No image or mask is decoded here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from workbench.data import masks
 from workbench.errors import DataError, shown
 
 FORMAT = 1
-"""Raised when the same files come to mean other tables; part of every digest."""
+"""Incremented when the same files give other tables; part of every digest."""
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
 
@@ -40,7 +40,7 @@ EXPRESSIONS = pa.schema(
 LONGEST_SENTENCE = 2000
 LARGEST_ID = 2**53
 UNKNOWN = -1
-"""Distractors that cannot be counted, because the files list referents alone."""
+"""Distractors that cannot be counted, because the files list only referents."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class ReferData:
     Attributes:
         name: as in the configuration.
         folder: of the annotations.
-        image_folder: where the image files lie.
+        image_folder: where the image files are.
         images: image_id, file_name, height, width in pixels.
         objects: ann_id, image_id, category, crowd, box (x, y, width, height), area in pixels, rle (compressed counts).
-        expressions: split, image_id, ref_id, ann_ids (empty: nothing is meant), sent_id, sentence; in the files' order.
+        expressions: split, image_id, ref_id, ann_ids (empty: no-target), sent_id, sentence; in the files' order.
             Then image_row and object_rows, their places in the other tables, and distractors: other objects of a
-            target's category in the image, -1 where that is not known or nothing is meant.
+            target's category in the image, -1 where unknown and for no-target expressions.
         digest: SHA-256 of all this.
-        notes: what was left out or is odd, a line each.
+        notes: what was left out or is unusual, one line per note.
         place: the folder that the tables are mapped from, if they are.
     """
 
@@ -84,26 +84,26 @@ class ReferData:
         return table
 
     def counts(self, row: int, height: int, width: int) -> bytes:
-        """An object's mask as compressed RLE counts, checked once more: pycocotools runs on beyond damaged ones."""
+        """An object's mask as compressed RLE counts, checked again: pycocotools reads past the end of damaged ones."""
         try:
             return masks.checked_counts(self.objects["rle"][row].as_py(), height, width)
         except DataError as error:
             raise DataError(f"{self.place or self.folder}: annotation {self.objects['ann_id'][row]}: {error}") from None
 
     def image_file(self, row: int) -> Path:
-        """Where an image lies."""
+        """The path of an image."""
         return self.image_folder / str(self.images["file_name"][row].as_py())
 
 
 @dataclass
 class Raw:
-    """What a reader read, unchecked but for its type; each item knows where it stood, for messages.
+    """What a reader read, before `assemble` checks it; each item begins with its place in the file, for messages.
 
     Attributes:
         images: (where, id, file name, height, width).
         objects: (where, id, image id, category, crowd, box or None, segmentation or RLE counts).
         expressions: (where, split, image id, ref id, ann ids, sentence id, sentence).
-        lists_all_objects: or only those that somebody speaks of.
+        lists_all_objects: False if only referents are listed.
         without_crowds: annotations of crowds are left out of the targets' masks.
     """
 
@@ -122,14 +122,14 @@ def assemble(raw: Raw, name: str, folder: Path, image_folder: Path, progress: Pr
         progress: called with (objects done, objects and images in all).
 
     Raises:
-        DataError: names the item: a wrong type, an id that stands twice, a reference to nowhere, a broken mask.
+        DataError: names the item: a wrong type, a duplicate id, a reference to nothing, a broken mask.
     """
     sizes: dict[int, tuple[int, int, int]] = {}
     image_rows: list[tuple[Any, ...]] = []
     for where, image_id, file_name, height, width in raw.images:
         whole(image_id, f"{where}: id")
         if image_id in sizes:
-            raise DataError(f"{where}: image id {image_id} stands twice")
+            raise DataError(f"{where}: image id {image_id} occurs twice")
         whole(height, f"{where}: height", 1, masks.MOST_PIXELS)
         whole(width, f"{where}: width", 1, masks.MOST_PIXELS // height)
         sizes[image_id] = (len(image_rows), height, width)
@@ -161,7 +161,7 @@ def _objects(
         where, ann_id, image_id, category, crowd, box, segmentation = raw.objects.pop()
         whole(ann_id, f"{where}: id")
         if ann_id in object_row:
-            raise DataError(f"{where}: annotation id {ann_id} stands twice")
+            raise DataError(f"{where}: annotation id {ann_id} occurs twice")
         if whole(image_id, f"{where}: image_id") not in sizes:
             raise DataError(f"{where}: no image with id {image_id}")
         _, height, width = sizes[image_id]
@@ -207,8 +207,8 @@ def _expressions(
         distractors = UNKNOWN
         if raw.lists_all_objects and targets:
             kinds = {objects[row][1] for row in targets}
-            meant = sum(not objects[row][0][3] for row in targets)
-            distractors = sum(present[image_id][kind] for kind in kinds) - meant
+            target_count = sum(not objects[row][0][3] for row in targets)
+            distractors = sum(present[image_id][kind] for kind in kinds) - target_count
         rows.append(
             (
                 split,
@@ -226,13 +226,13 @@ def _expressions(
 
 
 def check_tables(images: pa.Table, objects: pa.Table, expressions: pa.Table) -> str | None:
-    """What is impossible about tables from a file, however they came to be so; None where all is well."""
+    """What is impossible about tables from a file; None where they are valid."""
     for table in (images, objects, expressions):
         for name in table.column_names:
             column = table[name]
             inner = pc.list_flatten(column) if pa.types.is_list(column.type) else column
             if column.null_count or inner.null_count:
-                return f"{name} has gaps"
+                return f"{name} has missing values"
     if len(expressions) == 0 or len(images) == 0:
         return "there are no expressions, or no images"
     height, width = (images[name].to_numpy().astype(np.int64) for name in ("height", "width"))
@@ -271,11 +271,11 @@ def whole(value: Any, where: str, low: int = -LARGEST_ID, high: int = LARGEST_ID
 
 
 def plain_name(name: Any, where: str) -> str:
-    """A name without folders; DataError for whatever leads elsewhere, or is no file's name."""
+    """A name without folders; DataError for a path to another folder and for an invalid file name."""
     if not isinstance(name, str) or name in ("", ".", "..") or PurePath(name).name != name or "\\" in name:
         raise DataError(f"{where}: a name without folders is expected, not {shown(name)}")
     if "\0" in name or len(name.encode(errors="replace")) > 255 or name != name.encode(errors="replace").decode():
-        raise DataError(f"{where}: {shown(name)} is no file's name")
+        raise DataError(f"{where}: {shown(name)} is not a file name")
     return name
 
 
@@ -287,7 +287,7 @@ def _box(box: Any, where: str) -> list[float]:
     try:
         return [float(value) for value in box]
     except OverflowError:
-        raise DataError(f"{where}: bbox: {shown(box)} is beyond all measure") from None
+        raise DataError(f"{where}: bbox: {shown(box)} is too large") from None
 
 
 def _table(schema: pa.Schema, rows: Sequence[tuple[Any, ...]]) -> pa.Table:

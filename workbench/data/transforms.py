@@ -1,4 +1,4 @@
-"""Images into the model's square and predictions back out of it; the truth that a metric reads is never resized."""
+"""Images into the model's square and predictions back out of it; the ground truth of the metrics is never resized."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an image's content lies in the model's square, in pixels.
+    """Where an image's content is in the model's square, in pixels.
 
     `window`, if there is one, is the part of the original that is shown: its top, left, height and width.
     """
@@ -45,7 +45,7 @@ def place(
 
 
 def resize_image(pixels: Tensor, placement: Placement) -> Tensor:
-    """The content as it will lie in the square, 3×height×width uint8; bilinear with antialiasing."""
+    """The content as placed in the square, 3×height×width uint8; bilinear with antialiasing."""
     pixels = _window(pixels, placement)
     size = (placement.height, placement.width)
     if pixels.shape[1:] != size:
@@ -65,7 +65,7 @@ def place_image(content: Tensor, placement: Placement, side: int) -> Tensor:
 def place_mask(
     mask: NDArray[np.uint8], placement: Placement, side: int, box: tuple[int, int, int, int] | None = None
 ) -> Tensor:
-    """A training target: the mask height×width resized bilinearly (so soft at its rim) into the square of floats.
+    """A training target: the mask height×width resized bilinearly (so soft at its edges) into the square of floats.
 
     Done by Pillow with 8 bits, as in the released code.
 
@@ -101,10 +101,10 @@ def place_mask(
 
 
 def _touched(start: int, length: int, scale: float, size: int, whole: int) -> tuple[slice, slice]:
-    """The resized rows (or columns) that an extent of the original has a part in, and all that these are made from.
+    """The resized rows (or columns) that depend on an extent of the original, and the original ones they are made from.
 
     Args:
-        scale: original rows to a resized one.
+        scale: original rows per resized row.
         size, whole: how many resized and original rows there are.
     """
     reach = math.ceil(max(1.0, 1 / scale)) + 1
@@ -136,7 +136,7 @@ def restore_logits(
 def dilated_mask(
     logits: Tensor, placement: Placement, side: int, height: int, width: int, cut: float, align_corners: bool = False
 ) -> Tensor:
-    """The released code's way to a mask height×width: cut in the square, enlarged as a picture, and cut again at > 0.
+    """The released code's way to a mask height×width: threshold in the square, enlarge as an image, threshold at 0.
 
     A pixel counts as soon as the enlarged mask touches it, so masks grow by up to a pixel of the square all around.
     """

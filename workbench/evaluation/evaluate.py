@@ -35,15 +35,15 @@ def evaluate(
         stop: asked after every batch; True ends it with InterruptedRun.
 
     Returns:
-        One row an expression, see `score`, by image, referent and sentence.
+        One row per expression (see `score`), sorted by image, referent and sentence.
     """
     rows: list[dict[str, Any]] = []
     machine, area = config.machine, config.evaluation.no_target_area
     for batch in evaluation_batches(dataset, machine.evaluation_batch_size, rank, world, machine.loader_workers):
-        found = predict(model, tokenizer, dataset, batch, config, device)
-        rows += [score(e, mask, area) for e, mask in zip(batch.expressions, found, strict=True)]
+        predicted = predict(model, tokenizer, dataset, batch, config, device)
+        rows += [score(e, mask, area) for e, mask in zip(batch.expressions, predicted, strict=True)]
         if stop():
-            raise InterruptedRun(f"stopped in the evaluation of {batch.expressions[0].split}, which begins anew")
+            raise InterruptedRun(f"stopped during the evaluation of {batch.expressions[0].split}, which starts again")
     frame = pd.DataFrame(rows)
     return frame.sort_values(ORDER, ignore_index=True) if rows else frame
 
@@ -66,7 +66,7 @@ def predict(
         text, text_mask = model.encode_text(ids, attention_mask)
         embedding = model.encode_shared(image, batch.image_of.to(device), text, text_mask)
         logits = model.decode(embedding, text, text_mask)[:, 0].float()
-    # The sigmoid is monotonous, so the threshold is applied to the logits.
+    # The sigmoid is monotonic, so the threshold is applied to the logits.
     cut = float(torch.tensor(config.evaluation.threshold, dtype=torch.float64).logit())
     return (
         masks.encode(_mask(dataset, e, mask, cut, config).cpu().numpy())

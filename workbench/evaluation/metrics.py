@@ -27,11 +27,11 @@ class Metric:
     """One metric.
 
     Attributes:
-        name: as grids and tables' files name it.
-        label: as tables and figures show it.
+        name: its name in grids and in the files of tables.
+        label: its name in tables and figures.
         definition: in words.
         parts: what each expression adds to the numerator and to the denominator.
-        of_nothing: its value where the denominator is 0; NaN: it has none.
+        of_nothing: its value where the denominator is 0; NaN: undefined.
         applies_to: `target`: defined on any data set; `no_target`: only where some expressions have no target.
         direction: which way is better.
         unit: of the value.
@@ -47,7 +47,7 @@ class Metric:
     unit: Literal["fraction"] = "fraction"
 
     def value(self, frame: pd.DataFrame) -> float:
-        """The metric of a frame, NaN where nothing is counted for it."""
+        """The metric of a frame, NaN where no expression counts."""
         numerator, denominator = (float(part.sum()) for part in self.parts(frame))
         return numerator / denominator if denominator else self.of_nothing if len(frame) else float("nan")
 
@@ -160,11 +160,11 @@ def applicable(frame: pd.DataFrame) -> tuple[str, ...]:
 
 
 def summarise(frame: pd.DataFrame, names: Iterable[str] | None = None) -> dict[str, float]:
-    """Metrics of evaluated expressions, without those that nothing is counted for.
+    """Metrics of evaluated expressions, without those for which no expression counts.
 
     Args:
         frame: one row per expression, with intersection, union and predicted_area in pixels, and no_target.
-        names: other than the `applicable` ones.
+        names: the metrics to compute; None: the `applicable` ones.
 
     Returns:
         Fractions from 0 to 1.

@@ -1,4 +1,4 @@
-"""Scoring anybody's masks: predictions in COCO's RLE, keyed by expression, measured as our own are."""
+"""Scoring masks made elsewhere: predictions in COCO's RLE, keyed by expression, measured as our own are."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def score_predictions(
 
     Args:
         file: JSON, a list of {"sent_id": …, "segmentation": …}, the latter COCO's RLE (compressed or not) or polygons
-            at the image's original size, or null for no-target. Where a sent_id stands twice in the data
-            set, "ref_id" tells which is meant.
-        splits: to be scored, whatever else the file holds; empty: all that it speaks of.
+            at the image's original size, or null for no-target. Where a sent_id occurs twice in the data
+            set, "ref_id" says which of them it is.
+        splits: the splits to score, whatever else the file holds; empty: every split that it has a prediction of.
         no_target_area: masks of fewer pixels count as an answer of no-target.
         progress: called with (expressions scored, expressions in all).
 
@@ -48,26 +48,26 @@ def score_predictions(
         One row per expression, see `workbench.evaluation.scoring.score`.
 
     Raises:
-        DataError: an expression without a prediction or with two, a prediction of none, or a broken mask.
+        DataError: an expression without a prediction or with two, a prediction of no expression, or a broken mask.
     """
-    given = _read(file)
-    every = {split: Expressions(data, split) for split in dict.fromkeys([*splits, *data.splits])}
-    chosen = list(splits) or _splits_spoken_of(every, given)
+    predictions = _read(file)
+    by_split = {split: Expressions(data, split) for split in dict.fromkeys([*splits, *data.splits])}
+    chosen = list(splits) or _splits_of(by_split, predictions)
     if not chosen:
-        raise DataError(f"{file}: none of its sent_ids is one of {data.name}'s")
-    keys = [(key, index) for split in chosen for index, key in enumerate(_keys(every[split], split))]
+        raise DataError(f"{file}: none of its sent_ids occurs in {data.name}")
+    keys = [(key, index) for split in chosen for index, key in enumerate(_keys(by_split[split], split))]
     ambiguous = _ambiguous(key for key, _ in keys)
     missing: list[ExpressionKey] = []
-    used: set[_Given] = set()
+    used: set[_PredictionKey] = set()
     rows: list[dict[str, Any]] = []
     for key, index in keys:
-        answer = _answer_to(key, given, ambiguous)
+        answer = _answer_to(key, predictions, ambiguous)
         if answer is None:
             missing.append(key)
             continue
         used.add(answer)
-        expression = every[key.split][index]
-        where, segmentation = given[answer]
+        expression = by_split[key.split][index]
+        where, segmentation = predictions[answer]
         try:
             parts = [] if segmentation in (None, []) else [segmentation]
             rles = [masks.to_rle(part, expression.height, expression.width) for part in parts]
@@ -83,13 +83,15 @@ def score_predictions(
         )
         raise DataError(
             f"{file}: {len(missing)} of {len(keys)} expressions of {', '.join(chosen)} have no prediction: {first}"
-            f"{'; …' if len(missing) > SHOWN else ''}. null as the segmentation answers that there is no target"
+            f"{'; …' if len(missing) > SHOWN else ''}; a segmentation of null answers no-target"
         )
-    elsewhere = {int(i) for split, part in every.items() if split not in chosen for i in part.column("sent_id")}
-    unused = [where for answer, (where, _) in given.items() if answer not in used and answer.sent_id not in elsewhere]
+    elsewhere = {int(i) for split, part in by_split.items() if split not in chosen for i in part.column("sent_id")}
+    unused = [
+        where for answer, (where, _) in predictions.items() if answer not in used and answer.sent_id not in elsewhere
+    ]
     if unused:
         raise DataError(
-            f"{file}: {len(unused)} predictions are of no expression of {data.name}, the first at {unused[0]}"
+            f"{file}: {len(unused)} predictions belong to no expression of {data.name}, the first at {unused[0]}"
         )
     frame = pd.DataFrame(rows)
     parts = [part.sort_values(ORDER) for _, part in frame.groupby("split", sort=False)]
@@ -97,8 +99,8 @@ def score_predictions(
     return ordered
 
 
-class _Given(NamedTuple):
-    """What a prediction says that it is of."""
+class _PredictionKey(NamedTuple):
+    """The ids by which a prediction names its expression."""
 
     ref_id: int | None
     sent_id: int
@@ -109,16 +111,18 @@ def _keys(expressions: Expressions, split: str) -> list[ExpressionKey]:
     return [ExpressionKey(split, ref_id, sent_id) for ref_id, sent_id in ids]
 
 
-def _answer_to(key: ExpressionKey, given: Mapping[_Given, Any], ambiguous: Collection[int]) -> _Given | None:
-    """Which prediction is of an expression: one that names both ids, or the sent_id where that is unambiguous."""
-    exact, by_sentence = _Given(key.ref_id, key.sent_id), _Given(None, key.sent_id)
-    if exact in given:
+def _answer_to(
+    key: ExpressionKey, predictions: Mapping[_PredictionKey, Any], ambiguous: Collection[int]
+) -> _PredictionKey | None:
+    """The prediction of an expression: one that names both ids, or the sent_id where that is unambiguous."""
+    exact, by_sentence = _PredictionKey(key.ref_id, key.sent_id), _PredictionKey(None, key.sent_id)
+    if exact in predictions:
         return exact
-    return by_sentence if by_sentence in given and key.sent_id not in ambiguous else None
+    return by_sentence if by_sentence in predictions and key.sent_id not in ambiguous else None
 
 
 def metrics_of(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """By split: how many expressions, and the metrics."""
+    """The number of expressions and the metrics, by split."""
     return {
         str(split): {"expressions": len(part), **summarise(part)} for split, part in frame.groupby("split", sort=False)
     }
@@ -127,7 +131,7 @@ def metrics_of(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
 def store_scores(
     folder: ScoredFolder, data: ReferData, split_by: str, file: Path, frame: pd.DataFrame, no_target_area: int
 ) -> dict[str, dict[str, float]]:
-    """Keep scores under a model's name, where a grid's `report.models` finds them.
+    """Store scores under a model's name, where a grid's `report.models` finds them.
 
     Returns:
         The metrics by split.
@@ -146,45 +150,45 @@ def store_scores(
         code=code_digest(),
         made=time.time(),
     )
-    before = folder.record() if folder.exists() else record
+    stored_record = folder.record() if folder.exists() else record
     for field in ("dataset", "predictions", "no_target_area"):
-        if getattr(before, field) != getattr(record, field):
-            stored = before.model_dump()[field]
+        if getattr(stored_record, field) != getattr(record, field):
+            stored_value = stored_record.model_dump()[field]
             raise StoreError(
-                f"{folder.path} holds scores of another {field}, {stored}; choose another --name, or remove it"
+                f"{folder.path} holds scores of another {field}, {stored_value}; choose another --name, or remove it"
             )
-    if {*before.metrics} != {*metrics}:
+    if {*stored_record.metrics} != {*metrics}:
         raise StoreError(f"{folder.path} holds scores of other splits; choose another --name, or remove it")
     folder.write(record, frame)
     return metrics
 
 
-def _read(file: Path) -> dict[_Given, tuple[str, Any]]:
-    """Where each prediction stands and its segmentation."""
+def _read(file: Path) -> dict[_PredictionKey, tuple[str, Any]]:
+    """The position of each prediction in the file, and its segmentation."""
     if not file.is_file():
         raise DataError(f"missing file {file}")
     document = read_json(file)
     if not isinstance(document, list):
         raise DataError(f"{file}: a list of predictions is expected, not {type(document).__name__}")
-    given: dict[_Given, tuple[str, Any]] = {}
+    predictions: dict[_PredictionKey, tuple[str, Any]] = {}
     for i, item in enumerate(document):
         if not isinstance(item, dict) or type(item.get("sent_id")) is not int or "segmentation" not in item:
             raise DataError(f"{file}: [{i}]: an object with sent_id (a whole number) and segmentation is expected")
         ref_id = item.get("ref_id")
         if ref_id is not None and type(ref_id) is not int:
             raise DataError(f"{file}: [{i}]: ref_id: a whole number is expected, not {shown(ref_id)}")
-        key = _Given(ref_id, item["sent_id"])
-        if key in given:
-            raise DataError(f"{file}: [{i}]: sent_id {key.sent_id} has a prediction already, at {given[key][0]}")
-        given[key] = (f"[{i}]", item["segmentation"])
-    return given
+        key = _PredictionKey(ref_id, item["sent_id"])
+        if key in predictions:
+            raise DataError(f"{file}: [{i}]: sent_id {key.sent_id} has a prediction already, at {predictions[key][0]}")
+        predictions[key] = (f"[{i}]", item["segmentation"])
+    return predictions
 
 
-def _splits_spoken_of(every: Mapping[str, Expressions], given: Collection[_Given]) -> list[str]:
-    ids = {key.sent_id for key in given}
-    return [split for split, part in every.items() if not ids.isdisjoint(part.column("sent_id").tolist())]
+def _splits_of(by_split: Mapping[str, Expressions], predictions: Collection[_PredictionKey]) -> list[str]:
+    ids = {key.sent_id for key in predictions}
+    return [split for split, part in by_split.items() if not ids.isdisjoint(part.column("sent_id").tolist())]
 
 
 def _ambiguous(keys: Iterable[ExpressionKey]) -> set[int]:
-    """The sent_ids that stand twice."""
+    """The sent_ids that occur more than once."""
     return {sent_id for sent_id, count in Counter(key.sent_id for key in keys).items() if count > 1}

@@ -1,4 +1,4 @@
-"""What an evaluation stores of one expression, whoever made the mask."""
+"""The row that an evaluation stores per expression, whatever made the mask."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def score(expression: Expression, predicted: bytes, no_target_area: int = 0) -> 
 
     Args:
         predicted: compressed RLE counts at the image's original size.
-        no_target_area: a mask of fewer pixels is emptied: the answer is that nothing is meant.
+        no_target_area: a mask of fewer pixels is emptied: it counts as a no-target answer.
 
     Returns:
         split, image_id, ref_id, ann_id (the first target's, -1 for none), sent_id, sentence, category, kind, targets,
@@ -50,4 +50,4 @@ def score(expression: Expression, predicted: bytes, no_target_area: int = 0) -> 
 
 
 ORDER = ["image_id", "ref_id", "sent_id"]
-"""By which rows are sorted, so that they are the same whichever process made them."""
+"""The columns that rows are sorted by, so that their order does not depend on which process made them."""

@@ -25,7 +25,7 @@ from workbench.registry import Registry
 class AttentionInput:
     """Everything one attention needs.
 
-    Queries, keys and values are ordered text first; `q` may lack the text rows (when nobody reads their output).
+    Queries, keys and values are ordered text first; `q` may lack the text rows (when their output is not used).
 
     Attributes:
         q: B×h×Q×d, Q = N, or L + N. Not yet scaled.
@@ -51,7 +51,7 @@ class AttentionInput:
 
     @property
     def text_length(self) -> int:
-        """L: keys that are no image tokens."""
+        """L: keys that are not image tokens."""
         return self.k.shape[2] - self.grid[0] * self.grid[1]
 
     @property
@@ -70,7 +70,7 @@ def attention(inputs: AttentionInput, implementation: str | None = None) -> Tens
     """softmax(q·kᵀ/√d + relative positions) · v, B×h×Q×d.
 
     Args:
-        implementation: one of `implementations`; None takes what the policy says (`attention_policy.choose`).
+        implementation: one of `implementations`; None: as the policy says (`attention_policy.choose`).
     """
     if inputs.relative_h is not None and inputs.relative_h.dtype != inputs.q.dtype:  # under autocast
         assert inputs.relative_w is not None
@@ -90,7 +90,7 @@ def _chosen(inputs: AttentionInput) -> str:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _constant_choice(device: str, dtype: str, gradient: bool, tokens: int) -> str:
-    """`choose`, whose reading of a file torch.compile should not try to trace."""
+    """`choose`, which reads a file, so torch.compile must not trace it."""
     return choose(device, dtype, gradient, tokens)
 
 
@@ -107,7 +107,7 @@ def relative_position_terms(inputs: AttentionInput) -> tuple[Tensor, Tensor]:
 
 
 def additive_mask(inputs: AttentionInput) -> Tensor | None:
-    """All that is added to the scaled logits, broadcastable to B×h×Q×(L+N); None when nothing is."""
+    """Everything that is added to the scaled logits, broadcastable to B×h×Q×(L+N); None when nothing is."""
     bias: Tensor | None = None
     if inputs.relative_h is not None:
         terms_h, terms_w = relative_position_terms(inputs)
@@ -139,11 +139,11 @@ def sdpa(inputs: AttentionInput) -> Tensor:
 
 @implementations.register("augmented")
 def augmented(inputs: AttentionInput) -> Tensor:
-    """The bias as extra dimensions of q and k, so that a fused kernel without a mask computes it all.
+    """The bias as extra dimensions of q and k, so that a fused kernel without a mask computes everything.
 
     q' = [q/√d, q·R_h, q·R_w] and k' = [k, onehot(row), onehot(column)] have the logits as their product. A softmax
     ignores what is added to a whole row, so the last row's and the last column's term is taken from every key: two
-    dimensions fall away, and with text one comes in that carries the difference for the words. One more hides padding.
+    dimensions are saved, and with text one is added for the difference at the words. One more hides padding.
     At 32×32 tokens with heads of 64 that is 128, the most that some fused backward passes take.
     """
     extra_q, extra_k = _extra_dimensions(inputs)
@@ -197,7 +197,7 @@ def flex(inputs: AttentionInput) -> Tensor:
     """PyTorch's FlexAttention with the bias as its score function; compiled on a GPU, forward only on the CPU."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    if not torch.is_grad_enabled():  # it asks each tensor, not the mode
+    if not torch.is_grad_enabled():  # flex_attention checks each tensor, not the grad mode
         tensors: Any = {name: value.detach() for name, value in vars(inputs).items() if isinstance(value, Tensor)}
         inputs = replace(inputs, **tensors)
     terms = None if inputs.relative_h is None else tuple(t.flatten(2, 3) for t in relative_position_terms(inputs))

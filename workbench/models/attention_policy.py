@@ -1,8 +1,8 @@
-"""Which attention implementation runs where: a table of rules, the first that fits decides.
+"""Which attention implementation runs where: a table of rules, of which the first that fits decides.
 
 The shipped table was measured by `workbench bench attention`; another one, written by the same command for a machine,
-takes its place when `WORKBENCH_ATTENTION_POLICY` names it. A choice depends on device, dtype, gradient and number of
-tokens alone, so a run never changes it half-way.
+replaces it when `WORKBENCH_ATTENTION_POLICY` names it. A choice depends only on device, dtype, gradient and number of
+tokens, so it never changes during a run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Rule(BaseModel):
     implementation: Literal["eager", "sdpa", "augmented", "chunked", "flex"]
 
     def fits(self, device: str, dtype: str, gradient: bool, tokens: int) -> bool:
-        """Whether the rule speaks of such an attention."""
+        """Whether the rule applies to such an attention."""
         return (
             self.device in (None, device)
             and self.dtype in (None, dtype)
@@ -46,7 +46,7 @@ class Rule(BaseModel):
 
 
 class Policy(BaseModel):
-    """A table, and how it came to be."""
+    """A table, and how it was measured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,7 +67,7 @@ def load_policy(file: Path) -> Policy:
 
 
 def policy_file() -> Path:
-    """The table in force: the machine's own where `WORKBENCH_ATTENTION_POLICY` names one, else the shipped one."""
+    """The table in use: the machine's own where `WORKBENCH_ATTENTION_POLICY` names one, else the shipped one."""
     return Path(os.environ.get(VARIABLE) or SHIPPED)
 
 

@@ -32,7 +32,7 @@ def build_model(config: RunConfig) -> ReferringSam:
 
     Raises:
         ConfigError: the parts do not fit together.
-        CheckpointError: a weights file is missing or of another model.
+        CheckpointError: a weights file is missing or belongs to another model.
     """
     check_config(config)
     sam = checkpoints.load_backbone(config.backbone, config.machine.checkpoint_root)
@@ -49,7 +49,7 @@ def _start(model: ReferringSam, config: RunConfig) -> dict[str, Tensor]:
 
 
 def check_config(config: RunConfig) -> ReferringSam:
-    """Everything of a configuration that only shows when the model is built; no weights, no data are needed.
+    """The checks of a configuration that need the built model, but neither weights nor data.
 
     Returns:
         The model on the meta device, for counting.
@@ -71,7 +71,7 @@ def check_config(config: RunConfig) -> ReferringSam:
     if config.training.cache_features and not config.training.freeze.image_encoder:
         raise ConfigError(
             "training.cache_features",
-            "true needs an image encoder that does not learn: set training.freeze.image_encoder to true",
+            "true needs a frozen image encoder: set training.freeze.image_encoder to true",
         )
     with torch.device("meta"):
         text_encoder = build_from_shape(config.text_encoder, config.machine.checkpoint_root)
@@ -79,13 +79,13 @@ def check_config(config: RunConfig) -> ReferringSam:
     if config.training.cache_features and model.image_encoder.first_fused == 0:
         raise ConfigError(
             "training.cache_features",
-            "true has nothing to keep, for the first block is fused; set it to false, or fuse later layers",
+            "true has nothing to cache, because the first block is fused; set it to false, or fuse later layers",
         )
     return model
 
 
 def _check_frozen_fusion(config: RunConfig) -> None:
-    """A frozen projector that lets nothing through is the released code's `VIS_FREEZE` trap."""
+    """A frozen projector that lets no text through is the released code's `VIS_FREEZE` trap."""
     kind, projector = variants[config.fusion.variant], config.fusion.projector
     init = kind.released_init if projector.init == "released" else projector.init
     closed = "init is zero" if init == "zero" else "gate is closed" if projector.type == "gated" else None
@@ -99,7 +99,7 @@ def _check_frozen_fusion(config: RunConfig) -> None:
 
 
 def check_weights(config: RunConfig) -> None:
-    """What `build_model` would complain of in the weights files; CheckpointError names file and keys."""
+    """Check the weights files as `build_model` would; CheckpointError names file and keys."""
     checkpoints.check_backbone(config.backbone, config.machine.checkpoint_root)
     check_text_encoder(config.text_encoder, config.machine.checkpoint_root)
     if config.start_from.file is not None:
@@ -107,7 +107,7 @@ def check_weights(config: RunConfig) -> None:
 
 
 def weights_digests(config: RunConfig) -> dict[str, str | None]:
-    """SHA-256 of the weights files a run begins with; None for random weights and for those of a hub."""
+    """SHA-256 of the weights files a run starts from; None for random weights and for those of a hub."""
     root = config.machine.checkpoint_root
     backbone = checkpoints.locate(config.backbone, root)
     text = weights_file(locate(config.text_encoder, root)) if config.text_encoder.pretrained else None
@@ -117,11 +117,11 @@ def weights_digests(config: RunConfig) -> dict[str, str | None]:
 
 
 def check_digests(config: RunConfig, stored: Mapping[str, Any], run: str) -> None:
-    """CheckpointError when a begun run's weights files are no longer those it began with."""
-    for name, found in weights_digests(config).items():
-        if name in stored and stored[name] != found:
+    """CheckpointError when a started run's weights files are no longer those it started from."""
+    for name, digest in weights_digests(config).items():
+        if name in stored and stored[name] != digest:
             raise CheckpointError(
-                f"{run}: not the weights this run began with ({name} is {found}, was {stored[name]}); "
+                f"{run}: not the weights this run began with ({name} is {digest}, was {stored[name]}); "
                 "give the file another name to train another run"
             )
 

@@ -1,4 +1,4 @@
-"""All fusion variants side by side: rule, source, and what each costs on a backbone, counted from the built model."""
+"""All fusion variants in one table: rule, source, and the cost of each on a backbone, counted from the built model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class VariantRow:
     """One variant on one backbone.
 
     Attributes:
-        setting: what to write in a grid, dotted keys and values.
+        setting: the dotted keys and values that a grid would set.
         rule, source: see `Fusion`.
         fusion_parameters: what the variant adds to the image encoder.
         trainable_parameters: of the whole model with its text encoder, nothing frozen (SAM's parts that no expression
@@ -42,7 +42,7 @@ class VariantRow:
 
     @property
     def name(self) -> str:
-        """The variant, and what is set beside it."""
+        """The variant, and what else is set."""
         name, *rest = (
             f"{value}" if key == "fusion.variant" else f"{key}: {value}" for key, value in self.setting.items()
         )
@@ -73,7 +73,7 @@ _RELEASED_SETTINGS: dict[str, list[dict[str, Any]]] = {
 
 
 def count(backbone: str, setting: dict[str, Any]) -> VariantRow:
-    """One row: a setting's dotted keys on a backbone; where the widths differ, with a text projection."""
+    """One row: a setting's dotted keys on a backbone; with a text projection where the widths differ."""
     widths = set(_widths(backbone))
     mini = backbone == "vit_mini"
     values: dict[str, Any] = {
@@ -113,7 +113,7 @@ def _side(backbone: str) -> int:
 
 
 def _flops(model: ReferringSam, side: int) -> int:
-    """Counted on the meta device, so no number is computed; the plain matrix products are what is counted."""
+    """Counted on the meta device, so no number is computed; only plain matrix products are counted."""
     model.eval()
     model.image_encoder.implementation = "eager"
     image = torch.empty(1, 3, side, side, device="meta")

@@ -1,6 +1,6 @@
 """Weights files to models: official SAM checkpoints, our own, and the released DIT encoders.
 
-Nothing is unpickled beyond plain tensors, and every missing or unexpected key is named.
+Only plain tensors are unpickled, and every missing or unexpected key is named.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ StateDict = Mapping[str, Tensor]
 
 
 def locate(config: BackboneConfig, root: Path) -> Path | None:
-    """The backbone's weights file; None for random weights, CheckpointError when it is not there."""
+    """The backbone's weights file; None for random weights, CheckpointError if it is missing."""
     if config.checkpoint is None:
         return None
     if config.checkpoint == BUILTIN:
@@ -88,8 +88,8 @@ def load_backbone(config: BackboneConfig, root: Path) -> Sam:
 
 
 def _check_pin(file: Path, pinned: str | None) -> None:
-    if pinned and (found := digest_of(file)) != pinned:
-        raise CheckpointError(f"{file}: its SHA-256 is {found}, the configuration pins {pinned}")
+    if pinned and (digest := digest_of(file)) != pinned:
+        raise CheckpointError(f"{file}: its SHA-256 is {digest}, the configuration pins {pinned}")
 
 
 def load_sam(sam: Sam, state: StateDict, source: str, name: str) -> None:
@@ -103,8 +103,8 @@ def load_sam(sam: Sam, state: StateDict, source: str, name: str) -> None:
 
 
 def check_keys(
-    wanted: StateDict,
-    found: StateDict,
+    expected: StateDict,
+    actual: StateDict,
     source: str,
     model: str,
     optional: Callable[[str], bool] = lambda key: False,
@@ -114,21 +114,21 @@ def check_keys(
     Args:
         optional: a predicate of keys that may be missing.
     """
-    missing = [key for key in wanted if key not in found and not optional(key)]
-    unexpected = [key for key in found if key not in wanted]
+    missing = [key for key in expected if key not in actual and not optional(key)]
+    unexpected = [key for key in actual if key not in expected]
     if missing or unexpected:
         raise CheckpointError(
             f"{source}: not weights of {model}: {_listed('missing', missing)}; {_listed('unexpected', unexpected)}"
         )
-    for key, value in wanted.items():
-        if key in found and found[key].shape != value.shape:
+    for key, value in expected.items():
+        if key in actual and actual[key].shape != value.shape:
             raise CheckpointError(
-                f"{source}: not weights of {model}: {key} is {_size(found[key])}, the model's is {_size(value)}"
+                f"{source}: not weights of {model}: {key} is {_size(actual[key])}, the model's is {_size(value)}"
             )
 
 
 def check_backbone(config: BackboneConfig, root: Path) -> None:
-    """What `load_backbone` would complain of, without reading the weights' values."""
+    """Check as `load_backbone` would, without reading the weights' values."""
     file = locate(config, root)
     if file is None:
         return
@@ -157,12 +157,12 @@ def _size(tensor: Tensor) -> str:
 
 
 def locate_start(config: StartConfig, root: Path) -> Path | None:
-    """The file of a whole model's weights; None where none is named, CheckpointError when it is not there."""
+    """The file of a whole model's weights; None where none is named, CheckpointError if it is missing."""
     return None if config.file is None else _find(config.file, root, "start_from.file: missing weights")
 
 
 def read_start(model: ReferringSam, config: StartConfig, root: Path, name: str) -> dict[str, Tensor]:
-    """Weights of a whole model, checked against it; its text encoder's may be missing as a whole.
+    """Weights of a whole model, checked against it; all weights of the text encoder may be missing.
 
     Args:
         name: of the model, for messages.
@@ -180,7 +180,7 @@ def read_start(model: ReferringSam, config: StartConfig, root: Path, name: str) 
 
 
 def write_model(file: Path, model: ReferringSam, sizes: released.ReleasedSizes) -> None:
-    """A whole model as safetensors that say its sizes themselves; `load_model` reads it."""
+    """Write a whole model as safetensors that also hold its sizes; `load_model` reads it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.part")
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
@@ -192,10 +192,10 @@ def load_model(file: Path) -> ReferringSam:
     """A model that `write_model` wrote, in evaluation mode; CheckpointError for anything else."""
     state = read_state_dict(file)
     with safe_open(file, "pt") as opened:
-        written = (opened.metadata() or {}).get("sizes")
-    if written is None:
-        raise CheckpointError(f"{file}: does not say its sizes; only what import-released wrote does")
-    sizes = released.ReleasedSizes.from_json(written)
+        sizes_text = (opened.metadata() or {}).get("sizes")
+    if sizes_text is None:
+        raise CheckpointError(f"{file}: it does not hold its sizes; only files written by import-released do")
+    sizes = released.ReleasedSizes.from_json(sizes_text)
     prefix = "text_encoder.bert."
     text = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     model = assemble_released(sizes, text_encoder_of(text, sizes.text_heads, str(file)) if text else None)
@@ -214,10 +214,10 @@ def load_released(
     """A model in evaluation mode from a released DIT state dict; every other size comes from the tensors.
 
     The text encoder is built where the file has one (BERT's first layer, as released); without it `encode_image` and
-    `decode` take text features B×L×C. What the released code never reads is passed over (`released.take_apart`).
+    `decode` take text features B×L×C. Keys that the released code never reads are ignored (`released.take_apart`).
 
     Args:
-        state_dict: under the released key names, with or without `module.` in front.
+        state_dict: under the released key names, with or without the prefix `module.`.
         variant: a released one.
         decoder_heads, fusion_heads, text_heads: of the mask decoder, the cross-attention variants and BERT; the sizes
             that tensors do not show.

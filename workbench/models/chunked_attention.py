@@ -14,9 +14,9 @@ Grid = tuple[int, int]
 Tables = tuple[Tensor, Tensor] | None
 
 CHUNK_ELEMENTS = 250_000
-"""Logits at a time and thread: 1 MB in fp32, half of a core's own cache."""
+"""Logits per chunk and thread: 1 MB in fp32, half of a core's own cache."""
 CHUNK_QUERIES = 512
-"""Fewer at a time would have the matrix product pack the keys too often."""
+"""Queries per chunk; with fewer, the matrix product would pack the keys too often."""
 
 
 def chunked_attention(
@@ -67,7 +67,7 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, relative_h, relative_w, text_mask, out = ctx.saved_tensors
         heads = _Heads(q, k, v, _tables(relative_h, relative_w), ctx.grid, text_mask)
-        shares = (d_out * out).sum(dim=-1, keepdim=True, dtype=_accumulator(q)).flatten(0, 1)
+        row_sums = (d_out * out).sum(dim=-1, keepdim=True, dtype=_accumulator(q)).flatten(0, 1)
         d_out = d_out.flatten(0, 1).contiguous()
         d_q, d_k, d_v = (
             torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (heads.q, heads.k, heads.v)
@@ -76,10 +76,10 @@ class _Chunked(torch.autograd.Function):
         for part in heads.parts():
             d_terms = None if part.terms is None else tuple(torch.empty_like(t) for t in part.terms)
             for chunk in part.chunks():
-                weights, d_here = part.weights(chunk), d_out[part.heads, chunk.queries]
-                d_v[part.heads] += weights.transpose(-2, -1) @ d_here
-                d_logits = (d_here @ part.v.transpose(-2, -1)).to(shares.dtype)
-                d_logits = d_logits.sub_(shares[part.heads, chunk.queries]).mul_(weights)
+                weights, d_chunk = part.weights(chunk), d_out[part.heads, chunk.queries]
+                d_v[part.heads] += weights.transpose(-2, -1) @ d_chunk
+                d_logits = (d_chunk @ part.v.transpose(-2, -1)).to(row_sums.dtype)
+                d_logits = d_logits.sub_(row_sums[part.heads, chunk.queries]).mul_(weights)
                 narrow = d_logits.to(q.dtype)
                 d_q[part.heads, chunk.queries] = narrow @ part.k
                 d_k[part.heads] += narrow.transpose(-2, -1) @ part.q[:, chunk.queries]
@@ -127,7 +127,7 @@ class _Heads:
         self._room = self.q.new_empty(0, dtype=_accumulator(self.q))
 
     def parts(self) -> Iterator[_Part]:
-        """As many heads at a time as the cache takes with one chunk of rows."""
+        """As many heads at a time as fit the cache with one chunk of rows."""
         step = max(1, self.elements // (self.rows * self.grid[1] * self.k.shape[1]))
         for start in range(0, len(self.q), step):
             yield _Part(self, slice(start, min(start + step, len(self.q))))
@@ -179,7 +179,7 @@ class _Part:
             logits[..., : self.whole.words] = 0
             places, rows = self.image_block(logits, chunk), chunk.rows
             torch.add(self.terms[0][:, rows, :, :, None], self.terms[1][:, rows, :, None, :], out=places)
-        # The product is added onto the bias: one pass over the chunk less.
+        # The product is added to the bias, which saves one pass over the chunk.
         if logits.dtype == q.dtype:
             logits.baddbmm_(q, k, alpha=self.whole.scale)
         else:

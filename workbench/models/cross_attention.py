@@ -1,4 +1,4 @@
-"""The attention of words to other tokens that two of the fusion variants use, as the released code computes it."""
+"""Cross-attention of text tokens to others, which two of the fusion variants use, as the released code computes it."""
 
 from __future__ import annotations
 
@@ -47,25 +47,25 @@ class CrossAttention(nn.Module):
             nn.init.zeros_(affine.bias)
 
     def forward(self, queries: Tensor, keys: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """What each query B×L×C saw of the keys B×K×C, B×L×key_width; `key_mask` B×K is False at padding."""
+        """The attention output of queries B×L×C over keys B×K×C, B×L×key_width; `key_mask` B×K is False at padding."""
 
         def heads(x: Tensor) -> Tensor:
             separate: Tensor = x.unflatten(-1, (self.heads, -1))
             return separate.transpose(1, 2)
 
-        seen = F.scaled_dot_product_attention(
+        attended = F.scaled_dot_product_attention(
             heads(self.q_proj(queries)),
             heads(self.k_proj(keys)),
             heads(self.v_proj(keys)),
             attn_mask=None if key_mask is None else key_mask[:, None, None],
             dropout_p=self.dropout if self.training else 0.0,
         )
-        out: Tensor = self.out_proj(seen.transpose(1, 2).flatten(2))
+        out: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return out
 
 
 class CrossAttentionLayer(nn.Module):
-    """Cross-attention and an MLP, each with a residual and a norm behind it (the released MHA_FFN)."""
+    """Cross-attention and an MLP, each with a residual and followed by a norm (the released MHA_FFN)."""
 
     def __init__(self, width: int, inner_width: int, heads: int, mlp_width: int, dropout: float) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class CrossAttentionLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Queries B×L×C that have seen the keys B×K×C, B×L×C."""
+        """Queries B×L×C after attending to keys B×K×C, B×L×C."""
         queries = self.norm1(queries + self.dropout(self.attention(queries, keys)))
         inner = self.dropout(self.lin1(queries).relu())
         out: Tensor = self.norm2(queries + self.dropout(self.lin2(inner)))

@@ -1,4 +1,4 @@
-"""A backbone with text tokens beside its image tokens: what runs before the words, and how they pass its blocks."""
+"""A backbone with text tokens beside its image tokens: what runs before the text, and how it passes the blocks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class FusedImageEncoder(nn.Module):
     Args:
         backbone: its weights and key names stay untouched. It is kept as `vit`, which stored weights' keys begin with,
             whatever architecture it is of.
-        fusion: hands each fused block its text tokens.
+        fusion: gives each fused block its text tokens.
         windowed: True keeps the backbone's windows, False lets every block attend globally.
-        implementation: of the attention, in place of what the policy chooses.
+        implementation: of the attention, instead of the one that the policy chooses.
     """
 
     def __init__(self, backbone: Backbone, fusion: Fusion, windowed: bool, implementation: str | None = None) -> None:
@@ -60,7 +60,7 @@ class FusedImageEncoder(nn.Module):
         return self.with_text(self.before_text(image, observer), text, text_mask, observer)
 
     def before_text(self, image: Tensor, observer: Observer | None = None) -> Tensor:
-        """All that does not depend on text: the tokens entering the first fused block, B×H×W×C."""
+        """Everything that does not depend on text: the tokens entering the first fused block, B×H×W×C."""
         height, width = image.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""A checkpoint of the released DIT code to a file of ours, and to a configuration that evaluates it."""
+"""Converts a checkpoint of the released DIT code to a file of ours and a configuration that evaluates it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONFIGURATION = """\
 
 @dataclass(frozen=True)
 class Imported:
-    """What came out of an import.
+    """The result of an import.
 
     Attributes:
         files: the weights, and the configuration where the sizes are those of a registered backbone.
@@ -39,10 +39,10 @@ class Imported:
     def summary(self) -> str:
         """One line."""
         shape = self.sizes.backbone
-        sort = self.backbone or "no registered backbone, so there is no configuration"
+        backbone = self.backbone or "no registered backbone, so there is no configuration"
         return (
             f"{self.sizes.fusion.variant}: {shape.depth} layers of width {shape.width} with {shape.heads} heads "
-            f"({sort}), decoder depth {self.sizes.decoder_depth}, text width {self.sizes.text_width}"
+            f"({backbone}), decoder depth {self.sizes.decoder_depth}, text width {self.sizes.text_width}"
         )
 
 
@@ -60,8 +60,8 @@ def import_checkpoint(
         decoder_heads, fusion_heads, text_heads: see `checkpoints.load_released`.
 
     Raises:
-        CheckpointError: the file is damaged, a key is missing, left over or of the wrong size, or what would be written
-            is there already; nothing is written.
+        CheckpointError: the file is damaged, a key is missing, left over or of the wrong size, or an output file
+            exists already; nothing is written.
         ConfigError: an unknown variant.
     """
     weights, written = out / f"{file.stem}.safetensors", out / f"{file.stem}.yaml"

@@ -1,6 +1,6 @@
 """SAM's mask decoder for a batch where every image has its own prompt, and where padding words can be masked.
 
-`segment_anything`'s modules and weights; only the calls are written anew (theirs pair one image with many prompts).
+`segment_anything`'s modules and weights; only the calls are rewritten (theirs pair one image with many prompts).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def decode(
     masks: Sequence[int] = (0,),
     observer: DecoderObserver | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Mask logits and SAM's token of mask quality.
+    """Mask logits and SAM's predictions of mask quality.
 
     Args:
         image_embedding: B×C×H×W.
         image_pe: positional encoding, 1×C×H×W.
         prompts: sparse prompt embeddings, B×L×C.
         dense_prompt: broadcastable to B×C×H×W.
-        prompt_mask: B×L, False at padding that nobody may attend to.
+        prompt_mask: B×L, False at padding, which is not attended to.
         masks: which of SAM's four masks to make.
         observer: see `DecoderObserver`.
 

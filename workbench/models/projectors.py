@@ -35,7 +35,7 @@ def bottleneck(text_width: int, width: int, config: ProjectorConfig) -> nn.Modul
     if config.rank > min(text_width, width):
         raise ConfigError(
             "fusion.projector.rank",
-            f"{config.rank} is no bottleneck from {text_width} to {width}; at most {min(text_width, width)}",
+            f"{config.rank} is not a bottleneck from {text_width} to {width}; at most {min(text_width, width)}",
         )
     return nn.Sequential(nn.Linear(text_width, config.rank, bias=False), nn.Linear(config.rank, width))
 
@@ -82,7 +82,7 @@ def build_projector(config: ProjectorConfig, text_width: int, width: int, releas
     """A projector, its last affine map initialised as the configuration says.
 
     Args:
-        released_init: what `init: released` stands for; a gate keeps torch's own, for it is closed already.
+        released_init: the meaning of `init: released`; a gated one keeps torch's own, because its gate starts closed.
 
     Raises:
         ConfigError: an unknown type, or one that does not fit the widths.
@@ -111,7 +111,7 @@ class LayerProjectors(nn.ModuleDict):
     def __init__(
         self, config: ProjectorConfig, in_widths: Mapping[int, int], widths: Mapping[int, int], released_init: str
     ) -> None:
-        """`in_widths` holds the width of what each fused layer projects, `widths` that of the tokens it takes."""
+        """`in_widths` holds the input width of each fused layer's projector, `widths` its output width."""
         self._shared = config.type == SHARED
         sizes = {str(layer): (in_width, widths[layer]) for layer, in_width in in_widths.items()}
         if self._shared:

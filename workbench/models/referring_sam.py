@@ -31,8 +31,8 @@ class ReferringSam(nn.Module):
 
     Args:
         image_encoder: SAM's, with its fusion variant.
-        sam: whose prompt encoder, mask decoder and pixel statistics are taken over.
-        text_encoder: None for callers who bring text features of their own.
+        sam: whose prompt encoder, mask decoder and pixel statistics are used.
+        text_encoder: None for callers that pass text features themselves.
         text_width: width of the text features.
         mask_padding: whether padding words are hidden from the image encoder and the mask decoder.
     """
@@ -92,7 +92,7 @@ class ReferringSam(nn.Module):
         Args:
             image: normalised pixels, B×3×H×W; None where `features` are given.
             input_ids, attention_mask: B×L.
-            features: what `before_text` made of the image.
+            features: the output of `before_text` for the image.
         """
         text, text_mask = self.encode_text(input_ids, attention_mask)
         if features is None:
@@ -103,7 +103,7 @@ class ReferringSam(nn.Module):
         return self.decode(embedding, text, text_mask)[:, 0]
 
     def before_text(self, image: Tensor) -> Tensor:
-        """What text cannot change of images B×3×H×W: tokens before the first fused block, B×h×w×C.
+        """The part that text cannot change, of images B×3×H×W: tokens before the first fused block, B×h×w×C.
 
         With no fused block and a frozen neck it is the image embedding, B×C×h×w.
         """
@@ -112,7 +112,7 @@ class ReferringSam(nn.Module):
         return self.image_encoder.before_text(image)
 
     def after_text(self, features: Tensor, text_features: Tensor, text_mask: Tensor | None = None) -> Tensor:
-        """Image embedding B×C×h×w from `before_text`'s features, one row an expression."""
+        """Image embedding B×C×h×w from `before_text`'s features, one row per expression."""
         if self.caches_embedding:
             return features
         return self.image_encoder.with_text(features, text_features, text_mask)
@@ -137,12 +137,12 @@ class ReferringSam(nn.Module):
     def encode_shared(
         self, image: Tensor, image_of: Tensor, text_features: Tensor, text_mask: Tensor | None = None
     ) -> Tensor:
-        """Image embeddings E×C×h×w of E expressions about I images; what text cannot change is computed once an image.
+        """Image embeddings E×C×h×w of E expressions about I images; the part without text is computed once per image.
 
         Args:
             image: I×3×H×W.
             image_of: for each expression the index of its image, E.
-            text_features, text_mask: one row an expression.
+            text_features, text_mask: one row per expression.
         """
         if not self.fusion.layers:
             return self.image_encoder.forward(image)[image_of]  # not the compiled one: the number of images varies
@@ -177,7 +177,7 @@ class ReferringSam(nn.Module):
         }
 
     def freeze(self, config: FreezeConfig) -> None:
-        """Take the gradients from the named parts, and from the parts of SAM that text never reaches."""
+        """Turn off the gradients of the named parts, and of the parts of SAM that text never reaches."""
         parts = self.parts()
         for name, frozen in config.model_dump().items():
             for parameter in parts[name]:

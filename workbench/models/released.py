@@ -1,4 +1,4 @@
-"""State dicts of the released DIT code: their key names to ours, and every size read off their tensors."""
+"""State dicts of the released DIT code: their key names to ours, and every size taken from their tensors."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ HEADS = 8
 TEXT_HEADS = 12
 """BERT-base's."""
 TEXT_LAYER = 1
-"""The released code means to take the last of BERT's layers and takes the first."""
+"""The released code intends to take the last of BERT's layers, but takes the first."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A released state dict, taken apart.
+    """A released state dict, split into parts.
 
     Attributes:
         model: everything but the text encoder, under our key names.
@@ -66,13 +66,13 @@ def take_apart(state: StateDict, variant: str) -> Parts:
             except ValueError:
                 raise CheckpointError(f"not a released checkpoint of {variant}: key {released}") from None
             if name in parts.model:
-                raise CheckpointError(f"{key} stands twice, with and without module. in front")
+                raise CheckpointError(f"{key} occurs twice, with and without the prefix module.")
             parts.model[name] = value
     return parts
 
 
 def _bert_name(key: str) -> str | None:
-    """transformers' name of a pytorch_pretrained_bert key; None for what no output of ours depends on."""
+    """transformers' name of a pytorch_pretrained_bert key; None for keys that no output depends on."""
     layer = re.match(r"encoder\.layer\.(\d+)\.", key)
     if key.startswith("pooler.") or key.endswith("position_ids") or (layer and int(layer[1]) >= TEXT_LAYER):
         return None
@@ -90,7 +90,7 @@ def _renamed(key: str, names: Mapping[str, str | Callable[[str], str]]) -> str:
 
 
 def _behind_the_first(module: str, rename: Callable[[str], str] = lambda rest: rest) -> Callable[[str], str]:
-    """Names of a list that begins with the second block."""
+    """Names in a list that starts at the second block."""
 
     def renamed(rest: str) -> str:
         number, _, inner = rest.partition(".")
@@ -130,7 +130,7 @@ _RENAMED: dict[str, dict[str, str | Callable[[str], str]]] = {
 
 @dataclass(frozen=True)
 class ReleasedSizes:
-    """All that a released model's tensors say about it."""
+    """All sizes of a released model that its tensors show."""
 
     backbone: ViTShape
     decoder_depth: int
@@ -173,7 +173,7 @@ def sizes_of(
         return _sizes_of(model, variant, decoder_heads, fusion_heads, text_heads)
     except KeyError as error:
         raise CheckpointError(f"not a released checkpoint: no key {_released_name(str(error.args[0]))}") from None
-    except (ValueError, IndexError) as error:  # a number that is none in a key, or a tensor of another rank
+    except (ValueError, IndexError) as error:  # an invalid number in a key, or a tensor of another rank
         raise CheckpointError(f"not a released checkpoint: {str(error).splitlines()[0]}") from None
 
 

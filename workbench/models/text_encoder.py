@@ -58,7 +58,7 @@ class Tokenizer:
         self.max_tokens = max_tokens
 
     def __call__(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Ids and attention mask, both B×max_tokens int64; what does not fit is cut."""
+        """Ids and attention mask, both B×max_tokens int64; longer sentences are cut."""
         encoded = self._tokenizer(
             list(sentences),
             padding="max_length",
@@ -79,7 +79,7 @@ class Tokenizer:
 
 
 def locate(config: TextEncoderConfig, root: Path) -> str:
-    """What to hand to `from_pretrained`: the shipped folder, a directory, or a hub name."""
+    """The argument of `from_pretrained`: the shipped folder, a directory, or a hub name."""
     if config.name == "bert_mini":
         return str(BERT_MINI)
     path = Path(config.name).expanduser()
@@ -92,7 +92,7 @@ def locate(config: TextEncoderConfig, root: Path) -> str:
 
 
 def load_tokenizer(config: TextEncoderConfig, root: Path) -> Tokenizer:
-    """The tokenizer of a text encoder; CheckpointError says what is missing."""
+    """The tokenizer of a text encoder; CheckpointError if it is missing or has no words."""
     from transformers import AutoTokenizer
 
     place = locate(config, root)
@@ -125,7 +125,7 @@ def load_text_encoder(config: TextEncoderConfig, root: Path) -> TextEncoder:
 
 
 def check_text_encoder(config: TextEncoderConfig, root: Path) -> None:
-    """What `load_text_encoder` would complain of, without loading the weights; CheckpointError says what is missing."""
+    """Check as `load_text_encoder` would, without loading the weights; CheckpointError says what is missing."""
     from transformers import AutoConfig
 
     place = locate(config, root)
@@ -139,8 +139,8 @@ def check_text_encoder(config: TextEncoderConfig, root: Path) -> None:
     weights = weights_file(place)
     if weights is None:
         raise CheckpointError(f"missing text encoder: {place} holds neither model.safetensors nor pytorch_model.bin")
-    if config.sha256 and (found := digest_of(weights)) != config.sha256:
-        raise CheckpointError(f"{weights}: its SHA-256 is {found}, the configuration pins {config.sha256}")
+    if config.sha256 and (digest := digest_of(weights)) != config.sha256:
+        raise CheckpointError(f"{weights}: its SHA-256 is {digest}, the configuration pins {config.sha256}")
     if weights.suffix == ".safetensors":
         try:
             with safe_open(weights, "pt"):
@@ -155,7 +155,7 @@ def weights_file(place: str) -> Path | None:
 
 
 def _check_hub(name: str, root: Path) -> None:
-    """Whether a hub name is in the local cache, or a hub that answers has it; asked once, without retries."""
+    """Whether a hub name is in the local cache, or a hub that answers has it; one request, without retries."""
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     if isinstance(try_to_load_from_cache(name, "config.json"), str):
@@ -167,9 +167,9 @@ def _check_hub(name: str, root: Path) -> None:
 
 
 def build_from_shape(config: TextEncoderConfig, root: Path) -> TextEncoder:
-    """The same modules with random weights, for checks before any weights are at hand.
+    """The same modules with random weights, for checks before any weights are available.
 
-    A directory or hub name that is not here yet is taken to be of BERT-base's shape.
+    A directory or hub name that is not available yet is assumed to have BERT-base's shape.
     """
     from transformers import AutoConfig, AutoModel, BertConfig
 
@@ -192,10 +192,10 @@ def build_from_shape(config: TextEncoderConfig, root: Path) -> TextEncoder:
 
 
 def text_encoder_of(tensors: Mapping[str, Tensor], heads: int, source: str = "released checkpoint") -> TextEncoder:
-    """A BERT from its tensors alone, under transformers' key names; as many layers as they hold.
+    """A BERT built only from its tensors, under transformers' key names; as many layers as they hold.
 
     Args:
-        heads: the one size that they do not show.
+        heads: the one size that the tensors do not show.
 
     Raises:
         CheckpointError: a tensor is missing, left over, or of the wrong size.

@@ -22,12 +22,12 @@ from workbench.training.setup import Parts
 
 @dataclass
 class Counts:
-    """How far a training is.
+    """How far a training has got.
 
     Attributes:
         step: how many steps are done.
         first_loss: the loss of the first step, None before it.
-        seconds: of training, steps that were lost and done again not counted.
+        seconds: of training; steps that were lost and repeated count once.
     """
 
     step: int = 0
@@ -54,7 +54,7 @@ def save(folder: RunFolder, parts: Parts, counts: Counts, accelerator: Accelerat
 
 
 def resume(folder: RunFolder, parts: Parts, accelerator: Accelerator) -> Counts:
-    """Put the newest checkpoint into the parts; without one, all counts are zero.
+    """Load the newest checkpoint into the parts; without one, all counts are zero.
 
     Raises:
         CheckpointError: it is damaged.
@@ -77,9 +77,9 @@ def resume(folder: RunFolder, parts: Parts, accelerator: Accelerator) -> Counts:
 def _read_state(checkpoint: Checkpoint) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(checkpoint.state, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever a broken archive stumbles over
+    except Exception as error:  # torch.load raises many types of error for a broken archive
         raise CheckpointError(
-            f"{checkpoint.folder}: damaged checkpoint ({type(error).__name__}); remove it to begin anew"
+            f"{checkpoint.folder}: damaged checkpoint ({type(error).__name__}); remove it to start again"
         ) from None
     return state
 
@@ -98,5 +98,5 @@ def load_trained(config: RunConfig, folder: RunFolder) -> ReferringSam:
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """A state dict as safetensors wants it."""
+    """A state dict as safetensors needs it."""
     return {key: value.detach().contiguous() for key, value in model.state_dict().items()}

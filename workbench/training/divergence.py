@@ -1,4 +1,4 @@
-"""Noticing that a loss became NaN or exploded, without making a GPU wait at every step."""
+"""Detects a loss that became non-finite or exploded, without waiting for the GPU at every step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class DivergenceWatch:
     """Remembers the first bad step on the device.
 
     Args:
-        factor: a loss over so many times the first one is bad.
+        factor: a loss of more than this many times the first one is bad.
     """
 
     def __init__(self, factor: float, counts: Counts, accelerator: Accelerator) -> None:
@@ -39,6 +39,6 @@ class DivergenceWatch:
             first_bad = min(bad_steps)
             raise DivergedError(
                 first_bad,
-                f"the loss became NaN or rose over {self._factor:g} times its first value "
-                f"({self._counts.first_loss:.4g}) at step {first_bad}; a lower learning rate is the place to look",
+                f"the loss became non-finite or rose above {self._factor:g} times its first value "
+                f"({self._counts.first_loss:.4g}) at step {first_bad}; try a lower learning rate",
             )

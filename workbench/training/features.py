@@ -1,4 +1,4 @@
-"""Filling a `FeatureStore`: what a frozen image encoder makes of each image before any text comes in."""
+"""Filling a `FeatureStore`: what a frozen image encoder computes of each image before text enters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workbench.data.loading import ReferringDataset
 from workbench.models.referring_sam import ReferringSam
 
 Progress = Callable[[int, int], bool]
-"""Called with (rows that are there, all rows); True stops, and the store stays as it is."""
+"""Called with (finished rows, all rows); True stops, and the store stays as it is."""
 
 
 def cached_features(
@@ -25,7 +25,7 @@ def cached_features(
     device: torch.device,
     progress: Progress = lambda done, rows: False,
 ) -> FeatureStore:
-    """The store of a training split's features, filled where it was not.
+    """The store of a training split's features, filled where rows are missing.
 
     Raises:
         DataError: no room on the disk, features that do not fit fp16, or an image that cannot be read.

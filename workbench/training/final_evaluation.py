@@ -1,4 +1,4 @@
-"""The evaluation that a training ends with: every split once, also where a run is stopped in the midst of it."""
+"""The evaluation that a training ends with: every split once, even if a run is stopped in the middle of it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def evaluate_splits(
         stop: asked before each split, and by a single process after each batch.
 
     Returns:
-        By split: the number of expressions, and the metrics.
+        The number of expressions and the metrics, by split.
 
     Raises:
-        InterruptedRun: `stop` said so; splits that were scored are not scored again.
+        InterruptedRun: `stop` asked for it; splits that were scored are not scored again.
     """
     frames, metrics = [], {}
     for split in parts.config.evaluation.splits:
@@ -56,15 +56,15 @@ def _evaluated(
 ) -> pd.DataFrame:
     """A split's expressions; kept beside the checkpoint, so that a resumed run does not score a split twice."""
     checkpoint = folder.checkpoints.latest()
-    kept = None if checkpoint is None else checkpoint.scored(split, code_digest())
-    # Two looks from two processes could differ on a network file system; the main one's counts.
-    if broadcast_object_list([kept is not None and kept.is_file()])[0]:
-        assert kept is not None
-        scored: pd.DataFrame = pd.read_parquet(kept)
+    stored_file = None if checkpoint is None else checkpoint.scored(split, code_digest())
+    # Processes may see different files on a network file system, so the main one decides.
+    if broadcast_object_list([stored_file is not None and stored_file.is_file()])[0]:
+        assert stored_file is not None
+        scored: pd.DataFrame = pd.read_parquet(stored_file)
         return scored
     began = time.monotonic()
-    alone = accelerator.num_processes == 1
-    share = evaluate(
+    single_process = accelerator.num_processes == 1
+    own_rows = evaluate(
         parts.evaluated,
         parts.tokenizer,
         split_of(parts.data, split, parts.config),
@@ -72,14 +72,14 @@ def _evaluated(
         accelerator.device,
         accelerator.process_index,
         accelerator.num_processes,
-        stop if alone else lambda: False,
+        stop if single_process else lambda: False,
     )
-    frame: pd.DataFrame = pd.concat(gather_object([share]))
+    frame: pd.DataFrame = pd.concat(gather_object([own_rows]))
     frame = frame.sort_values(ORDER, ignore_index=True)
     rate = round(len(frame) / (time.monotonic() - began), 1)
     reporter.event("evaluate", split=split, expressions=len(frame), **summarise(frame), expressions_per_second=rate)
-    if reporter.writes and kept is not None:
-        partial = kept.with_suffix(".partial")
+    if reporter.writes and stored_file is not None:
+        partial = stored_file.with_suffix(".partial")
         frame.to_parquet(partial, index=False)
-        partial.replace(kept)
+        partial.replace(stored_file)
     return frame

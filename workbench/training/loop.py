@@ -1,6 +1,6 @@
 """The steps of a training, from where it is to its last one.
 
-What is random in step t follows from (seed, t, process) alone, so no random state has to survive a restart.
+What is random in step t depends only on (seed, t, process), so no random state has to be saved.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ FEATURE_SECONDS = 10.0
 
 
 class Loop:
-    """The training loop. Several processes share every batch; the main one alone writes.
+    """The training loop. Several processes share every batch; only the main one writes.
 
     Args:
-        counts: how far the training is; counted on here.
+        counts: how far the training has got; updated by the loop.
         stop: asked after every step (several processes: after every logged one).
     """
 
@@ -51,8 +51,8 @@ class Loop:
             save_now: writes a checkpoint.
 
         Raises:
-            DivergedError: the loss became NaN or exploded.
-            InterruptedRun: `stop` said so; a checkpoint was saved.
+            DivergedError: the loss became non-finite or exploded.
+            InterruptedRun: `stop` asked for it; a checkpoint was saved.
         """
         parts, counts = self._parts, self._counts
         if parts.config.training.cache_features:
@@ -60,11 +60,11 @@ class Loop:
         machine = parts.config.machine
         model, optimizer = self._accelerator.prepare(parts.model, parts.optimizer)
         watch = DivergenceWatch(parts.config.training.explosion_factor, counts, self._accelerator)
-        alone = self._accelerator.num_processes == 1
+        single_process = self._accelerator.num_processes == 1
         saved = logged = time.monotonic()
         logged_step = counts.step
         for batch in self._batches():
-            # Dropout's draws belong to the step, not to the process that happens to reach it.
+            # Seeded per step, so that a resumed run draws the same dropout.
             torch.manual_seed(_step_seed(parts.seed, counts.step, self._accelerator.process_index))
             loss = self._step(model, optimizer, batch)
             watch.see(loss.detach())
@@ -76,8 +76,8 @@ class Loop:
                 self._reporter.step(parts, counts, loss.item(), (now - logged) / (counts.step - logged_step))
                 counts.seconds += now - logged
                 logged, logged_step = now, counts.step
-            if not (alone or logging_due):
-                continue  # several processes talk only where all of them know that they do
+            if not (single_process or logging_due):
+                continue  # several processes communicate only at steps that all of them know
             stopping, due = agree(self._accelerator, self._stop(), now - saved >= 60 * machine.checkpoint_minutes)
             if stopping or due or last:
                 watch.check()
@@ -115,24 +115,24 @@ class Loop:
             raise
 
     def _use_cached_features(self) -> None:
-        parts, stopping, shown = self._parts, False, 0.0
+        parts, stopping, last_report = self._parts, False, 0.0
 
         def progress(done: int, rows: int) -> bool:
-            nonlocal stopping, shown
+            nonlocal stopping, last_report
             stopping = self._stop()
-            if done == rows or time.monotonic() - shown > FEATURE_SECONDS:
+            if done == rows or time.monotonic() - last_report > FEATURE_SECONDS:
                 self._reporter.event("features", done=done, rows=rows)
-                shown = time.monotonic()
+                last_report = time.monotonic()
             return stopping
 
         device = self._accelerator.device
         parts.dataset.features = cached_features(parts.model, parts.dataset, parts.config, device, progress)
-        if agree(self._accelerator, stopping)[0]:  # and nobody trains before all are here
-            raise InterruptedRun("stopped while features were computed; it goes on there")
+        if agree(self._accelerator, stopping)[0]:  # no process trains before all have the features
+            raise InterruptedRun("stopped while features were computed; it resumes there")
 
 
 def agree(accelerator: Accelerator, *flags: bool) -> list[bool]:
-    """Each flag, true if it is so in any process."""
+    """Each flag, true if it is true in any process."""
     if accelerator.num_processes == 1:
         return list(flags)
     counts = torch.tensor(flags, dtype=torch.int64, device=accelerator.device)
@@ -148,7 +148,7 @@ def batch_loss(
     if "features" in batch:
         features = batch["features"].to(device, non_blocking=True).float()
     else:
-        bare: Any = getattr(model, "module", model)  # behind the wrapper of several processes
+        bare: Any = getattr(model, "module", model)  # inside the wrapper for several processes
         image = bare.normalise(batch["pixels"].to(device, non_blocking=True), batch["content"])
     mask = batch["mask"].to(device, non_blocking=True)
     logits = model(image, ids, attention_mask, features)

@@ -73,7 +73,7 @@ def pretrain_sam(out: Path, data_root: Path, recipe: PretrainRecipe, progress: P
     torch.manual_seed(recipe.seed)
     sam = backbones["vit_mini"].build()
     encoder = FusedImageEncoder(sam.image_encoder, build_fusion(FusionConfig(), Sizes(1, (), 1)), windowed=True)
-    objects, held = _Objects(data, "train"), _Objects(data, "val")
+    objects, val_objects = _Objects(data, "train"), _Objects(data, "val")
     rng = np.random.default_rng(recipe.seed)
     optimizer, schedule = _optimizer(sam.parameters(), recipe)
     sam.train()
@@ -87,7 +87,9 @@ def pretrain_sam(out: Path, data_root: Path, recipe: PretrainRecipe, progress: P
         if (step + 1) % 50 == 0:
             progress(step + 1, recipe.steps, {"loss": loss.item()})
     sam.eval()
-    scores = {name: _prompt_miou(sam, encoder, held, clicks) for name, clicks in (("click", True), ("box", False))}
+    scores = {
+        name: _prompt_miou(sam, encoder, val_objects, clicks) for name, clicks in (("click", True), ("box", False))
+    }
     out.mkdir(parents=True, exist_ok=True)
     weights = {k: v.contiguous() for k, v in sam.state_dict().items() if k not in ("pixel_mean", "pixel_std")}
     save_file(weights, out / "vit_mini.safetensors")
@@ -102,7 +104,7 @@ def pretrain_bert(out: Path, data_root: Path, recipe: PretrainRecipe, progress: 
     As BERT: 15 % of the word pieces are predicted; of these 80 % are masked, 10 % replaced, 10 % left.
 
     Returns:
-        The report: recipe and the share of masked pieces of the val sentences predicted right.
+        The report: recipe and the fraction of masked pieces of the val sentences predicted right.
     """
     from transformers import BertConfig, BertForMaskedLM
 
@@ -110,7 +112,7 @@ def pretrain_bert(out: Path, data_root: Path, recipe: PretrainRecipe, progress: 
     tokenizer = build_tokenizer()
     torch.manual_seed(recipe.seed)
     model = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), pad_token_id=0, **BERT_MINI_SHAPE))
-    ids, held = (_ids(tokenizer, data.split(split)["sentence"].to_pylist()) for split in ("train", "val"))
+    ids, val_ids = (_ids(tokenizer, data.split(split)["sentence"].to_pylist()) for split in ("train", "val"))
     generator = torch.Generator().manual_seed(recipe.seed)
     optimizer, schedule = _optimizer(model.parameters(), recipe)
     model.train()
@@ -122,7 +124,7 @@ def pretrain_bert(out: Path, data_root: Path, recipe: PretrainRecipe, progress: 
         if (step + 1) % 50 == 0:
             progress(step + 1, recipe.steps, {"loss": loss.item()})
     model.eval()
-    masked, labels = _mask_words(held, tokenizer, generator)
+    masked, labels = _mask_words(val_ids, tokenizer, generator)
     with torch.inference_mode():
         predicted = model(input_ids=masked, attention_mask=(masked != 0).long()).logits.argmax(-1)
     right = (predicted == labels)[labels != -100].float().mean().item()
@@ -146,8 +148,8 @@ def build_tokenizer() -> Any:
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
     vocabulary = [*SPECIAL, *WORDS, "##most", *letters, *(f"##{letter}" for letter in letters)]
     # "leftmost" is "left" + "##most": the language has word pieces, as BERT's has.
-    kept = [word for word in dict.fromkeys(vocabulary) if not (word.endswith("most") and word != "##most")]
-    return BertTokenizerFast(vocab={word: i for i, word in enumerate(kept)}, do_lower_case=True)
+    words = [word for word in dict.fromkeys(vocabulary) if not (word.endswith("most") and word != "##most")]
+    return BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}, do_lower_case=True)
 
 
 def _data(data_root: Path, recipe: PretrainRecipe) -> ReferData:
@@ -236,21 +238,21 @@ def _sam_loss(logits: Tensor, quality: Tensor, masks: Tensor) -> Tensor:
 
 
 def _iou(logits: Tensor, masks: Tensor) -> Tensor:
-    predicted, truth = logits > 0, masks > 0
-    union = (predicted | truth).flatten(2).sum(-1)
-    found: Tensor = (predicted & truth).flatten(2).sum(-1) / union.clamp(min=1)
-    return found
+    predicted, ground_truth = logits > 0, masks > 0
+    union = (predicted | ground_truth).flatten(2).sum(-1)
+    ious: Tensor = (predicted & ground_truth).flatten(2).sum(-1) / union.clamp(min=1)
+    return ious
 
 
 def _prompt_miou(sam: Sam, encoder: FusedImageEncoder, objects: _Objects, clicks: bool) -> float:
-    rng, found = np.random.default_rng(0), []
+    rng, ious = np.random.default_rng(0), []
     with torch.inference_mode():
         for chunk in np.array_split(np.arange(len(objects)), math.ceil(len(objects) / 64)):
             pixels, masks = objects[chunk]
             logits, _ = _prompted(sam, encoder, pixels, masks, rng, clicks)
             logits = F.interpolate(logits[:, :1], size=masks.shape[1:], mode="bilinear", align_corners=False)
-            found.append(_iou(logits, masks[:, None])[:, 0])
-    return torch.cat(found).mean().item()
+            ious.append(_iou(logits, masks[:, None])[:, 0])
+    return torch.cat(ious).mean().item()
 
 
 def _ids(tokenizer: Any, sentences: list[str]) -> Tensor:

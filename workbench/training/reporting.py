@@ -1,4 +1,4 @@
-"""What a training says: events in its log, values to trackers, and the record of its start and its end."""
+"""What a training reports: events to its log, values to trackers, and the record of its start and end."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from workbench.training.setup import Parts
 logger = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, Any]], None]
-"""Called with every event that goes to the log; a terminal's progress bar hangs here."""
+"""Called with every event that goes to the log; a terminal's progress bar uses it."""
 
 
 class Reporter:
-    """The voice of a run; that of a process without the log says nothing.
+    """Reports on a run; in a process without the log it does nothing.
 
     Args:
-        log: the claimed log, of the main process alone.
+        log: the claimed log, in the main process only.
         report: see `Report`.
     """
 
@@ -66,13 +66,13 @@ class Reporter:
         self._accelerator.log({k: v for k, v in fields.items() if k != "step"}, step=counts.step)
 
     def started(self, parts: Parts, source: dict[str, Any] | None) -> None:
-        """The record of a run that begins or goes on."""
+        """The record of a run that starts or resumes."""
         if self._log is None:
             return
         config, before = parts.config, self._folder.record()
-        known = provenance(str(self._accelerator.device), source) | weights_digests(config)
-        known["attention_policy_sha256"] = digest_of(policy_file())
-        known["start_from_run_sha256"] = parts.start_from_run_sha256
+        provenance_fields = provenance(str(self._accelerator.device), source) | weights_digests(config)
+        provenance_fields["attention_policy_sha256"] = digest_of(policy_file())
+        provenance_fields["start_from_run_sha256"] = parts.start_from_run_sha256
         self._folder.update(
             identity=config.identity_document(),
             machine=config.machine.model_dump(mode="json") | {"threads": torch.get_num_threads()},
@@ -80,19 +80,19 @@ class Reporter:
             seed=parts.seed,
             state="running",
             steps=parts.steps,
-            provenance=known,
-            # Every code that took part in the run: a resumed one may have been begun by another.
-            codes=sorted({*before.codes, known["code"]}),
+            provenance=provenance_fields,
+            # Every version of the code that took part: a resumed run may have been started by another one.
+            codes=sorted({*before.codes, provenance_fields["code"]}),
             started=time.time() if before.started is None else before.started,
             starts=before.starts + 1,
             error=None,
         )
 
     def completed(self, counts: Counts, metrics: dict[str, dict[str, float]], evaluation_seconds: float) -> None:
-        """The final record; steps that were lost and done again count once in the times."""
+        """The final record; steps that were lost and repeated count once in the times."""
         if self._log is not None:
-            for kept in self._folder.checkpoints.scored():
-                kept.unlink()  # expressions.parquet holds them now
+            for scored_file in self._folder.checkpoints.scored():
+                scored_file.unlink()  # expressions.parquet holds them now
             gpus = self._accelerator.num_processes if self._accelerator.device.type == "cuda" else 0
             seconds = counts.seconds + evaluation_seconds
             self._folder.update(

@@ -1,4 +1,4 @@
-"""From a run's configuration and seed to the parts of its training: data, model, average, optimiser and schedule."""
+"""The parts of a training, from its configuration and seed: data, model, moving average, optimiser and schedule."""
 
 from __future__ import annotations
 
@@ -60,17 +60,17 @@ def build_parts(config: RunConfig, seed: int, folder: RunFolder, device: torch.d
     """Build everything; random weights follow from the seed.
 
     Raises:
-        ConfigError, DataError, CheckpointError: what is asked for does not fit, or is not there.
+        ConfigError, DataError, CheckpointError: the parts do not fit together, or a file is missing.
     """
     machine, training = config.machine, config.training
-    begun = folder.record()
-    # Sums are rounded by the number of threads, so a begun run keeps the one it began with.
-    if threads := begun.threads or machine.threads:
+    record = folder.record()
+    # The number of threads changes how sums are rounded, so a run keeps the number it was started with.
+    if threads := record.threads or machine.threads:
         torch.set_num_threads(threads)
     if training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(training.deterministic, warn_only=True)
-    check_digests(config, begun.provenance.digests() if begun.provenance else {}, folder.name)
+    check_digests(config, record.provenance.digests() if record.provenance else {}, folder.name)
     data = open_dataset(config)
     dataset = split_of(data, config.data.train_split, config)
     steps = training_steps(config, dataset)
@@ -132,7 +132,7 @@ def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimize
 
 
 def _begin_from_run(model: ReferringSam, config: RunConfig, seed: int, folder: RunFolder) -> str | None:
-    """Take over the weights of the run that this one is a later stage of, if it is one; returns their SHA-256."""
+    """Load the weights of the run that `start_from` names, if it names one; returns their SHA-256."""
     name = config.start_from.run_for(seed)
     if name is None:
         return None
@@ -141,7 +141,7 @@ def _begin_from_run(model: ReferringSam, config: RunConfig, seed: int, folder: R
         raise CheckpointError(f"start_from.run: {name} is not completed (state: {earlier.state()}); train it first")
     checkpoint = earlier.checkpoints.latest()
     if checkpoint is None:
-        raise CheckpointError(f"{name} has no checkpoint any more")
+        raise CheckpointError(f"{name} no longer has a checkpoint")
     state = checkpoints.read_state_dict(checkpoint.weights)
     checkpoints.check_keys(model.state_dict(), state, str(checkpoint.weights), f"run {name}")
     model.load_state_dict(state)
@@ -152,6 +152,6 @@ def _compile(model: ReferringSam, device: torch.device) -> None:
     """In place, so that the weights keep their names; evaluation, whose shapes vary, runs as it is."""
     if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         raise ConfigError(
-            "machine.compile", "true needs a C++ compiler on the CPU, and none of g++ and clang++ is found"
+            "machine.compile", "true needs a C++ compiler on the CPU, and neither g++ nor clang++ is found"
         )
     model.image_encoder.compile(dynamic=False)

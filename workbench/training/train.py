@@ -32,50 +32,52 @@ def train(
     report: Report = lambda event: None,
     source: dict[str, Any] | None = None,
 ) -> None:
-    """Train, evaluate and store one run; a finished one is left alone, an unfinished one goes on where it was.
+    """Train, evaluate and store one run; a finished one is left alone, an unfinished one resumes.
 
     Args:
         folder: the run's own; claimed for as long as this takes.
         stop: asked after every step and every batch of an evaluation (several processes: after every logged step and
-            before each split); what is true saves a checkpoint and ends with InterruptedRun, and a failure class, such
+            before each split); a true value saves a checkpoint and ends with InterruptedRun; a failure class, such
             as "timeout", is recorded as the reason.
         source: commit and state of the tree that submitted the run; None means this one's.
 
     Raises:
         RunBusy: another process is training it.
-        DivergedError: the loss became NaN or exploded.
-        InterruptedRun: `stop` said so.
+        DivergedError: the loss became non-finite or exploded.
+        InterruptedRun: `stop` asked for it.
         ConfigError, DataError, CheckpointError: before anything is trained.
     """
     accelerator = _accelerator(config, folder)
     reason: FailureClass | None = None
 
-    def asked() -> bool:
+    def stop_requested() -> bool:
         nonlocal reason
-        told = stop()
-        reason = cast(FailureClass, told) if isinstance(told, str) else reason
-        return bool(told)
+        request = stop()
+        reason = cast(FailureClass, request) if isinstance(request, str) else reason
+        return bool(request)
 
-    with contextlib.ExitStack() as held:
-        log = _claimed(folder, accelerator, held)
+    with contextlib.ExitStack() as stack:
+        log = _claimed(folder, accelerator, stack)
         if folder.record().state == "completed":
             return
-        held.enter_context(_warnings_logged(log))
+        stack.enter_context(_warnings_logged(log))
         try:
-            _train(config, seed, folder, Reporter(folder, log, accelerator, report), accelerator, asked, source)
+            _train(
+                config, seed, folder, Reporter(folder, log, accelerator, report), accelerator, stop_requested, source
+            )
         except DivergedError as error:
             _ended(folder, log, "diverged", error, "diverged")
             raise
         except InterruptedRun as error:
-            # The main process may have been told by another alone.
-            told = [one for one in gather_object([reason]) if one is not None]
-            _ended(folder, log, "interrupted", error, told[0] if told else "cancelled")
-            # The end of one process ends them all: not before the main one has written.
+            # The reason may be known to a process other than the main one.
+            reasons = [cause for cause in gather_object([reason]) if cause is not None]
+            _ended(folder, log, "interrupted", error, reasons[0] if reasons else "cancelled")
+            # When one process exits, the others are ended too, so wait until the main one has written.
             accelerator.wait_for_everyone()
             raise
         except BaseException as error:
             if log is None:
-                folder.leave_error(accelerator.process_index, _known(error, classify(error)))
+                folder.leave_error(accelerator.process_index, _error_fields(error, classify(error)))
             _ended(folder, log, "failed", error, classify(error))
             raise
 
@@ -119,20 +121,20 @@ def _accelerator(config: RunConfig, folder: RunFolder) -> Accelerator:
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return Accelerator(
         mixed_precision="no" if precision == "fp32" else precision,
-        # Several processes without a GPU are told apart by accelerate only where it is asked for the CPU.
+        # Without a GPU, accelerate sets up several processes only if the CPU is asked for.
         cpu=machine.device == "cpu" or (several and not torch.cuda.is_available()),
         log_with=list(machine.trackers) or None,
         project_dir=folder.tracker_folder,
     )
 
 
-def _claimed(folder: RunFolder, accelerator: Accelerator, held: contextlib.ExitStack) -> RunLog | None:
-    """The claimed log for the main process, None for the others; all of them fail when it is taken."""
+def _claimed(folder: RunFolder, accelerator: Accelerator, stack: contextlib.ExitStack) -> RunLog | None:
+    """The claimed log for the main process, None for the others; all of them fail if another process holds it."""
     log: RunLog | None = None
     refusal: list[RunBusy | None] = [None]
     if accelerator.is_main_process:
         try:
-            log = held.enter_context(folder.claim())
+            log = stack.enter_context(folder.claim())
         except RunBusy as error:
             refusal = [error]
     broadcast_object_list(refusal)
@@ -143,7 +145,7 @@ def _claimed(folder: RunFolder, accelerator: Accelerator, held: contextlib.ExitS
 
 @contextlib.contextmanager
 def _warnings_logged(log: RunLog | None) -> Iterator[None]:
-    """Python's warnings also become lines of the log: what a job printed does not outlast it."""
+    """Python's warnings also become lines of the log, because what a job prints is not kept."""
     if log is None:
         yield
         return
@@ -162,14 +164,14 @@ def _warnings_logged(log: RunLog | None) -> Iterator[None]:
 def _ended(folder: RunFolder, log: RunLog | None, state: str, error: BaseException, cause: FailureClass) -> None:
     if log is None:
         return
-    known = _known(error, cause)
-    # The disk may be full: what ended the run must not be hidden by that.
+    fields = _error_fields(error, cause)
+    # The disk may be full; that must not hide the error that ended the run.
     with contextlib.suppress(OSError):
-        log.write("end", state=state, cause=cause, error=known["message"])
+        log.write("end", state=state, cause=cause, error=fields["message"])
     with contextlib.suppress(OSError):
-        folder.update(state=state, error=known)
+        folder.update(state=state, error=fields)
 
 
-def _known(error: BaseException, cause: FailureClass) -> dict[str, Any]:
+def _error_fields(error: BaseException, cause: FailureClass) -> dict[str, Any]:
     message = (str(error).strip() or type(error).__name__).splitlines()[0]
     return {"type": type(error).__name__, "message": message, "class": cause, "time": time.time()}

@@ -1,6 +1,6 @@
 """Readers of data sets, one file per form; a new one is listed below.
 
-Which forms a known data set may have, and in which order, stands beside its name in `workbench.data.datasets`.
+Which forms a known data set may have, and in which order, is listed beside its name in `workbench.data.datasets`.
 """
 
 from workbench.data.images import IMAGE_FOLDERS, find_image_folder
@@ -14,7 +14,7 @@ from workbench.errors import DataError
 from workbench.registry import Registry
 
 readers: Registry[Reader] = Registry("form of data set", "data.dataset")
-"""In the order in which they are asked about a folder whose form is not known."""
+"""In the order in which they are tried on a folder whose form is not known."""
 for _reader in (RefsReader(), GrefsReader(), ReleasedReader()):
     readers.register(_reader.form)(_reader)
 
@@ -23,7 +23,7 @@ def read(source: Source, progress: Progress | None = None, images: bool = True) 
     """Read a data set from its files.
 
     Args:
-        images: False if nobody will look at the images, whose folder then need not be there.
+        images: False if the images are not needed; their folder may then be missing.
         progress: called with (objects done, objects and images in all).
 
     Raises:
@@ -31,8 +31,8 @@ def read(source: Source, progress: Progress | None = None, images: bool = True) 
     """
     try:
         raw = readers[source.form].read(source)
-    except (TypeError, ValueError, OverflowError) as error:  # say, a list where an id is expected
-        raise DataError(f"{source.files[-1]}: not the form of {source.name}: {in_words(error)}") from None
+    except (TypeError, ValueError, OverflowError) as error:  # for example, a list where an id is expected
+        raise DataError(f"{source.files[-1]}: not in the form of {source.name}: {in_words(error)}") from None
     except MemoryError:
         raise DataError(f"{source.files[-1]}: there is not enough memory to read it") from None
     image_folder = find_image_folder(source.folder) if images else source.folder / IMAGE_FOLDERS[0]

@@ -1,4 +1,4 @@
-"""What a reader is: it knows which files one form of data set has, and what is in them."""
+"""The base class of readers: each knows which files one form of data set has, and what is in them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workbench.data.tables import Raw
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set's files lie, or would lie.
+    """Where a data set's files are, or would be.
 
     Attributes:
         form: the reader's name.
@@ -29,7 +29,7 @@ class Source:
 
     @property
     def is_there(self) -> bool:
-        """Whether all annotations are."""
+        """Whether all annotation files exist."""
         return all(file.is_file() for file in self.files)
 
 
@@ -44,10 +44,10 @@ class Reader(ABC):
 
     @abstractmethod
     def source(self, folder: Path, name: str, split_by: str) -> Source:
-        """Which files a data set of this form needs, whether they are there or not."""
+        """Which files a data set of this form needs, whether they exist or not."""
 
     def of_any_split(self, folder: Path) -> list[str]:
-        """Names of files there that hold expressions in this form, whoever split them; for messages."""
+        """Names of files there that hold expressions in this form, whatever their split; for messages."""
         return []
 
     @abstractmethod

@@ -28,7 +28,7 @@ class GrefsReader(Reader):
         return [file.name for file in folder.glob("grefs(*).json")]
 
     def read(self, source: Source) -> Raw:
-        """Objects, then references; what is odd about these is counted in the notes."""
+        """Objects, then references; what is unusual about these is counted in the notes."""
         instances, refs = source.files
         raw = read_instances(instances)
         raw.without_crowds = True
@@ -53,5 +53,5 @@ class GrefsReader(Reader):
 _ODD = {
     "crowds": "point at crowds, which are left out of their masks",
     "twice": "name a target twice, which counts once",
-    "contradiction": "contradict their own no_target; their ann_id is believed",
+    "contradiction": "contradict their own no_target; their ann_id is used",
 }

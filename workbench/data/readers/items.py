@@ -1,4 +1,4 @@
-"""What readers share: JSON documents, and items whose missing or odd fields are named with their place."""
+"""What readers share: JSON documents, and items whose missing or wrong fields are named with their place."""
 
 from __future__ import annotations
 

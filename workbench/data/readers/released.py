@@ -21,7 +21,7 @@ class ReleasedReader(Reader):
     form = "released"
 
     def source(self, folder: Path, name: str, split_by: str) -> Source:
-        """One file of annotations and a folder of masks; the data set's own folder need not be there."""
+        """One file of annotations and a folder of masks; the data set's own folder may be missing."""
         masks_of = folder.parent / "masks" / name
         return Source(name, split_by, self.form, folder, (folder.parent / "anns" / f"{name}.json",), masks_of)
 
@@ -64,7 +64,7 @@ class ReleasedReader(Reader):
             (f"{file.name}: image {image_id}", image_id, f"COCO_train2014_{image_id:012d}.jpg", *size)
             for image_id, size in sizes.items()
         ]
-        raw.notes.append("the released form knows referents alone, so distractors are not counted")
+        raw.notes.append("the released form lists only referents, so distractors are not counted")
         return raw
 
 
@@ -74,7 +74,7 @@ def _read_mask(file: Path) -> NDArray[Any]:
         mask = np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"missing mask {file}") from None
-    except Exception as error:  # numpy raises whatever a broken header stumbles over
+    except Exception as error:  # numpy raises many types of error for a broken header
         raise DataError(f"{file}: not readable as an array: {in_words(error)}") from None
     if not isinstance(mask, np.ndarray):
         raise DataError(f"{file}: one array is expected, not an archive")

@@ -1,4 +1,4 @@
-"""What every backbone offers: an image encoder that is run block by block, and a SAM around it, known by a name.
+"""The interface of backbones: an image encoder that is run block by block, and a SAM around it, known by a name.
 
 Shape suffixes: B batch, L text tokens, H×W image tokens (a block may merge some), C their width, which may differ from
 block to block.
@@ -21,7 +21,7 @@ SAM_DECODER_DEPTH = 2
 
 @dataclass(frozen=True)
 class BlockRecord:
-    """What an observer gets to see of one block: enough to recompute any row of its attention.
+    """What an observer receives per block: enough to recompute any row of its attention.
 
     Attributes:
         layer: the block's index.
@@ -49,7 +49,7 @@ class BlockOptions:
 
     Attributes:
         windowed: True keeps the backbone's windows, False lets every block attend globally.
-        implementation: of the attention, in place of what the policy chooses.
+        implementation: of the attention, instead of the one that the policy chooses.
         observer: called once per block.
     """
 
@@ -70,7 +70,7 @@ class Backbone(nn.Module, ABC):
     @property
     @abstractmethod
     def patch_size(self) -> int:
-        """Side in pixels of what one position of the image embedding stands for; sides of images are multiples."""
+        """Side in pixels of the area behind one position of the image embedding; sides of images are multiples."""
 
     @property
     @abstractmethod
@@ -91,7 +91,7 @@ class Backbone(nn.Module, ABC):
         keep_text: bool,
         options: BlockOptions,
     ) -> tuple[Tensor, Tensor | None]:
-        """One block over [text | image]; it must do without text, too, and calls the observer that is given.
+        """One block over [text | image]; it must also work without text, and calls the observer if there is one.
 
         Args:
             image: B×H×W×C, C the block's own of `widths`.
@@ -120,7 +120,7 @@ class DecoderShape:
 
 
 class SamBuilder(Protocol):
-    """What stands in the registry under a backbone's name."""
+    """What is registered under a backbone's name."""
 
     def build(self, decoder_depth: int = SAM_DECODER_DEPTH) -> Sam:
         """A SAM with random weights whose `image_encoder` is a `Backbone`."""

@@ -38,7 +38,7 @@ class SamViT(ImageEncoderViT, Backbone):  # type: ignore[misc]
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """One and the same width for all blocks."""
+        """The same width for all blocks."""
         return (self.patch_embed.proj.out_channels,) * len(self.blocks)
 
     def embed(self, image: Tensor) -> Tensor:
@@ -164,9 +164,9 @@ def attend(
     queries, keys, values = project(module, image.flatten(1, 2), text, keep_text)
     inputs = AttentionInput(queries, keys, values, grid, *relative_tables(module, grid), text_mask)
     out = module.proj(attention(inputs, implementation).transpose(1, 2).flatten(2))
-    kept = text.shape[1] if text is not None and keep_text else 0
-    image_out = out[:, kept:].unflatten(1, grid)
-    text_out = out[:, :kept] if kept else None
+    text_rows = text.shape[1] if text is not None and keep_text else 0
+    image_out = out[:, text_rows:].unflatten(1, grid)
+    text_out = out[:, :text_rows] if text_rows else None
     if window:
         image_out = window_unpartition(image_out, window, padded, (height, width))
         if text_out is not None:

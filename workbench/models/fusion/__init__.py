@@ -1,4 +1,4 @@
-"""The fusion variants: how words enter SAM's image encoder. One file and one registration a variant."""
+"""The fusion variants: how words enter SAM's image encoder. One file and one registration per variant."""
 
 import importlib
 import pkgutil

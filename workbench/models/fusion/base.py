@@ -1,4 +1,4 @@
-"""What every fusion variant is: a module that hands each fused block its text tokens."""
+"""The base class of fusion variants: modules that give each fused block its text tokens."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Sizes:
 
 @dataclass(frozen=True)
 class BlockInput:
-    """What a variant may make a fused block's text tokens from.
+    """The inputs from which a variant may make a fused block's text tokens.
 
     Attributes:
         layer: the block's index.
-        text: text features, B×L×C; C is the width of the first fused block behind a text projection, else the text's
-            own.
+        text: text features, B×L×C; C is the width of the first fused block after a text projection, else that of the
+            text encoder.
         text_mask: B×L, True at words and False at padding, or None where padding counts as words.
         previous: text output of the last fused block, B×L×(the width that the block after it takes); None at the
             first, and where not `evolves`.
@@ -61,14 +61,14 @@ class Fusion(nn.Module, ABC):
 
     Attributes:
         widths: of the tokens that each fused block takes, by its index.
-        text_width: of the text features, behind a text projection where there is one.
+        text_width: of the text features, after the text projection if there is one.
         rule: the variant in one line, for tables.
         source: its name in the released code, or "ours".
         evolves: whether a fused block's text output is the next fused block's input. Where it is not, the output
             is never computed.
-        reads: the optional fields of the fusion section that mean something here; setting another one is an error.
+        reads: the optional fields of the fusion section that the variant reads; setting another one is an error.
         released_init: the projectors' initialisation in the released code.
-        released_epochs: how long the released code trains it.
+        released_epochs: how many epochs the released code trains it.
     """
 
     rule: ClassVar[str]
@@ -94,7 +94,7 @@ class Fusion(nn.Module, ABC):
         """Text tokens that enter a fused block, B×L×(the block's width)."""
 
     def reads_output(self, layer: int) -> bool:
-        """Whether anyone reads the text output of this fused block."""
+        """Whether the text output of this fused block is read."""
         return self.evolves and layer != self.layers[-1]
 
     def one_width(self, why: str) -> int:
@@ -128,8 +128,8 @@ class Fusion(nn.Module, ABC):
             if width != self.widths[layer]:
                 raise ConfigError(
                     "fusion.layers",
-                    f"the words come to block {layer}, of width {self.widths[layer]}, with width {width}; fuse the "
-                    "blocks between as well, or take a variant that projects the words before every fused block",
+                    f"the text tokens reach block {layer}, of width {self.widths[layer]}, with width {width}; fuse the "
+                    "blocks between as well, or choose a variant that projects the text before every fused block",
                 )
 
 
@@ -139,7 +139,7 @@ OPTIONAL = {
     "cross_attention": ("cross_attention.width", "cross_attention.heads", "cross_attention.mlp_width"),
     "dropout": ("dropout",),
 }
-"""Fields that a variant must read to be given; a protocol may set the others for all variants alike."""
+"""Fields that may only be set for a variant that reads them; a protocol may set the others for all variants."""
 
 
 def resolve_layers(
@@ -167,7 +167,7 @@ def build_fusion(config: FusionConfig, sizes: Sizes) -> Fusion:
 
     Raises:
         ConfigError: an unknown variant, layers that the encoder lacks, widths that do not fit, or a field that is set
-            although the variant does not read it (two settings that differ in it alone would be the same).
+            although the variant does not read it (settings that differ only in that field would be the same).
     """
     kind = variants[config.variant]
     fusion = kind(config, resolve_layers(config.layers, len(sizes.widths)), sizes)
@@ -175,5 +175,5 @@ def build_fusion(config: FusionConfig, sizes: Sizes) -> Fusion:
     for key in unread if fusion.layers else ():
         field = attrgetter(key)
         if field(config) != field(FusionConfig()):
-            raise ConfigError(f"fusion.{key}", f"means nothing to the variant {config.variant}; leave it out")
+            raise ConfigError(f"fusion.{key}", f"the variant {config.variant} does not read it; leave it out")
     return fusion

@@ -1,4 +1,4 @@
-"""SAM as it is: no text in the image encoder, so words meet the image in the mask decoder alone."""
+"""SAM as it is: no text in the image encoder, so text meets the image only in the mask decoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from workbench.models.fusion.base import BlockInput, Fusion, Sizes, variants
 
 @variants.register("default")
 class Default(Fusion):
-    """No fused block; the other fields of the fusion section mean nothing here."""
+    """No fused block; the other fields of the fusion section are not read."""
 
     rule = "no text in the image encoder"
     source = "default_sam (and default_sam_add_2 / add_4 with decoder_depth 4 / 6)"
@@ -21,5 +21,5 @@ class Default(Fusion):
         super().__init__(config, (), sizes)
 
     def tokens(self, block: BlockInput) -> Tensor:
-        """Never asked for: there is no fused block."""
+        """Never called: there is no fused block."""
         raise AssertionError("the default variant has no fused block")

@@ -1,4 +1,4 @@
-"""E-DIT with a projector before every fused block: what the last one made of the words is projected anew."""
+"""E-DIT with a projector before every fused block: the text output of the last one is projected again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""E-DIT with learned tokens: each further fused block adds a table of its own to the words on their way."""
+"""E-DIT with learned tokens: each further fused block adds a table of its own to the text tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""L-DIT: every fused block gets the words afresh through a projector of its own."""
+"""L-DIT: every fused block gets the text features through a projector of its own."""
 
 from __future__ import annotations
 

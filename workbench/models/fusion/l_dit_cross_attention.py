@@ -1,4 +1,4 @@
-"""L-DIT whose words first look around: at the image, as intended, or at the last block's words, as released."""
+"""L-DIT with cross-attention: the words attend to the image, as intended, or to the last block's words, as released."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class CrossAttentionLDIT(Fusion):
     """With `keys: image` every fused block gets LN(P_i y + drop(MHA(q = P_i y, k = v = image tokens))).
 
     With `keys: text` the first gets P_0 y and the others LN(P_i y + drop(MHA(q = y, k = v = t))), t the text output of
-    the block before: what the released code computes, where the former stands in a comment.
+    the block before: what the released code computes; the former is only a comment in it.
     """
 
     rule = "t = LN(P_i y + drop(MHA)) attending to the image tokens (keys: image) or, as released, to the last t"
@@ -43,15 +43,15 @@ class CrossAttentionLDIT(Fusion):
         self.norms = nn.ModuleDict({str(layer): SampleLayerNorm(self.widths[layer]) for layer in attending})
 
     def tokens(self, block: BlockInput) -> Tensor:
-        """The projected words and what they saw."""
+        """The projected words and the output of their cross-attention."""
         projected: Tensor = self.projectors.of(block.layer)(block.text)
         name = str(block.layer)
         if name not in self.attentions:
             return projected
         if self.evolves:
             assert block.previous is not None
-            seen = self.attentions[name](block.text, block.previous, block.text_mask)
+            attended = self.attentions[name](block.text, block.previous, block.text_mask)
         else:
-            seen = self.attentions[name](projected, block.image.flatten(1, 2))
-        tokens: Tensor = self.norms[name](projected + self.dropout(seen))
+            attended = self.attentions[name](projected, block.image.flatten(1, 2))
+        tokens: Tensor = self.norms[name](projected + self.dropout(attended))
         return tokens

@@ -1,4 +1,4 @@
-"""L-DIT through a transformer layer: the words look at the image tokens and pass an MLP before every fused block."""
+"""L-DIT through a transformer layer: the words attend to the image and pass an MLP before every fused block."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ class CrossAttentionFFNLDIT(Fusion):
 
     def __init__(self, config: FusionConfig, layers: tuple[int, ...], sizes: Sizes) -> None:
         super().__init__(config, layers, sizes)
-        width = self.needs_equal_widths("l_dit_cross_attention_ffn adds what it saw to the words themselves")
+        width = self.needs_equal_widths(
+            "l_dit_cross_attention_ffn adds the output of its attention to the text features"
+        )
         of = config.cross_attention
         self.attentions = nn.ModuleDict(
             {
@@ -31,8 +33,8 @@ class CrossAttentionFFNLDIT(Fusion):
         self.norms = nn.ModuleDict({str(layer): SampleLayerNorm(width) for layer in layers})
 
     def tokens(self, block: BlockInput) -> Tensor:
-        """The words and what they saw."""
+        """The words and the output of their cross-attention."""
         name = str(block.layer)
-        seen = self.attentions[name](block.text, block.image.flatten(1, 2))
-        tokens: Tensor = self.norms[name](block.text + self.dropout(seen))
+        attended = self.attentions[name](block.text, block.image.flatten(1, 2))
+        tokens: Tensor = self.norms[name](block.text + self.dropout(attended))
         return tokens

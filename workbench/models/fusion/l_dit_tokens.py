@@ -19,7 +19,7 @@ class TokensLDIT(Fusion):
 
     def __init__(self, config: FusionConfig, layers: tuple[int, ...], sizes: Sizes) -> None:
         super().__init__(config, layers, sizes)
-        width = self.needs_equal_widths("l_dit_tokens adds its tokens to the words themselves")
+        width = self.needs_equal_widths("l_dit_tokens adds its tokens to the text features")
         self.table = nn.Parameter(torch.randn(len(layers), sizes.max_tokens, width))
 
     def tokens(self, block: BlockInput) -> Tensor:

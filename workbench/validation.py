@@ -141,12 +141,12 @@ def read_record(file: Path, model: type[R], remedy: str = "") -> R:
         remedy: what would help, for the message.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError, NotADirectoryError: there is none.
         DamagedFile: it cannot be read, or a field is wrong; names both.
     """
     try:
         content = file.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
         raise DamagedFile(file, error.strerror or str(error), remedy) from None

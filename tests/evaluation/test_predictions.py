@@ -179,7 +179,7 @@ def test_a_run_s_own_masks_score_as_the_run_did_and_enter_its_table(
     same = [line.split("|", 2)[2] for line in lines if line.startswith("|same‡|")]
     assert own == same
     assert len(own) == 2, "a row a metric"
-    assert any(line.startswith("|same−default|+0.0") for line in lines)
+    assert any(line.startswith("|same−default|1|+0.0") for line in lines)
     assert "predictions made elsewhere, scored by this code: same (predictions.json, SHA-256" in table.out
     assert (results / "grid" / "table-by-length.md").is_file()
     assert json.loads((results / "grid" / "table.json").read_text())["scored"].keys() == {"same"}

@@ -99,7 +99,7 @@ def test_a_registered_backbone_gets_a_configuration_that_evaluates_it(
     assert folder.record().provenance.digests()["start_from_sha256"] == written.start_from.sha256
     place = folder.checkpoints.latest()
     assert place is not None
-    kept, ours = load_file(place / "model.safetensors"), load_file(tmp_path / "ours" / "mini.safetensors")
+    kept, ours = load_file(place.model), load_file(tmp_path / "ours" / "mini.safetensors")
     assert all(torch.equal(kept[key], value) for key, value in ours.items())
     assert {key for key in kept if key not in ours} == {key for key in kept if key.startswith("text_encoder.")}
 

@@ -1,10 +1,10 @@
-"""The errors a user can cause and mend; the command line prints them as one line and exits with 2."""
+"""The errors a user can cause and fix; the command line prints them as one line and exits with 2."""
 
 from __future__ import annotations
 
 
 class WorkbenchError(Exception):
-    """Something the user can mend. Its message says what was wrong, where, and what would be right."""
+    """Something the user can fix. Its message says what was wrong, where, and what would be right."""
 
 
 class ConfigError(WorkbenchError):

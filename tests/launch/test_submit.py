@@ -202,6 +202,9 @@ def test_status_shows_every_seed_that_exists(workbench: Command, grid_file: Writ
         stored.complete(tmp_path / "r", config, seed)
     every = json.loads(workbench("status", file, "--results", tmp_path / "r", "--json").out)
     assert [(run["seed"], run["state"]) for run in every] == [(0, "new"), (1, "completed"), (4, "completed")]
+    other = grid_file("settings: {a: {}, b: {fusion.variant: l_dit}}\n", name="other")
+    said = workbench("status", other, "--results", tmp_path / "r").out
+    assert "completed seeds per setting: a 2, b 0" in said
     chosen = json.loads(workbench("status", file, "--results", tmp_path / "r", "--seeds", "1,2", "--json").out)
     assert [(run["seed"], run["state"]) for run in chosen] == [(1, "completed"), (2, "new")]
 

@@ -15,7 +15,7 @@ __all__ = ["app", "cluster", "data", "main", "outputs", "runs", "tools"]
 
 
 def main() -> None:
-    """Entry point: what the user can mend is one line and exit code 2."""
+    """Entry point: what the user can fix is one line and exit code 2."""
     from workbench.errors import WorkbenchError
 
     try:

@@ -41,14 +41,14 @@ def status(
 ) -> None:
     """Where each run stands: state, step, speed, time left, and what went wrong, by cause."""
     while True:
-        found = _statuses(grid, only, seeds, results, data_root)
+        statuses = _statuses(grid, only, seeds, results, data_root)
         if watch and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
         if as_json:
-            print(json.dumps([s.as_dict() for s in found], indent=1), flush=True)
+            print(json.dumps([s.as_dict() for s in statuses], indent=1), flush=True)
         else:
-            _print_statuses(found)
-        if not watch or not any(s.state in ("queued", "running") for s in found):
+            _print_statuses(statuses)
+        if not watch or not any(s.state in ("queued", "running") for s in statuses):
             return
         time.sleep(WATCH_SECONDS)
 
@@ -69,11 +69,11 @@ def _statuses(
     return statuses(plan_runs(runs, results, look, warn))
 
 
-def _print_statuses(found: list[RunStatus]) -> None:
+def _print_statuses(statuses: list[RunStatus]) -> None:
     from workbench.failures import WAY_OUT
     from workbench.launch.status import failures
 
-    if not found:
+    if not statuses:
         print("no runs")
         return
     rows = [
@@ -88,14 +88,20 @@ def _print_statuses(found: list[RunStatus]) -> None:
             s.job or "",
             (s.error or "") if s.state == "queued" else "",
         )
-        for s in found
+        for s in statuses
     ]
     print_rows(("setting", "seed", "state", "step", "speed", "left", "restarts", "job", "waits for"), rows)
-    counts = {state: sum(s.state == state for s in found) for state in dict.fromkeys(s.state for s in found)}
-    left = [s.seconds_left for s in found if s.seconds_left is not None]
+    counts = {state: sum(s.state == state for s in statuses) for state in dict.fromkeys(s.state for s in statuses)}
+    left = [s.seconds_left for s in statuses if s.seconds_left is not None]
     slowest = f"; the slowest running one needs {duration_of(max(left))} more" if left else ""
-    print(f"\n{len(found)} runs: {', '.join(f'{n} {state}' for state, n in counts.items())}{slowest}")
-    for failure in failures(found):
+    print(f"\n{len(statuses)} runs: {', '.join(f'{n} {state}' for state, n in counts.items())}{slowest}")
+    completed = {s.setting: sum(o.state == "completed" for o in statuses if o.setting == s.setting) for s in statuses}
+    if len(set(completed.values())) > 1:
+        seeds = ", ".join(f"{setting} {count}" for setting, count in completed.items())
+        print(f"completed seeds per setting: {seeds}")
+    for line in (line for status in statuses for line in status.damage):
+        warn(line)
+    for failure in failures(statuses):
         named = ", ".join(failure.runs[:3]) + (f" and {len(failure.runs) - 3} more" if len(failure.runs) > 3 else "")
         print(f"{len(failure.runs)} × {failure.cause}: {failure.message} [{named}]")
         print(f"    way out: {WAY_OUT[failure.cause]}")
@@ -135,8 +141,8 @@ def logs(
         time.sleep(1)
     for line in log.damage:
         warn(line)
-    handed = latest(Submissions(results).all(warn)).get(folder.name)
-    outputs = handed[0].output(handed[1]) if handed else []
+    newest = latest(Submissions(results).all(warn)).get(folder.name)
+    outputs = newest[0].output(newest[1]) if newest else []
     for file in outputs:
         print(f"--- {file}")
         print("\n".join(file.read_text(errors="replace").splitlines()[-lines:]))
@@ -186,7 +192,7 @@ def doctor(
     data_root: Annotated[Path | None, typer.Option(envvar="WORKBENCH_DATA")] = None,
     checkpoint_root: Annotated[Path | None, typer.Option(envvar="WORKBENCH_CHECKPOINTS")] = None,
 ) -> None:
-    """Check what a submission with this profile will need, and say how to mend what is missing."""
+    """Check what a submission with this profile will need, and say how to fix what is missing."""
     from workbench.errors import WorkbenchError
     from workbench.launch.doctor import examine
     from workbench.launch.profiles import load_profile
@@ -198,6 +204,6 @@ def doctor(
         print(f"{mark}  {check.name}: {check.found}", flush=True)
         if check.passed is False:
             wrong += 1
-            print(f"      to mend it: {check.remedy}")
+            print(f"      to fix it: {check.remedy}")
     if wrong:
         raise WorkbenchError(f"{wrong} checks failed")

@@ -24,7 +24,7 @@ app = typer.Typer(
 GridFile = Annotated[Path, typer.Argument(help="A grid, e.g. ablations/demo.yaml.", show_default=False)]
 Results = Annotated[Path, typer.Option(envvar="WORKBENCH_RESULTS", help="Folder of runs, tables and figures.")]
 DataRoot = Annotated[
-    Path | None, typer.Option(envvar="WORKBENCH_DATA", help="Folder of data sets; stands over the grid's own.")
+    Path | None, typer.Option(envvar="WORKBENCH_DATA", help="Folder of data sets; overrides the grid's own.")
 ]
 CheckpointRoot = Annotated[
     Path | None, typer.Option(envvar="WORKBENCH_CHECKPOINTS", help="Folder of SAM's and BERT's weights.")
@@ -34,7 +34,7 @@ RESULTS = Path("results")
 
 
 def machine_of(data_root: Path | None, checkpoint_root: Path | None) -> dict[str, Any]:
-    """The fields of `machine` that options stand over."""
+    """The fields of `machine` that options override."""
     given = {"data_root": data_root, "checkpoint_root": checkpoint_root}
     return {name: str(path) for name, path in given.items() if path is not None}
 

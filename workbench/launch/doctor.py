@@ -33,7 +33,7 @@ class Check:
 
     Attributes:
         passed: None where it could not be checked.
-        remedy: how to mend it.
+        remedy: how to fix it.
     """
 
     name: str
@@ -206,7 +206,7 @@ def _node(profile: Profile, results: Path, grid: Grid | None) -> Iterator[Check]
         remedy = (
             "set python to an interpreter that the compute nodes see, on the shared file system, and check setup"
             if "not found" in last or "No such file" in last
-            else "sbatch would be refused in the same way: mend the profile by its words"
+            else "sbatch would be refused in the same way: fix what it names in the profile"
         )
         yield Check("compute node", None if busy else False, last, remedy)
         return

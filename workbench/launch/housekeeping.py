@@ -25,18 +25,18 @@ def cancel(planned: Sequence[PlannedRun], results: Path) -> list[PlannedRun]:
     Returns:
         The cancelled ones. What other processes of this machine train is left alone: Ctrl-C there ends it.
     """
-    found = [p for p in planned if p.run_state.task is not None and p.state in ("queued", "running")]
+    live = [p for p in planned if p.run_state.task is not None and p.state in ("queued", "running")]
     with Submissions(results).lock():
-        handed = latest(Submissions(results).all())
+        newest = latest(Submissions(results).all())
         by_submission: dict[int, list[int]] = {}
-        for one in found:
-            submission, index = handed[one.run.id]
+        for one in live:
+            submission, index = newest[one.run.id]
             by_submission.setdefault(submission.number, []).append(index)
-        for submission in {handed[p.run.id][0].number: handed[p.run.id][0] for p in found}.values():
+        for submission in {newest[p.run.id][0].number: newest[p.run.id][0] for p in live}.values():
             # Remembered first: the word must be there when the job ends.
             submission.cancel(by_submission[submission.number])
-        scheduler.cancel([p.run_state.task for p in found if p.run_state.task is not None])
-    return found
+        scheduler.cancel([p.run_state.task for p in live if p.run_state.task is not None])
+    return live
 
 
 def collect_garbage(results: Path, dry_run: bool, say: Callable[[str], None]) -> int:
@@ -51,18 +51,18 @@ def collect_garbage(results: Path, dry_run: bool, say: Callable[[str], None]) ->
         return 0
     with submissions_folder.lock():
         submissions = submissions_folder.all()
-        handed = latest(submissions)
-        folders = [RunFolder(results, run) for run in handed]
-        found = dict(zip(handed, run_states(folders, results, look_at_queue), strict=True))
+        newest = latest(submissions)
+        folders = [RunFolder(results, run) for run in newest]
+        states = dict(zip(newest, run_states(folders, results, look_at_queue), strict=True))
         kept = []
         doomed: list[Path] = []
         for submission in submissions:
             over = all(
-                handed[run][0].number != submission.number or _is_over(run, found[run]) for run in submission.runs
+                newest[run][0].number != submission.number or _is_over(run, states[run]) for run in submission.runs
             )
             (doomed.append(submission.folder) if over else kept.append(submission))
         runs = all_runs(results)
-        in_use = {run for run, run_state in found.items() if run_state.state == "running"}
+        in_use = {run for run, run_state in states.items() if run_state.state == "running"}
         in_use |= {run.name for run in runs if run.claimed()}
         local = [folder for folder in submissions_folder.folder.glob("jobs-*") if is_in_use(folder)]
         doomed += [folder for folder in submissions_folder.folder.glob("jobs-*") if folder not in local]
@@ -85,7 +85,7 @@ def collect_garbage(results: Path, dry_run: bool, say: Callable[[str], None]) ->
 
 
 def _remove(path: Path) -> None:
-    """Out of sight at once, so that a crash leaves no half of it behind that somebody takes for the whole."""
+    """Out of sight at once, so that a crash leaves no half of it behind that could be taken for the whole."""
     if path.is_dir():
         away = path if path.name.startswith(DOOMED) else path.rename(path.with_name(f"{DOOMED}{path.name}"))
         shutil.rmtree(away)

@@ -51,7 +51,7 @@ class Profile(BaseModel):
     memory_gb: float | None = Field(None, gt=0)
     """Of a node."""
     array_size: Count = 1000
-    """Most runs in one job array; the cluster's own MaxArraySize stands over it."""
+    """Most runs in one job array; the cluster's own MaxArraySize overrides it."""
     parallel: Count = 64
     """Most runs of one array at once (Slurm's `%N`)."""
     signal_seconds: int = Field(120, ge=10)

@@ -159,7 +159,7 @@ def _tasks(text: str) -> list[Task]:
         job_id, _, rest = line.partition("|")
         name, *words = rest.split("|")
         if not name.startswith(JOB_PREFIX) or len(words) != 2:
-            continue  # somebody else's, or a cluster's greeting
+            continue  # another user's, or a cluster's greeting
         state, reason = words
         plain = re.fullmatch(r"(\d+)_(\d+)", job_id)
         if plain:  # the common case, a thousand times

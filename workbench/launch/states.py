@@ -57,23 +57,25 @@ def run_states(folders: Sequence[RunFolder], results: Path, look: Look, warn: Wa
 
     Where `look` cannot see (it returns None), a run that was submitted counts as queued, or running if it says so.
     """
-    handed = latest(Submissions(results).all(warn))
-    done = {f.name for f in folders if f.name in handed and _completed(f)}
-    asked = {handed[f.name][0].number: handed[f.name][0] for f in folders if f.name in handed and f.name not in done}
+    submitted = latest(Submissions(results).all(warn))
+    done = {f.name for f in folders if f.name in submitted and _completed(f)}
+    asked = {
+        submitted[f.name][0].number: submitted[f.name][0] for f in folders if f.name in submitted and f.name not in done
+    }
     seen = look(list(asked.values())) if asked else []
     tasks = _with_memory(list(asked.values()), seen or [], warn)
     cancelled = {number: _cancelled(submission, warn) for number, submission in asked.items()}
-    found = []
+    states = []
     for folder in folders:
-        submission, index = handed.get(folder.name, (None, 0))
+        submission, index = submitted.get(folder.name, (None, 0))
         if submission is None or folder.name in done:
-            found.append(_run_state(folder, None))
+            states.append(_run_state(folder, None))
         elif seen is None:
-            found.append(_unseen(folder))
+            states.append(_unseen(folder))
         else:
             task = tasks.get((submission.job, index))
-            found.append(_run_state(folder, task, index in cancelled[submission.number]))
-    return found
+            states.append(_run_state(folder, task, index in cancelled[submission.number]))
+    return states
 
 
 def _with_memory(

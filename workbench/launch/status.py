@@ -65,12 +65,12 @@ class Failure:
 
 
 def statuses(planned: Sequence[PlannedRun]) -> list[RunStatus]:
-    """Read anew how far each run is; where it stands is as it was planned."""
+    """Read again how far each run is; its state is as it was planned."""
     return [_status(p.run.setting, p.run.seed, p.folder, p.run_state) for p in planned]
 
 
 def refreshed(planned: Sequence[PlannedRun]) -> list[RunStatus]:
-    """The same, with the states read anew from the folders alone: no scheduler is asked."""
+    """The same, with the states read again from the folders alone: no scheduler is asked."""
     return [_status(p.run.setting, p.run.seed, p.folder, RunState(p.folder.state())) for p in planned]
 
 

@@ -180,7 +180,7 @@ class RunFolder:
         """Hold the run for this process; the kernel lets go of it however the process ends.
 
         Raises:
-            RunBusy: somebody else holds it.
+            RunBusy: another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("a+b") as stream:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 INDEX = "runs.index.parquet"
 FORMAT = b"3"
-"""Of the index; another one makes it anew."""
+"""Of the index; another one makes it again."""
 STAMP = ["mtime", "size", "inode"]
 Stamp = tuple[int, int, int]
 RowsOf = Callable[[str], list[dict[str, Any]]]

@@ -26,7 +26,7 @@ from tests.damage.mutations import mutate, restore
 
 CASES = int(os.environ.get("WORKBENCH_DAMAGE_CASES", "120"))
 BATCH = 20
-FIGURE_EVERY, NOTEBOOK_EVERY = 6, 12
+FIGURE_EVERY, NOTEBOOK_EVERY = 5, 3
 Command = Callable[..., Outcome]
 
 

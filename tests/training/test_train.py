@@ -269,7 +269,7 @@ def test_an_exploding_loss_ends_as_diverged_with_its_step(
         training__explosion_factor=10,
     )  # fmt: skip
     folder = RunFolder.of(tmp_path, config, 0)
-    with pytest.raises(DivergedError, match=r"at step \d+; a lower learning rate") as raised:
+    with pytest.raises(DivergedError, match=r"at step \d+; try a lower learning rate") as raised:
         train(config, 0, folder)
     record = folder.record()
     assert record.state == "diverged"

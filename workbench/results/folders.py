@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import json
@@ -295,6 +296,8 @@ def seeds_of(results: Path, setting_id: str) -> tuple[int, ...]:
 
 
 def _run_ids(results: Path, setting: str) -> list[RunId]:
+    if results.exists() and not results.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(results))
     run_ids = []
     for record in sorted((results / RUNS).glob(f"{setting}/seed*/{RECORD}")):
         with contextlib.suppress(ValueError):

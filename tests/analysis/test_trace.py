@@ -8,8 +8,27 @@ import torch
 from workbench.analysis.trace import trace
 from workbench.config import RunConfig
 from workbench.models import attention as attention_module
-from workbench.models.attention import AttentionInput, additive_mask
+from workbench.models.attention import AttentionInput
 from workbench.models.build import build_model
+
+
+def plain_attention(inputs: AttentionInput) -> torch.Tensor:
+    """The probabilities after SAM's formula: R_h and R_w against the unscaled image queries, padding shut off."""
+    height, width = inputs.grid
+    words = inputs.k.shape[2] - height * width
+    logits = (inputs.q @ inputs.k.transpose(-2, -1)) / inputs.q.shape[-1] ** 0.5
+    if inputs.relative_h is not None and inputs.relative_w is not None:
+        query = inputs.q[:, :, -height * width :].unflatten(2, (height, width))
+        rows = torch.einsum("bnhwc,hkc->bnhwk", query, inputs.relative_h)
+        columns = torch.einsum("bnhwc,wkc->bnhwk", query, inputs.relative_w)
+        both = rows[..., :, None] + columns[..., None, :]
+        logits[:, :, -height * width :, words:] += both.flatten(4, 5).flatten(2, 3)
+    if inputs.text_mask is not None:
+        for sample, mask in enumerate(inputs.text_mask):
+            for word, is_word in enumerate(mask.tolist()):
+                if not is_word:
+                    logits[sample, :, :, word] = float("-inf")
+    return logits.softmax(-1)
 
 
 @pytest.mark.parametrize("variant", ["default", "e_dit", "l_dit"])
@@ -25,9 +44,7 @@ def test_tracing_leaves_the_output_alone_and_its_maps_are_the_softmax(
     real = attention_module.implementations["eager"]
 
     def spy(inputs: AttentionInput) -> torch.Tensor:
-        logits = (inputs.q * inputs.scale) @ inputs.k.transpose(-2, -1)
-        bias = additive_mask(inputs)
-        whole.append((logits if bias is None else logits + bias).softmax(-1))
+        whole.append(plain_attention(inputs))
         return real(inputs)
 
     monkeypatch.setitem(attention_module.implementations._things, "eager", spy)

@@ -18,26 +18,37 @@ from workbench.errors import DataError
 TRIES = 10
 
 
-def write_atomically(file: Path, content: bytes) -> None:
-    """Replace a file as a whole: a reader sees the old or the new content, also after a crash."""
-    descriptor, partial = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A path for a file's new content, which takes the file's place when the block ends well, and is gone when not.
+
+    A reader sees the old or the new content, also after a crash.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
+    os.close(descriptor)
+    partial = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
+        yield partial
+        with partial.open("rb") as stream:
             os.fsync(stream.fileno())
-        Path(partial).chmod(0o644)
-        Path(partial).replace(file)
+        partial.chmod(0o644)
+        partial.replace(file)
     except BaseException:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """Replace a file as a whole, see `replacing`."""
+    with replacing(file) as partial:
+        partial.write_bytes(content)
 
 
 @contextlib.contextmanager
 def made_whole(place: Path, replace: bool = False) -> Iterator[Path]:
     """A folder to write into, which takes its place when the block ends well, and is gone when it does not.
 
-    Of two makers at once one's stays.
+    Where two processes make it at once, one of the two stays.
 
     Args:
         replace: put it in the place of what is there; else what is there stays.

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from workbench.config import RunConfig
+from workbench.files import replacing
 from workbench.results.folders import RunFolder
 from workbench.results.provenance import code_digest
 
@@ -64,9 +65,8 @@ def attention_maps(
         pass  # not there yet, or damaged: it is made again
     maps = _compute(config, folder, dataset, expressions)
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}")
-    save_file(maps, partial, metadata={"document": wanted})
-    partial.replace(file)
+    with replacing(file) as partial:
+        save_file(maps, partial, metadata={"document": wanted})
     return AttentionMaps(maps)
 
 

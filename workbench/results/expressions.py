@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workbench.files import replacing
 from workbench.validation import DamagedFile, Mistake
 
 if TYPE_CHECKING:
@@ -17,9 +18,8 @@ AREAS = ("target_area", "predicted_area")
 
 def write_expressions(file: Path, frame: pd.DataFrame) -> None:
     """Replace a file by a frame; each page carries a checksum."""
-    partial = file.with_name(f".{file.name}")
-    frame.to_parquet(partial, index=False, write_page_checksum=True)
-    partial.replace(file)
+    with replacing(file) as partial:
+        frame.to_parquet(partial, index=False, write_page_checksum=True)
 
 
 def read_table(file: Path, remedy: str) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from workbench.errors import InterruptedRun
 from workbench.evaluation.evaluate import evaluate
 from workbench.evaluation.metrics import summarise
 from workbench.evaluation.scoring import ORDER
+from workbench.files import replacing
 from workbench.results.folders import RunFolder
 from workbench.results.provenance import code_digest
 from workbench.training.loop import agree
@@ -79,7 +80,6 @@ def _evaluated(
     rate = round(len(frame) / (time.monotonic() - began), 1)
     reporter.event("evaluate", split=split, expressions=len(frame), **summarise(frame), expressions_per_second=rate)
     if reporter.writes and stored_file is not None:
-        partial = stored_file.with_suffix(".partial")
-        frame.to_parquet(partial, index=False)
-        partial.replace(stored_file)
+        with replacing(stored_file) as partial:
+            frame.to_parquet(partial, index=False)
     return frame

@@ -22,6 +22,7 @@ from workbench.grids import load_grid
 from workbench.launch.plan import plan
 from workbench.launch.states import look_at_queue
 from workbench.results.folders import RunFolder
+from workbench.results.provenance import ENTRY_POINTS, digest_of_modules, imported_modules
 from workbench.training.train import train
 
 Write = Callable[..., Path]
@@ -175,11 +176,12 @@ def test_whatever_happens_to_six_runs_each_ends_as_it_should(
     wait_until(lambda: runs["cancelled"].state() == "completed")
 
     codes = {name: run.record().codes for name, run in runs.items()}
-    code = snapshot.name.split("-")[1]
-    assert all(codes[name] == [code] for name in ("killed", "requeued", "untouched", "slow")), "an edit leaked in"
+    copied = snapshot / "workbench"
+    code = digest_of_modules(copied, imported_modules(copied, ENTRY_POINTS))
+    assert all(codes[name] == (code,) for name in ("killed", "requeued", "untouched", "slow")), "an edit leaked in"
     assert len(codes["cancelled"]) == 2, "begun by the copy, completed by this package"
     table = workbench("table", grid, "--results", results)
-    assert "† trained by other code" in table
+    assert "† computed by other code" in table
     for name in ("cancelled", "killed", "requeued", "slow"):
         alone = trained_here(grid, name, tmp_path / "alone")
         here, there = weights(runs[name]), weights(alone)

@@ -86,7 +86,7 @@ def test_a_job_that_dies_without_a_word_is_known_to_be_dead(
         monkeypatch.setenv("PATH", path)
         found = status(grid, results)["a"]
         assert (found["state"], found["cause"]) == ("killed", "killed"), path
-        assert found.step > 3
+        assert found["step"] > 3
     (taken,) = plan(load_grid(grid), results, look_at_queue)
     assert taken.state == "killed", "submitting again would resume it"
 

@@ -23,7 +23,7 @@ from workbench.launch.profiles import Profile
 from workbench.results.folders import SUBMISSIONS
 
 NODE_SECONDS = 120
-"""So long the check waits for a compute node."""
+"""How long the check waits for a compute node."""
 FREE_GB = 5.0
 
 

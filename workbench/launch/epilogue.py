@@ -1,4 +1,4 @@
-"""Run by a batch script when its job did not end well: says why in the run's record, and tries again where it may.
+"""Run by a batch script when its job failed or was stopped: says why in the run's record, and tries again where it may.
 
 The training itself may have been killed without a word, so this looks at the exit status and at what was printed.
 It is the only place that puts a run back into the queue.
@@ -27,7 +27,7 @@ TAIL_BYTES = 8192
 
 
 COMPLETED = 100
-"""The exit status that tells the batch script so."""
+"""The exit status that tells the batch script that the run is completed."""
 MOST_WITHOUT_PROGRESS = 3
 REQUEUE_PAUSES = (5.0, 10.0, 20.0, 40.0)
 ATTEMPT = "--- attempt"
@@ -66,7 +66,7 @@ def main(folder: Path, status: int, began: float) -> int:
         with run.claim() as log:
             again = _record_end(run, log, submission, index, printed.rpartition(ATTEMPT)[2], status, began)
     except RunBusy:
-        return 0  # another job trains it, and will tell
+        return 0  # another job is training it and will record its end
     if again:
         _requeue(run, task)
     return 0
@@ -128,7 +128,7 @@ def _ended(run: RunFolder, printed: str, status: int, began: float) -> tuple[dic
     error = record.error
     spoke = error is not None and error.time >= began
     others = [other for other in run.take_errors() if other.time >= began]
-    if others:  # a process that is not the main one said what the main one only felt
+    if others:  # the cause, of which the main process only saw the effect
         first = min([*others, *([error] if error is not None and spoke else [])], key=lambda told: told.time)
         if first is not error:
             return _document(first), "failed"

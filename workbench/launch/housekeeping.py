@@ -16,7 +16,7 @@ from workbench.results.folders import RunFolder, all_runs
 
 DOOMED = ".doomed-"
 QUIET_SECONDS = 3600.0
-"""What looks half-written may still be written, where locks do not reach."""
+"""A younger file may still be being written, where locks do not reach."""
 
 
 def cancel(planned: Sequence[PlannedRun], results: Path) -> list[PlannedRun]:
@@ -33,7 +33,7 @@ def cancel(planned: Sequence[PlannedRun], results: Path) -> list[PlannedRun]:
             submission, index = newest[one.run.id]
             by_submission.setdefault(submission.number, []).append(index)
         for submission in {newest[p.run.id][0].number: newest[p.run.id][0] for p in live}.values():
-            # Remembered first: the word must be there when the job ends.
+            # Recorded first: it must be there when the job ends.
             submission.cancel(by_submission[submission.number])
         scheduler.cancel([p.run_state.task for p in live if p.run_state.task is not None])
     return live

@@ -126,7 +126,7 @@ def run_jobs(
 ) -> None:
     """Run all jobs, at most `workers` at once, each with one of `gpus` if there are any; returns when all have ended.
 
-    On KeyboardInterrupt the running jobs are asked to save a checkpoint, and are waited for, before it goes on up.
+    On KeyboardInterrupt the running jobs are asked to save a checkpoint and waited for; then it is raised again.
 
     Args:
         folder: for submitit's pickles and the jobs' logs.

@@ -1,4 +1,4 @@
-"""Slurm's commands, each called as seldom as can be: one call tells where every job stands."""
+"""Slurm's commands, each called as rarely as possible: one call tells where every job stands."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from workbench.failures import FailureClass
 
 CALL_SECONDS = 60.0
 JOB_PREFIX = "workbench-"
-"""So begin the names of all job arrays."""
+"""The prefix of the names of all job arrays."""
 INHERITED = re.compile(
     r"SBATCH_|SQUEUE_|SRUN_|SLURM_(?!CONF|CLUSTERS$|JWT$)"
     r"|(RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_ADDR|MASTER_PORT)$"
 )
 """What a job must not inherit: a submission may come from within another job, or a shell with its own defaults."""
 MAX_NAMES = 500
-"""More job names than this are not spelled out in a call; the user's jobs are then read all."""
+"""More job names than this are not spelled out in a call; all of the user's jobs are read instead."""
 
 SLURM_STATES: dict[str, FailureClass] = {
     "BOOT_FAIL": "node_failure",
@@ -107,7 +107,7 @@ def max_array_size() -> int:
 
 
 def cancel(tasks: Sequence[Task]) -> None:
-    """End tasks, in one call a thousand."""
+    """End tasks, one call per thousand."""
     for first in range(0, len(tasks), 1000):
         _call("scancel", *(task.id for task in tasks[first : first + 1000]))
 
@@ -118,7 +118,7 @@ def requeue(task_id: str) -> None:
 
 
 def submit(script: str, held: Sequence[int]) -> str:
-    """Hand over a batch script; returns what sbatch says.
+    """Submit a batch script; returns what sbatch says.
 
     Args:
         held: descriptors that sbatch keeps open: a lock that it inherits outlives this process if that is killed.

@@ -30,7 +30,7 @@ class ArrayExecutor(submitit.SlurmExecutor):  # type: ignore[misc]
     """submitit's executor, with one pickle for all tasks of an array, which each batch script lays out for itself.
 
     Submitit writes the tasks' pickles after sbatch has returned: a launcher that is killed in between would leave an
-    array of jobs that wait for them in vain.
+    array of jobs that wait for files that never come.
 
     Args:
         held: descriptors that sbatch keeps open.
@@ -41,7 +41,7 @@ class ArrayExecutor(submitit.SlurmExecutor):  # type: ignore[misc]
         self._held = held
 
     def submit_tasks(self, task: ArrayTask | ReportTask, count: int) -> str:
-        """Hand over an array of `count` equal tasks in one sbatch; returns its job id."""
+        """Submit an array of `count` equal tasks in one sbatch; returns its job id."""
         delayed = DelayedSubmission(task)
         delayed.set_timeout(self.parameters["time"], self.max_num_timeout)
         (self.folder / PICKLE).write_bytes(cloudpickle.dumps(delayed))
@@ -64,7 +64,7 @@ def submit_array(
     held: Sequence[int] = (),
     after: Sequence[str] = (),
 ) -> str:
-    """Hand over a recorded submission as one job array; returns the scheduler's id of it.
+    """Submit a recorded submission as one job array; returns the scheduler's id of it.
 
     Args:
         code: put in front of the jobs' PYTHONPATH.
@@ -93,7 +93,7 @@ def submit_report(
 
 
 def _parameters(submission: Submission, profile: Profile, code: Path, dependency: Sequence[str]) -> dict[str, Any]:
-    """A profile in submitit's words."""
+    """A profile as submitit's parameters."""
     python = shlex.quote(profile.python or sys.executable)
     plain = {
         name: getattr(profile, name)
@@ -118,7 +118,7 @@ def _parameters(submission: Submission, profile: Profile, code: Path, dependency
         "setup": _setup(submission, profile, code),
         "teardown": _teardown(submission, python),
         "additional_parameters": {name: value for name, value in extra.items() if value is not False},
-        # One process dead is a training dead: do not let the others wait for it until the time limit.
+        # If one process dies, the training cannot go on: do not let the others wait until the time limit.
         # srun does not take over --cpus-per-task in some versions, nor the environment at some sites.
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={profile.cpus_per_task}", "--export=ALL"],
     }

@@ -39,7 +39,7 @@ def look_at_queue(submissions: Sequence[Submission]) -> list[Task]:
 
 
 def forgiving(look: Look, warn: Callable[[str], None] = lambda warning: None) -> Look:
-    """A look that sees nothing where the scheduler does not answer, and says so."""
+    """Wrap `look`: where the scheduler does not answer, warn and see nothing."""
 
     def looked(submissions: Sequence[Submission]) -> list[Task] | None:
         try:
@@ -127,7 +127,7 @@ def _completed(folder: RunFolder) -> bool:
 
 
 def _run_state(folder: RunFolder, task: Task | None, cancelled: bool = False) -> RunState:
-    """One run's; `cancelled` says whether the user cancelled its task."""
+    """The state of one run; `cancelled` says whether the user cancelled its task."""
     try:
         record = folder.record()
     except DamagedFile as damage:
@@ -144,7 +144,7 @@ def _run_state(folder: RunFolder, task: Task | None, cancelled: bool = False) ->
         if task.state != "COMPLETING" or state in ("new", "running"):
             return RunState("running", task=task)
         if state == "interrupted":  # it may be on its way back into the queue
-            return RunState("queued", cause, "its last attempt is being cleared away", task)
+            return RunState("queued", cause, "Slurm is still cleaning up its last attempt", task)
     ended = SLURM_STATES.get(task.state) if task is not None else None
     if cancelled:
         return RunState("cancelled", "cancelled", "cancelled with workbench cancel", task)
@@ -163,7 +163,7 @@ def _run_state(folder: RunFolder, task: Task | None, cancelled: bool = False) ->
 
 
 def _silent(ended: str | None, task: Task | None, state: State) -> RunState:
-    """A run that left no word of its end."""
+    """A run that ended without recording why."""
     cause = ended or "killed"
     where = f" ({f'job {task.id}: ' if task.array_id else ''}{task.state.lower()})" if task is not None else ""
     message = {

@@ -21,11 +21,11 @@ class RunStatus:
 
     Attributes:
         cause: the failure class of what ended it.
-        rate: expressions a second.
+        rate: expressions per second.
         seconds_left: of training, without the evaluation.
         error: first line of what ended it, or why it waits.
         job: the scheduler's id of the job submitted last, while it is known there.
-        restarts: how often it was taken up again.
+        restarts: how often it was resumed.
         damage: lines of its log that cannot be read.
     """
 

@@ -124,7 +124,7 @@ class ArrayTask:
             else:
                 stopping.append("cancelled")
 
-        # In the place of submitit's own handlers: its SIGUSR2 ends the process in the middle of a step, and its
+        # Instead of submitit's own handlers: its SIGUSR2 ends the process in the middle of a step, and its
         # SIGTERM does nothing.
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, stop)
@@ -189,11 +189,11 @@ def task_index() -> int:
 
 
 def join_processes() -> None:
-    """Tell torch of the other processes that Slurm started for this run, if there are any."""
+    """Tell torch about the other processes that Slurm started for this run, if there are any."""
     if int(os.environ.get("SLURM_NTASKS", "1")) == 1:
         return
     from submitit.helpers import TorchDistributedEnvironment
 
     TorchDistributedEnvironment().export(overwrite=True, set_cuda_visible_devices=False)
     if os.environ.get("SLURM_JOB_NUM_NODES", "1") == "1":
-        os.environ["MASTER_ADDR"] = "127.0.0.1"  # a node's name need not mean anything to itself
+        os.environ["MASTER_ADDR"] = "127.0.0.1"  # a node may not be able to resolve its own name

@@ -12,6 +12,9 @@ from workbench.paper.figures.data import FigureData
 from workbench.paper.layout import TableData
 from workbench.paper.style import DARK, PALETTE, new_figure
 
+LOWEST_LABEL = 30.0
+"""A bar under this, in per cent, has its value above it."""
+
 
 def data(table: TableData) -> FigureData:
     """One bar per setting and split: value, interval, and the value of each seed, as fractions."""
@@ -61,14 +64,11 @@ def draw(figure_data: FigureData) -> Figure:
         value, low, high = (np.array([100 * bar[name] for bar in here]) for name in ("value", "low", "high"))
         places = np.array(present) + (i - (len(settings) - 1) / 2) * width
         label = f"{setting} (n = {document['n'][setting]})"
-        drawn = axes.bar(places, value, width * 0.92, color=colour, label=label)
+        axes.bar(places, value, width * 0.92, color=colour, label=label)
         axes.errorbar(
             places, value, yerr=[value - low, high - value], fmt="none", ecolor="black", elinewidth=0.8, capsize=2
         )
-        axes.bar_label(
-            drawn, [f"{v:.1f}" for v in value], label_type="center", fontsize=7,
-            color="white" if colour in DARK else "black",
-        )  # fmt: skip
+        _label(axes, places, here, "white" if colour in DARK else "black")
         _draw_seeds(axes, places, here, width)
     axes.set_xticks(range(len(splits)), splits)
     axes.set_ylabel(f"{metric.label} (%)")
@@ -88,3 +88,12 @@ def _draw_seeds(axes: Any, places: Any, bars: list[dict[str, Any]], width: float
                 place + offsets, [100 * value for value in values], "o", markersize=2.5, markerfacecolor="white",
                 markeredgecolor="black", markeredgewidth=0.6, zorder=3,
             )  # fmt: skip
+
+
+def _label(axes: Any, places: Any, bars: list[dict[str, Any]], colour: str) -> None:
+    """Each bar's value in its middle; above all of its marks where the bar is too low for that."""
+    for place, bar in zip(places, bars, strict=True):
+        value, top = 100 * bar["value"], 100 * max(bar["value"], bar["high"], *bar["seed_values"])
+        low = value < LOWEST_LABEL
+        height, align = (top + 1.5, "bottom") if low else (value / 2, "center")
+        axes.text(place, height, f"{value:.1f}", ha="center", va=align, fontsize=7, color="black" if low else colour)

@@ -97,6 +97,16 @@ def test_a_run_that_was_evaluated_on_other_expressions_is_damaged(grid: Grid, re
     assert "was evaluated on other expressions of val than other runs" in str(runs.incomplete[0])
 
 
+@pytest.mark.parametrize("column", ["sentence", "target_area", "no_target"])
+def test_a_run_with_another_ground_truth_is_damaged(grid: Grid, results: Path, column: str) -> None:
+    folder = folder_of(grid, results, "a", 2)
+    frame = folder.expressions()
+    folder.write_expressions(frame.assign(**{column: {"sentence": "x", "target_area": 1, "no_target": True}[column]}))
+    runs = evaluated(grid, RunFolders(results))
+    assert runs.seeds("a") == (0, 1, 3, 4)
+    assert "was evaluated on other expressions" in str(runs.incomplete[0])
+
+
 def test_a_folder_of_another_configuration_is_damaged(grid: Grid, results: Path) -> None:
     record = folder_of(grid, results, "a", 1).record_file
     document = json.loads(record.read_text())

@@ -24,6 +24,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ("split", None, "split: is required"),
         ("split", 7, "split: a column of texts is expected, not int64"),
         ("intersection", "many", "intersection: a column of whole numbers is expected, not"),
+        ("sentence", float("nan"), "sentence: a column of texts is expected"),
         ("union", 2.5, "union: a column of whole numbers is expected, not float64"),
         ("intersection", -1, "intersection: an area from 0 to the union's is expected"),
         ("intersection", 10**6, "intersection: an area from 0 to the union's is expected"),

@@ -179,12 +179,14 @@ def _leave_out_other_expressions(
 ) -> pd.DataFrame:
     """Take out runs that were evaluated on other expressions than most runs on the same data set: one is damaged."""
     signatures: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+    columns = ["image_id", *KEY[1:], "sentence"]
+    columns += [c for c in ("target_area", "no_target") if all(c in frame for frame in expressions.values())]
     for setting, frame in expressions.items():
         data = grid.settings[setting].data
         data_set = repr((data.dataset, data.split_by, data.recipe, data.sha256))
         for (run, split), part in frame.groupby(["run", "split"], sort=False):
-            ids = part[["image_id", *KEY[1:]]].sort_values(KEY[1:]).to_numpy().tobytes()
-            signatures.setdefault((data_set, str(split)), {})[setting, str(run)] = hashlib.sha256(ids).hexdigest()
+            text = part[columns].sort_values(KEY[1:]).to_csv(index=False).encode()
+            signatures.setdefault((data_set, str(split)), {})[setting, str(run)] = hashlib.sha256(text).hexdigest()
     for (_, split), by_run in signatures.items():
         [(usual, _)] = Counter(by_run.values()).most_common(1)
         for (setting, run), signature in by_run.items():

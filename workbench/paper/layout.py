@@ -200,6 +200,8 @@ def _comparable(evaluated: Evaluated, name: str) -> bool:
 
 
 def _cell(interval: Estimate, part: pd.DataFrame, seed_values: tuple[float, ...]) -> Cell:
+    if pd.isna([interval.value, interval.low, interval.high, *seed_values]).any():
+        return Cell()  # of a seed, or of a draw, nothing is counted for the metric
     seeds = tuple(sorted(int(seed) for seed in set(part["seed"]))) if "seed" in part else ()
     runs = tuple(sorted(set(part["run"])))
     return Cell(interval.value, interval.low, interval.high, seed_values, seeds, runs, len(part) // len(runs))

@@ -59,7 +59,7 @@ def _first_wrong_column(frame: pd.DataFrame) -> Mistake | None:
         if name not in frame:
             return Mistake(name, "is required", "missing")
     for name in ("split", "sentence"):
-        if not is_string_dtype(frame[name]):
+        if not is_string_dtype(frame[name]) or not frame[name].map(lambda value: isinstance(value, str)).all():
             return Mistake(name, f"a column of texts is expected, not {frame[name].dtype}", "dtype")
     for name in (*WHOLE_NUMBERS, *(column for column in AREAS if column in frame)):
         if not is_integer_dtype(frame[name]):

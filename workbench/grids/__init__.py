@@ -1,4 +1,4 @@
-"""Grid files to runs: `load_grid` reads one, `Grid` is what it means. Other packages import from here alone."""
+"""Grid files to runs: `load_grid` reads one, `Grid` is what it means; `evaluated` holds what is stored of its runs."""
 
 from workbench.grids.document import Document, GridDocument
 from workbench.grids.file import GridError, GridFile, ReportConfig, read_yaml

@@ -1,1 +1,1 @@
-"""Training, evaluation and the metrics."""
+"""One training: set-up, loop, checkpointing, reporting and the evaluation it ends with."""

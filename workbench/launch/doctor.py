@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.config import BUILTIN
+from workbench.config import BUILTIN, SHIPPED_BERTS
 from workbench.grids import Grid
 from workbench.launch import scheduler
 from workbench.launch.profiles import Profile
@@ -111,7 +111,7 @@ def _input_paths(grid: Grid) -> list[tuple[str, Path]]:
             found[config.machine.data_root.absolute() / config.data.dataset] = "data"
         if config.backbone.checkpoint not in (None, BUILTIN):
             found[root / str(config.backbone.checkpoint)] = "checkpoint"
-        if config.text_encoder.name != "bert_mini":
+        if config.text_encoder.name not in SHIPPED_BERTS:
             found[root / config.text_encoder.name] = "checkpoint"
         if config.start_from.file is not None:
             found[root / config.start_from.file] = "checkpoint"

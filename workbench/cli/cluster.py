@@ -91,7 +91,9 @@ def _print_statuses(statuses: list[RunStatus]) -> None:
         )
         for s in statuses
     ]
-    print_rows(("setting", "seed", "state", "step", "speed", "left", "best validation", "restarts", "job", "waits for"), rows)
+    print_rows(
+        ("setting", "seed", "state", "step", "speed", "left", "best validation", "restarts", "job", "waits for"), rows
+    )
     counts = {state: sum(s.state == state for s in statuses) for state in dict.fromkeys(s.state for s in statuses)}
     left = [s.seconds_left for s in statuses if s.seconds_left is not None]
     slowest = f"; the slowest running one needs {duration_of(max(left))} more" if left else ""

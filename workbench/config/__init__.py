@@ -27,6 +27,7 @@ from workbench.config.sections import (
 __all__ = [
     "ASSETS",
     "BUILTIN",
+    "SHIPPED_BERTS",
     "AugmentationConfig",
     "BackboneConfig",
     "CrossAttentionConfig",
@@ -40,7 +41,6 @@ __all__ = [
     "OptimizerConfig",
     "ProjectorConfig",
     "RefshapesRecipe",
-    "SHIPPED_BERTS",
     "RunConfig",
     "ScheduleConfig",
     "Section",

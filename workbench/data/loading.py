@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 import torchvision.io  # noqa: F401 - it takes seconds: here once, not in each worker at its first image
@@ -107,6 +109,15 @@ class Expressions(Sequence[Expression]):
     def column(self, name: str) -> NDArray[Any]:
         """One column of numbers, see `ReferData.expressions`."""
         return np.asarray(self._columns[name].to_numpy())[self._rows]
+
+    def with_sentences(self, sentences: Sequence[str]) -> Expressions:
+        """The same expressions with other sentences, one each."""
+        changed = copy.copy(self)
+        column = self._columns["sentence"].to_pylist()
+        for row, sentence in zip(self._rows, sentences, strict=True):
+            column[int(row)] = sentence
+        changed._columns = {**self._columns, "sentence": pa.chunked_array([column])}
+        return changed
 
     def one_of_each_image(self) -> list[Expression]:
         """For each image, in the order of their ids, its first expression."""

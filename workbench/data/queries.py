@@ -23,7 +23,8 @@ RELATIONS: dict[str, tuple[str, ...]] = {
     "below": ("below", "under"),
     "between": ("between",),
 }
-_SIDES = {"left": (0, -1), "right": (0, 1), "above": (1, -1), "below": (1, 1)}
+SIDES: dict[str, tuple[int, int]] = {"left": (0, -1), "right": (0, 1), "above": (1, -1), "below": (1, 1)}
+"""Relations that name a side: the axis (0 is x) and its direction."""
 _RELATION_WORDS = {word: name for name, phrases in RELATIONS.items() for word in (phrases[0].split()[0],)} | {
     "closest": "nearest",
     "next": "nearest",
@@ -155,8 +156,10 @@ def _related(relation: str, points: dict[int, Point], anchors: list[Point]) -> d
         return _lead({i: -math.dist(point, anchors[0]) for i, point in points.items()})
     if relation == "between":
         direct = math.dist(*anchors)
-        return {i: BETWEEN + direct - sum(math.dist(point, anchor) for anchor in anchors) for i, point in points.items()}
-    axis, sign = _SIDES[relation]
+        return {
+            i: BETWEEN + direct - sum(math.dist(point, anchor) for anchor in anchors) for i, point in points.items()
+        }
+    axis, sign = SIDES[relation]
     offsets = {i: (point[0] - anchors[0][0], point[1] - anchors[0][1]) for i, point in points.items()}
     # A side is the quarter of the picture around that direction, as people use the words.
     return {i: sign * offset[axis] - abs(offset[1 - axis]) for i, offset in offsets.items()}

@@ -311,6 +311,8 @@ class TrainingConfig(Section):
     """Compute the features that a frozen image encoder has of each image before text enters only once, and keep them
     (in fp16)."""
     deterministic: bool = True
+    """On one device, the same run gives the same weights to the last bit. An operation of which a GPU has no such form
+    ends the run with an error; a GPU is somewhat slower so."""
     explosion_factor: Annotated[float, Field(gt=1)] = 100.0
     """A loss of more than this many times the first one ends the run as diverged."""
 

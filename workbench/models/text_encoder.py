@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from workbench.config import BERT_MINI, TextEncoderConfig
 from workbench.errors import CheckpointError, ConfigError, MissingCheckpoint
 from workbench.files import digest_of
+from workbench.models.determinism import plain_attention
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -46,7 +47,8 @@ class TextEncoder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Features B×L×width of token ids B×L; `attention_mask` is 0 at padding, B×L."""
-        features: Tensor = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        with plain_attention(input_ids.device):
+            features: Tensor = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return features
 
 

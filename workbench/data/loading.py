@@ -216,7 +216,9 @@ def training_loader(
     world: int = 1,
     close_in_workers: int | None = None,
 ) -> DataLoader[dict[str, Any]]:
-    """Batches from step `start` on: pixels B×3×S×S uint8, mask B×S×S, content B×4, and the list of sentences.
+    """Batches from step `start` on: pixels B×3×S×S uint8, mask B×S×S uint8, content B×4, and the list of sentences.
+
+    Masks are soft, 255 inside; `transforms.target_of` makes floats of them, on the device that computes the loss.
 
     Where the data set has features, batches hold them in place of pixels and content.
 

@@ -15,7 +15,7 @@ import torch
 from omegaconf import OmegaConf
 
 from workbench import cli
-from workbench.config import BERT_MINI, DataConfig, RefshapesRecipe, RunConfig
+from workbench.config import SHIPPED_BERTS, DataConfig, RefshapesRecipe, RunConfig
 from workbench.data.datasets import open_data
 from workbench.results.folders import RunFolder
 
@@ -85,7 +85,7 @@ def make_config(data_root: Path) -> Callable[..., RunConfig]:
 def still_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped text encoder without its dropout, whose draws differ between one process and two."""
     folder = tmp_path_factory.mktemp("bert") / "bert_still"
-    shutil.copytree(BERT_MINI, folder)
+    shutil.copytree(SHIPPED_BERTS["bert_mini"], folder)
     shape = json.loads((folder / "config.json").read_text())
     shape |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (folder / "config.json").write_text(json.dumps(shape))

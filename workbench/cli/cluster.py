@@ -84,13 +84,14 @@ def _print_statuses(statuses: list[RunStatus]) -> None:
             f"{s.step or 0}/{'?' if s.steps is None else s.steps}",
             f"{s.rate:.0f} expr/s" if s.rate else "–",
             duration_of(s.seconds_left),
+            f"{s.score['metric']} {100 * s.score['value']:.1f} at {s.score['step']}" if s.score else "–",
             s.restarts or "",
             s.job or "",
             (s.error or "") if s.state == "queued" else "",
         )
         for s in statuses
     ]
-    print_rows(("setting", "seed", "state", "step", "speed", "left", "restarts", "job", "waits for"), rows)
+    print_rows(("setting", "seed", "state", "step", "speed", "left", "best validation", "restarts", "job", "waits for"), rows)
     counts = {state: sum(s.state == state for s in statuses) for state in dict.fromkeys(s.state for s in statuses)}
     left = [s.seconds_left for s in statuses if s.seconds_left is not None]
     slowest = f"; the slowest running one needs {duration_of(max(left))} more" if left else ""

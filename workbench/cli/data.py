@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -35,6 +35,7 @@ def data_make(
     eval_images: Annotated[int, typer.Option(min=1, help="Images of each other split.")] = 150,
     width: Annotated[int, typer.Option(min=48, max=4096)] = 64,
     height: Annotated[int, typer.Option(min=48, max=4096)] = 64,
+    version: Annotated[int, typer.Option(min=1, max=2, help="1: the first one, which shortcuts solve.")] = 2,
     any_targets: Annotated[
         bool, typer.Option("--any-targets", help="Also expressions with several targets or none, in gRefCOCO's form.")
     ] = False,
@@ -48,7 +49,7 @@ def data_make(
         raise DataError(f"{name!r} cannot be made; known: refshapes")
     recipe = RefshapesRecipe(
         seed=seed, width=width, height=height, train_images=train_images, eval_images=eval_images,
-        targets="any" if any_targets else "one",
+        targets="any" if any_targets else "one", version=cast(Literal[1, 2], version),
     )  # fmt: skip
     with progress_of("refshapes", "images") as step:
         folder = refshapes.ensure(root, recipe, step)
@@ -91,9 +92,9 @@ def data_check(
     root: Root = DATA,
     split_by: SplitBy = None,
     text_encoder: Annotated[
-        str | None, typer.Option(help="Whose tokens are counted; bert_mini for refshapes, else bert-base-uncased.")
+        str | None, typer.Option(help="Whose tokens are counted; bert_mini2 for refshapes, else bert-base-uncased.")
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=3, help="14 for bert_mini, else 20.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=3, help="18 for bert_mini2, 14 for bert_mini, else 20.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Name all that is found, not only the first few.")] = False,
     checkpoint_root: Annotated[
         Path, typer.Option(envvar="WORKBENCH_CHECKPOINTS", help="Folder of SAM's and BERT's weights.")
@@ -103,8 +104,9 @@ def data_check(
     from workbench.data.check import SHOWN, check
 
     data, _ = open_named(name, root, split_by)
-    encoder = text_encoder or ("bert_mini" if data.name == "refshapes" else "bert-base-uncased")
-    limit = max_tokens or (14 if encoder == "bert_mini" else 20)
+    # The second one also knows every word of refshapes' first version.
+    encoder = text_encoder or ("bert_mini2" if data.name == "refshapes" else "bert-base-uncased")
+    limit = max_tokens or {"bert_mini": 14, "bert_mini2": 18}.get(encoder, 20)
     lengths, why = _lengths_of(encoder, checkpoint_root)
     with progress_of(f"checking {name}", "images") as step:
         findings = check(data, lengths, limit, step)

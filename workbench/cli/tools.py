@@ -19,6 +19,7 @@ class PretrainedName(StrEnum):
 
     vit_mini = "vit_mini"
     bert_mini = "bert_mini"
+    bert_mini2 = "bert_mini2"
 
 
 @app.command()
@@ -28,7 +29,7 @@ def pretrain(
     root: Annotated[Path, typer.Option(envvar="WORKBENCH_DATA", help="Folder of data sets.")] = Path("data"),
     steps: Annotated[int | None, typer.Option(min=1, help="Other than the shipped recipe's.")] = None,
 ) -> None:
-    """Remake the shipped weights: vit_mini from clicks and boxes, bert_mini from masked words."""
+    """Remake the shipped weights: vit_mini from clicks and boxes, a BERT from masked words."""
     from dataclasses import replace
 
     from workbench.training import pretrain as recipes
@@ -36,6 +37,7 @@ def pretrain(
     maker, recipe = {
         PretrainedName.vit_mini: (recipes.pretrain_sam, recipes.VIT_MINI),
         PretrainedName.bert_mini: (recipes.pretrain_bert, recipes.BERT_MINI),
+        PretrainedName.bert_mini2: (recipes.pretrain_bert, recipes.BERT_MINI2),
     }[name]
     with progress_of(name.value, "steps") as step:
         report = maker(out, root, replace(recipe, steps=steps or recipe.steps), step)

@@ -1,6 +1,6 @@
 """What a run is: the fields of its configuration (`sections`), and the whole with its identity (`run`)."""
 
-from workbench.config.run import ASSETS, BERT_MINI, RunConfig, difference, run_id
+from workbench.config.run import ASSETS, SHIPPED_BERTS, RunConfig, difference, run_id
 from workbench.config.sections import (
     BUILTIN,
     AugmentationConfig,
@@ -21,11 +21,11 @@ from workbench.config.sections import (
     StartConfig,
     TextEncoderConfig,
     TrainingConfig,
+    ValidationConfig,
 )
 
 __all__ = [
     "ASSETS",
-    "BERT_MINI",
     "BUILTIN",
     "AugmentationConfig",
     "BackboneConfig",
@@ -40,12 +40,14 @@ __all__ = [
     "OptimizerConfig",
     "ProjectorConfig",
     "RefshapesRecipe",
+    "SHIPPED_BERTS",
     "RunConfig",
     "ScheduleConfig",
     "Section",
     "StartConfig",
     "TextEncoderConfig",
     "TrainingConfig",
+    "ValidationConfig",
     "difference",
     "run_id",
 ]

@@ -26,6 +26,7 @@ from workbench.config.sections import (
     StartConfig,
     TextEncoderConfig,
     TrainingConfig,
+    ValidationConfig,
 )
 from workbench.errors import ConfigError, shown
 from workbench.files import digest_of
@@ -35,7 +36,8 @@ SCHEMA_VERSION = 1
 """Part of every identity; raised when a field changes its meaning."""
 
 ASSETS = Path(__file__).parent.parent / "assets"
-BERT_MINI = ASSETS / "bert_mini"
+SHIPPED_BERTS = {name: ASSETS / name for name in ("bert_mini", "bert_mini2")}
+"""Text encoders that come with the package: of refshapes' first version, and of its second, which has more words."""
 
 LATER_FIELDS: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("start_from", "run"), None),
@@ -43,7 +45,9 @@ LATER_FIELDS: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("data", "sha256"), None),
     (("data", "augmentation"), AugmentationConfig().model_dump(mode="json")),
     (("data", "recipe", "targets"), "one"),
+    (("data", "recipe", "version"), 1),
     (("evaluation", "no_target_area"), 0),
+    (("evaluation", "checkpoint"), "last"),
 )
 """Fields added after runs had been stored, each with its former fixed value.
 
@@ -60,6 +64,7 @@ class RunConfig(Section):
     start_from: StartConfig = StartConfig()
     data: DataConfig = DataConfig()
     training: TrainingConfig
+    validation: ValidationConfig = ValidationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     machine: MachineConfig = MachineConfig()
 
@@ -80,8 +85,8 @@ class RunConfig(Section):
                 )
             values["backbone"] = {**backbone, "checkpoint_sha256": _pinned(backbone, "checkpoint_sha256", asset)}
         text = values.get("text_encoder", {})
-        if isinstance(text, dict) and text.get("name", "bert_mini") == "bert_mini":
-            values["text_encoder"] = {**text, "sha256": _pinned(text, "sha256", BERT_MINI / "model.safetensors")}
+        if isinstance(text, dict) and (folder := SHIPPED_BERTS.get(text.get("name", "bert_mini"))):
+            values["text_encoder"] = {**text, "sha256": _pinned(text, "sha256", folder / "model.safetensors")}
         return values
 
     @model_validator(mode="after")
@@ -90,6 +95,14 @@ class RunConfig(Section):
             raise ValueError(
                 "training.cache_features stores the features of each image, so data.augmentation must leave its scale "
                 "and colours unchanged"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _best_of_the_validated(self) -> RunConfig:
+        if self.evaluation.checkpoint == "best" and self.validation.every is None:
+            raise ValueError(
+                "evaluation.checkpoint is best, so validation.every must say how often to validate, such as {epochs: 1}"
             )
         return self
 
@@ -111,6 +124,8 @@ class RunConfig(Section):
             document["start_from"]["file"] = PurePath(start).name
         for path, former in LATER_FIELDS:
             _leave_out(document, path, former)
+        if self.evaluation.checkpoint == "last":
+            del document["validation"]
         if self.fusion.variant == "default":
             # This variant reads nothing else of the section.
             document["fusion"] = {"variant": "default"}

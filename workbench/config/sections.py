@@ -123,9 +123,9 @@ class TextEncoderConfig(Section):
     """A BERT-like encoder from `transformers`."""
 
     name: str = "bert_mini"
-    """`bert_mini` (shipped), a Hugging Face directory, its name under `machine.checkpoint_root`, or a hub name."""
+    """`bert_mini` or `bert_mini2` (shipped, for refshapes' first and second version), a Hugging Face directory, its name under `machine.checkpoint_root`, or a hub name."""
     sha256: str | None = None
-    """Pins the content of a directory's weights file; filled in for `bert_mini`."""
+    """Pins the content of a directory's weights file; filled in for a shipped one."""
     pretrained: bool = True
     layer: int | None = Field(None, ge=1)
     """Take the output of this layer, counted from 1; null means the last."""
@@ -178,10 +178,14 @@ class RefshapesRecipe(Section):
     """Images of each of val, testA, testB and testC."""
     targets: Literal["one", "any"] = "one"
     """`any` adds expressions that fit several shapes or none, and writes gRefCOCO's format."""
+    version: Literal[1, 2] = 1
+    """2: expressions in pairs that differ in one part and refer to different shapes, so that each part must be read
+    (`workbench.data.paired_scenes`); 1: those of the first version, which shortcuts solve (docs/data.md)."""
 
     def document(self) -> dict[str, Any]:
         """The recipe that the folder is named after; a field that was added later is left out at its former value."""
-        return self.model_dump(exclude={"targets"} if self.targets == "one" else None)
+        former = {"targets": "one", "version": 1}
+        return {name: value for name, value in self.model_dump().items() if former.get(name) != value}
 
 
 class AugmentationConfig(Section):
@@ -323,8 +327,34 @@ class TrainingConfig(Section):
         return self
 
 
+class ValidationConfig(Section):
+    """Scoring while training, of the weights that would be evaluated. It changes no result, and so is part of the
+    identity, only where it chooses the checkpoint (`evaluation.checkpoint: best`)."""
+
+    every: dict[Literal["steps", "epochs"], Positive] | None = None
+    """`{steps: k}` or `{epochs: k}`, and after the last step; null validates nothing."""
+    split: str = "val"
+    images: int | None = Field(None, ge=1)
+    """A fixed sample: so many of the split's images, with all their expressions; null takes all."""
+    metric: Literal["miou", "oiou", "giou", "ciou"] = "miou"
+    """What the best checkpoint is best in."""
+
+    @model_validator(mode="after")
+    def _a_validation(self) -> ValidationConfig:
+        if self.every is not None and len(self.every) != 1:
+            raise ValueError("'every' is either {steps: k} or {epochs: k}")
+        if self.every is not None and self.every.get("steps", 1) % 1:
+            raise ValueError(f"'every' must be a whole number of steps, not {self.every['steps']}")
+        if self.split.lower().startswith("test"):
+            raise ValueError(f"'split' must not be a test split, and {self.split} is one")
+        return self
+
+
 class EvaluationConfig(Section):
-    """Which splits, and how a mask is made from logits."""
+    """Which weights and splits, and how a mask is made from logits."""
+
+    checkpoint: Literal["last", "best"] = "last"
+    """The last step's weights, or the best of those that were validated; of equal ones the earliest."""
 
     splits: tuple[str, ...] = ("val", "testA", "testB")
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5

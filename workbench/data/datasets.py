@@ -96,7 +96,8 @@ def open_dataset(config: RunConfig, progress: Progress | None = None) -> ReferDa
             f"{data.digest}"
         )
     check_images_are_there(data)
-    for split in (config.data.train_split, *config.evaluation.splits):
+    validated = () if config.validation.every is None else (config.validation.split,)
+    for split in (config.data.train_split, *validated, *config.evaluation.splits):
         if split not in data.splits:
             raise DataError(f"{data.folder}: {data.name} has no split {split!r}; it has {', '.join(data.splits)}")
     return data

@@ -55,14 +55,21 @@ class Expression:
 
 
 class Expressions(Sequence[Expression]):
-    """The expressions of a split, each made when it is asked for."""
+    """The expressions of a split, each made when it is asked for.
 
-    def __init__(self, data: ReferData, split: str) -> None:
+    Args:
+        images: a fixed sample: only those about so many of its images; None: all.
+    """
+
+    def __init__(self, data: ReferData, split: str, images: int | None = None) -> None:
         self._data = data
         self._rows = np.flatnonzero(pc.equal(data.expressions["split"], split).to_numpy(zero_copy_only=False))
         if len(self._rows) == 0:
             data.split(split)
         self._columns = {name: data.expressions[name] for name in data.expressions.column_names}
+        if images is not None:
+            ids = self.column("image_id")
+            self._rows = self._rows[np.isin(ids, np.random.default_rng(0).permutation(np.unique(ids))[:images])]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -113,10 +120,19 @@ class ReferringDataset(Dataset[dict[str, Any]]):
     Args:
         side: side of the model's square in pixels.
         cache: keep decoded images while all of the split's fit in `CACHE_BYTES`.
+        images: see `Expressions`.
     """
 
-    def __init__(self, data: ReferData, split: str, side: int, config: DataConfig, cache: bool = True) -> None:
-        self.expressions = Expressions(data, split)
+    def __init__(
+        self,
+        data: ReferData,
+        split: str,
+        side: int,
+        config: DataConfig,
+        cache: bool = True,
+        images: int | None = None,
+    ) -> None:
+        self.expressions = Expressions(data, split, images)
         self.side = side
         self._config = config
         self._folder = data.image_folder

@@ -21,6 +21,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from workbench.config import RefshapesRecipe
+from workbench.data.paired_scenes import draw_pair, draw_paired_scene
 from workbench.data.scenes import (
     HELD_OUT,
     KINDS,
@@ -49,6 +50,8 @@ SPLITS: dict[str, tuple[Kind, ...]] = {
 }
 REFERENTS_PER_IMAGE = 2
 SENTENCES_PER_REFERENT = 2
+PAIRS_PER_IMAGE = 2
+"""Of the second version's sentences."""
 
 
 def folder_name(recipe: RefshapesRecipe) -> str:
@@ -140,11 +143,36 @@ def _all_scenes(
         for number in range(counts[split]):
             # One generator per image, so that no image depends on how many others there are.
             rng = np.random.default_rng([recipe.seed, index, number])
-            while True:
-                scene = draw_scene(rng, recipe.width, recipe.height, held_out=split == "testC")
-                if sentences := _sentences(rng, scene, kinds, only_held_out=split == "testC"):
-                    break
+            draw = _draw_paired if recipe.version == 2 else _draw
+            scene, sentences = draw(rng, recipe, kinds, split == "testC")
             yield split, number, paint(rng, scene, recipe.width, recipe.height), scene, sentences
+
+
+def _draw(
+    rng: np.random.Generator, recipe: RefshapesRecipe, kinds: tuple[Kind, ...], held_out: bool
+) -> tuple[list[Shape], dict[int, list[str]]]:
+    """A scene of the first version and its sentences."""
+    while True:
+        scene = draw_scene(rng, recipe.width, recipe.height, held_out)
+        if sentences := _sentences(rng, scene, kinds, only_held_out=held_out):
+            return scene, sentences
+
+
+def _draw_paired(
+    rng: np.random.Generator, recipe: RefshapesRecipe, kinds: tuple[Kind, ...], held_out: bool
+) -> tuple[list[Shape], dict[int, list[str]]]:
+    """A scene of the second version with two pairs of sentences, by shape."""
+    wanted = [kinds[int(rng.integers(len(kinds)))] for _ in range(PAIRS_PER_IMAGE)]
+    while True:
+        scene = draw_paired_scene(rng, recipe.width, recipe.height, held_out)
+        texts: list[tuple[int, str]] = []
+        for kind in wanted:
+            texts += draw_pair(rng, scene, kind, held_out) or ()
+        if len({text for _, text in texts}) == 2 * PAIRS_PER_IMAGE:
+            sentences: dict[int, list[str]] = {}
+            for target, text in texts:
+                sentences.setdefault(target, []).append(text)
+            return scene, sentences
 
 
 def _sentences(

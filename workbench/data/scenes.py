@@ -103,19 +103,27 @@ def draw_scene(rng: np.random.Generator, width: int, height: int, held_out: bool
             pairs = [pair for pair in pairs if pair not in HELD_OUT]
         elif not HELD_OUT.intersection(pairs):
             continue
-        placed: list[Shape] = []
-        for _ in range(int(rng.integers(3, 7))):
-            colour, shape = pairs[rng.integers(len(pairs))]
-            size = ("small", "large")[rng.integers(2)]
-            radius = float(rng.uniform(*RADII[size]))
-            for _ in range(20):
-                x = float(rng.uniform(radius + 1, width - radius - 1))
-                y = float(rng.uniform(radius + 1, height - radius - 1))
-                if all(np.hypot(x - o.x, y - o.y) > 1.15 * (radius + o.radius) for o in placed):
-                    placed.append(Shape(shape, colour, size, x, y, radius))
-                    break
+        placed = place_shapes(rng, pairs, int(rng.integers(3, 7)), width, height)
         if len(placed) >= 3 and (not held_out or any((o.colour, o.shape) in HELD_OUT for o in placed)):
             return placed
+
+
+def place_shapes(
+    rng: np.random.Generator, pairs: list[tuple[str, str]], count: int, width: int, height: int
+) -> list[Shape]:
+    """Up to `count` shapes that do not touch, each of one of these pairs of colour and shape."""
+    placed: list[Shape] = []
+    for _ in range(count):
+        colour, shape = pairs[rng.integers(len(pairs))]
+        size = ("small", "large")[rng.integers(2)]
+        radius = float(rng.uniform(*RADII[size]))
+        for _ in range(20):
+            x = float(rng.uniform(radius + 1, width - radius - 1))
+            y = float(rng.uniform(radius + 1, height - radius - 1))
+            if all(np.hypot(x - o.x, y - o.y) > 1.15 * (radius + o.radius) for o in placed):
+                placed.append(Shape(shape, colour, size, x, y, radius))
+                break
+    return placed
 
 
 def paint(rng: np.random.Generator, scene: list[Shape], width: int, height: int) -> NDArray[np.uint8]:

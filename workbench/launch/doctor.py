@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from workbench.config import BUILTIN
+from workbench.config import BUILTIN, SHIPPED_BERTS
 from workbench.errors import CheckpointError
 from workbench.grids import Grid
 from workbench.launch import capacity, scheduler
@@ -103,7 +103,7 @@ def _input_paths(grid: Grid) -> list[tuple[str, Path]]:
         if config.backbone.checkpoint not in (None, BUILTIN):
             found[root / str(config.backbone.checkpoint)] = "checkpoint"
         text = place_of(config.text_encoder, root)
-        if config.text_encoder.name != "bert_mini" and not isinstance(text, str):
+        if config.text_encoder.name not in SHIPPED_BERTS and not isinstance(text, str):
             found[text.absolute()] = "checkpoint"
         if config.start_from.file is not None:
             found[root / config.start_from.file] = "checkpoint"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workbench.config import BUILTIN, RunConfig
+from workbench.config import BUILTIN, SHIPPED_BERTS, RunConfig
 from workbench.errors import MissingCheckpoint
 from workbench.grids import Grid, Run, with_absolute_paths
 from workbench.launch.states import Look, RunState, forgiving, look_at_queue, run_states
@@ -117,7 +117,7 @@ def plan_runs(
 def _check_weights(run: Run, folder: RunFolder) -> None:
     """Shipped weights are part of the identity; others only by name, so their content is compared here."""
     config, provenance = run.config, folder.record().provenance
-    shipped = config.backbone.checkpoint in (None, BUILTIN) and config.text_encoder.name == "bert_mini"
+    shipped = config.backbone.checkpoint in (None, BUILTIN) and config.text_encoder.name in SHIPPED_BERTS
     if provenance is None or shipped:
         return
     from workbench.models.build import check_digests

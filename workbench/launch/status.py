@@ -27,6 +27,7 @@ class RunStatus:
         job: the scheduler's id of the job submitted last, while it is known there.
         restarts: how often it was resumed.
         damage: lines of its log that cannot be read.
+        score: the best validation so far: step, metric and value.
     """
 
     run: str
@@ -43,6 +44,7 @@ class RunStatus:
     job: str | None
     restarts: int
     damage: tuple[str, ...] = ()
+    score: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -130,4 +132,5 @@ def _status(setting: str, seed: int, folder: RunFolder, run_state: RunState) -> 
         job=run_state.task.id if run_state.task is not None and run_state.task.array_id else None,
         restarts=max(0, record.starts - 1),
         damage=tuple(log.damage),
+        score=None if record.best is None else record.best.model_dump(),
     )

@@ -178,6 +178,12 @@ class ReferringSam(nn.Module):
             "fusion": list(self.fusion.parameters()),
         }
 
+    def all_parts(self) -> dict[str, list[nn.Parameter]]:
+        """All parameters by part; `text_projection` is what is in none of `FreezeConfig`'s."""
+        parts = self.parts()
+        named = {id(p) for parameters in parts.values() for p in parameters}
+        return {**parts, "text_projection": [p for p in self.parameters() if id(p) not in named]}
+
     def freeze(self, config: FreezeConfig) -> None:
         """Turn off the gradients of the named parts, and of the parts of SAM that text never reaches."""
         parts = self.parts()

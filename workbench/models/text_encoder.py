@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from workbench.config import BERT_MINI, TextEncoderConfig
+from workbench.config import SHIPPED_BERTS, TextEncoderConfig
 from workbench.errors import CheckpointError, ConfigError, MissingCheckpoint
 from workbench.files import digest_of
 from workbench.models.determinism import plain_attention
@@ -82,8 +82,8 @@ class Tokenizer:
 
 def locate(config: TextEncoderConfig, root: Path) -> str:
     """The argument of `from_pretrained`: the shipped folder, a directory, or a hub name."""
-    if config.name == "bert_mini":
-        return str(BERT_MINI)
+    if config.name in SHIPPED_BERTS:
+        return str(SHIPPED_BERTS[config.name])
     path = Path(config.name).expanduser()
     for candidate in (path, root / path):
         if candidate.is_dir():

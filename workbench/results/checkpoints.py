@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from workbench.files import replacing
+
 MODEL = "model.safetensors"
 EMA = "ema.safetensors"
 """The moving average of the weights, where the training has one; it is what is evaluated."""
@@ -62,6 +64,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._best = folder.with_name(f"{folder.name}-best")
 
     @contextlib.contextmanager
     def new(self, step: int) -> Iterator[Checkpoint]:
@@ -89,6 +92,27 @@ class Checkpoints:
         """The newest whole checkpoint, or None."""
         folders = sorted(self.folder.glob(f"{_FINAL}*")) if self.folder.is_dir() else []
         return Checkpoint(folders[-1]) if folders else None
+
+    @contextlib.contextmanager
+    def new_best(self, step: int) -> Iterator[Path]:
+        """A file for the weights of the best validated step so far; `keep_best` removes older ones.
+
+        They must stay until a checkpoint says which is the best: a killed training goes on from one that may name an
+        older step.
+        """
+        self._best.mkdir(parents=True, exist_ok=True)
+        with replacing(self.best(step)) as partial:
+            yield partial
+
+    def best(self, step: int) -> Path:
+        """The weights of the best validated step."""
+        return self._best / f"{_FINAL}{step:08d}.safetensors"
+
+    def keep_best(self, step: int) -> None:
+        """Remove the weights of all other steps that were once the best."""
+        for file in self._best.glob(f"{_FINAL}*"):
+            if file != self.best(step):
+                file.unlink()
 
     def progress(self) -> list[int]:
         """How far the run is as far as it is saved: the checkpoint's step, and the splits scored since."""

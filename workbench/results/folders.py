@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import from_json
 
 from workbench.config import RunConfig, difference
-from workbench.errors import WorkbenchError
+from workbench.errors import CheckpointError, WorkbenchError
 from workbench.files import is_locked, lock, write_atomically
 from workbench.results.checkpoints import Checkpoints
 from workbench.results.expressions import read_expressions, write_expressions
@@ -145,6 +145,23 @@ class RunFolder:
             raise DamagedFile(self.record_file, Mistake("state", "is required", "missing"), REMEDY)
         return record
 
+    def evaluated_weights(self) -> Path:
+        """The file of the weights that a finished run was evaluated with; of an unfinished one, the newest.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        record = self.record()
+        if record.best is not None and record.evaluated_step == record.best.step:
+            file = self.checkpoints.best(record.best.step)
+            if not file.is_file():
+                raise CheckpointError(f"{self.name} no longer has the weights of its best step, {file}")
+            return file
+        checkpoint = self.checkpoints.latest()
+        if checkpoint is None:
+            raise CheckpointError(f"{self.name} has no checkpoint yet (state: {self.state()})")
+        return checkpoint.weights
+
     def set_aside_damage(self) -> None:
         """Rename an unreadable `run.json`, so that the run can go on from its checkpoint."""
         try:
@@ -229,7 +246,8 @@ class RunFolder:
                 continue
             if line.event == "resume" and not all_lines and line.step is not None:
                 resumed_at = line.step
-                events = [e for e in events if e.event != "step" or (e.step or 0) <= resumed_at]
+                repeated = ("step", "validate")
+                events = [e for e in events if e.event not in repeated or (e.step or 0) <= resumed_at]
             events.append(line)
         return Log(events, damage)
 

@@ -96,6 +96,15 @@ class Provenance(Record):
         return self.model_dump()
 
 
+class BestStep(Record):
+    """The validated step that scored best."""
+
+    step: Whole
+    metric: str
+    value: float
+    """A fraction from 0 to 1."""
+
+
 class RunRecord(Record):
     """The content of `run.json`; of a run that has not begun, all defaults."""
 
@@ -117,6 +126,10 @@ class RunRecord(Record):
     tries: Attempts = Attempts()
     metrics: dict[str, dict[str, float]] = {}
     """By split: the number of expressions, and fractions from 0 to 1."""
+    best: BestStep | None = None
+    """The best validated step, of a run that validates."""
+    evaluated_step: Whole | None = None
+    """After how many steps the evaluated weights were; None in records made before this was written: the last."""
     training_seconds: float | None = None
     seconds: float | None = None
     """With the evaluation."""
@@ -142,9 +155,12 @@ class LogEvent(Record):
     step: Whole | None = None
     steps: Whole | None = None
     loss: float | None = None
-    learning_rate: float | None = None
+    learning_rate: float | dict[str, float] | None = None
     expressions_per_second: float | None = None
     seconds_left: float | None = None
+    metric: str | None = None
+    """Of a validation, with its `value`."""
+    value: float | None = None
 
     def details(self) -> dict[str, Any]:
         """All fields that were written, but the event's name and time, in the order of the line."""

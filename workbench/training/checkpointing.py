@@ -20,6 +20,14 @@ from workbench.results.folders import RunFolder
 from workbench.training.setup import Parts
 
 
+@dataclass(frozen=True)
+class Best:
+    """The best validated step so far, and its score; of equal ones the earliest."""
+
+    step: int
+    value: float
+
+
 @dataclass
 class Counts:
     """How far a training has got.
@@ -28,11 +36,17 @@ class Counts:
         step: how many steps are done.
         first_loss: the loss of the first step, None before it.
         seconds: of training; steps that were lost and repeated count once.
+        validation_seconds: of validations, likewise.
+        validated: the step that was validated last.
+        best: see `Best`; None before the first validation.
     """
 
     step: int = 0
     first_loss: float | None = None
     seconds: float = 0.0
+    validation_seconds: float = 0.0
+    validated: int = 0
+    best: Best | None = None
 
 
 def save(folder: RunFolder, parts: Parts, counts: Counts, accelerator: Accelerator) -> None:
@@ -45,12 +59,23 @@ def save(folder: RunFolder, parts: Parts, counts: Counts, accelerator: Accelerat
             "step": counts.step,
             "first_loss": counts.first_loss,
             "seconds": counts.seconds,
+            "validation_seconds": counts.validation_seconds,
+            "validated": counts.validated,
+            "best": None if counts.best is None else (counts.best.step, counts.best.value),
             "optimizer": parts.optimizer.state_dict(),
             "schedule": parts.schedule.state_dict(),
             "ema_updates": None if parts.ema is None else parts.ema.n_averaged,
             "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
         }
         torch.save(state, checkpoint.state)
+    if counts.best is not None:
+        folder.checkpoints.keep_best(counts.best.step)
+
+
+def save_best(folder: RunFolder, parts: Parts, step: int) -> None:
+    """Keep the weights that were just validated as the best ones."""
+    with folder.checkpoints.new_best(step) as file:
+        save_file(tensors(parts.evaluated), file)
 
 
 def resume(folder: RunFolder, parts: Parts, accelerator: Accelerator) -> Counts:
@@ -71,7 +96,15 @@ def resume(folder: RunFolder, parts: Parts, accelerator: Accelerator) -> Counts:
     parts.schedule.load_state_dict(state["schedule"])
     if accelerator.scaler is not None and state["scaler"] is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
-    return Counts(state["step"], state["first_loss"], state["seconds"])
+    best = state.get("best")
+    return Counts(
+        state["step"],
+        state["first_loss"],
+        state["seconds"],
+        state.get("validation_seconds", 0.0),  # a checkpoint made before there were validations has none of these
+        state.get("validated", 0),
+        None if best is None else Best(*best),
+    )
 
 
 def _read_state(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -86,10 +119,7 @@ def _read_state(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def load_trained(config: RunConfig, folder: RunFolder) -> ReferringSam:
     """A run's model as it was evaluated, in evaluation mode on the CPU; CheckpointError when there is none yet."""
-    checkpoint = folder.checkpoints.latest()
-    if checkpoint is None:
-        raise CheckpointError(f"{folder.name} has no checkpoint yet (state: {folder.state()})")
-    file = checkpoint.ema if config.training.ema.decay is not None else checkpoint.model
+    file = folder.evaluated_weights()
     model = build_model(config)
     state = load_file(file)
     checkpoints.check_keys(model.state_dict(), state, str(file), f"run {folder.name}")

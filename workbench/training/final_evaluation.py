@@ -7,24 +7,32 @@ from collections.abc import Callable
 
 import pandas as pd
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 
 from workbench.errors import InterruptedRun
-from workbench.evaluation.evaluate import evaluate
 from workbench.evaluation.metrics import summarise
-from workbench.evaluation.scoring import ORDER
 from workbench.files import replacing
+from workbench.models import checkpoints
 from workbench.results.folders import RunFolder
 from workbench.results.provenance import code_digest
+from workbench.training.checkpointing import Counts
 from workbench.training.loop import agree
 from workbench.training.reporting import Reporter
 from workbench.training.setup import Parts, split_of
+from workbench.training.validation import evaluate_together
 
 
 def evaluate_splits(
-    folder: RunFolder, parts: Parts, accelerator: Accelerator, reporter: Reporter, stop: Callable[[], bool]
+    folder: RunFolder,
+    parts: Parts,
+    counts: Counts,
+    accelerator: Accelerator,
+    reporter: Reporter,
+    stop: Callable[[], bool],
 ) -> dict[str, dict[str, float]]:
     """Score every split of the configuration and store the expressions.
+
+    Where the best checkpoint is evaluated, its weights take the place of the last ones in the model.
 
     Args:
         stop: asked before each split, and by a single process after each batch.
@@ -35,6 +43,7 @@ def evaluate_splits(
     Raises:
         InterruptedRun: `stop` asked for it; splits that were scored are not scored again.
     """
+    load_best(folder, parts, counts)
     frames, metrics = [], {}
     for split in parts.config.evaluation.splits:
         if agree(accelerator, stop())[0]:
@@ -45,6 +54,12 @@ def evaluate_splits(
     if reporter.writes:
         folder.write_expressions(pd.concat(frames, ignore_index=True))
     return metrics
+
+
+def load_best(folder: RunFolder, parts: Parts, counts: Counts) -> None:
+    """Load the best validated weights, where the configuration asks for them and the run trained at all."""
+    if parts.config.evaluation.checkpoint == "best" and counts.best is not None:
+        parts.evaluated.load_state_dict(checkpoints.read_state_dict(folder.checkpoints.best(counts.best.step)))
 
 
 def _evaluated(
@@ -64,19 +79,7 @@ def _evaluated(
         scored: pd.DataFrame = pd.read_parquet(stored_file)
         return scored
     began = time.monotonic()
-    single_process = accelerator.num_processes == 1
-    own_rows = evaluate(
-        parts.evaluated,
-        parts.tokenizer,
-        split_of(parts.data, split, parts.config),
-        parts.config,
-        accelerator.device,
-        accelerator.process_index,
-        accelerator.num_processes,
-        stop if single_process else lambda: False,
-    )
-    frame: pd.DataFrame = pd.concat(gather_object([own_rows]))
-    frame = frame.sort_values(ORDER, ignore_index=True)
+    frame = evaluate_together(parts, split_of(parts.data, split, parts.config), accelerator, stop)
     rate = round(len(frame) / (time.monotonic() - began), 1)
     reporter.event("evaluate", split=split, expressions=len(frame), **summarise(frame), expressions_per_second=rate)
     if reporter.writes and stored_file is not None:

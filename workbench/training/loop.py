@@ -24,8 +24,9 @@ from workbench.training.checkpointing import Counts
 from workbench.training.divergence import DivergenceWatch
 from workbench.training.features import cached_features
 from workbench.training.losses import mask_loss
-from workbench.training.reporting import Reporter
+from workbench.training.reporting import Interval, Reporter
 from workbench.training.setup import Parts
+from workbench.training.validation import Validation
 
 FEATURE_SECONDS = 10.0
 """How often the filling of the feature store is logged."""
@@ -37,13 +38,20 @@ class Loop:
     Args:
         counts: how far the training has got; updated by the loop.
         stop: asked after every step (several processes: after every logged one).
+        validation: of a run that validates.
     """
 
     def __init__(
-        self, parts: Parts, counts: Counts, accelerator: Accelerator, reporter: Reporter, stop: Callable[[], bool]
+        self,
+        parts: Parts,
+        counts: Counts,
+        accelerator: Accelerator,
+        reporter: Reporter,
+        stop: Callable[[], bool],
+        validation: Validation | None = None,
     ) -> None:
         self._parts, self._counts, self._accelerator = parts, counts, accelerator
-        self._reporter, self._stop = reporter, stop
+        self._reporter, self._stop, self._validation = reporter, stop, validation
 
     def run(self, save_now: Callable[[], None]) -> None:
         """Train to the last step.
@@ -61,25 +69,32 @@ class Loop:
         machine = parts.config.machine
         model, optimizer = self._accelerator.prepare(parts.model, parts.optimizer)
         watch = DivergenceWatch(parts.config.training.explosion_factor, counts, self._accelerator)
+        interval = Interval(counts.step, self._accelerator)
         single_process = self._accelerator.num_processes == 1
-        saved = logged = time.monotonic()
-        logged_step = counts.step
+        self._validate(save_now, interval)  # a run may have been stopped before it could
+        saved = time.monotonic()
         for batch in self._batches():
             # Seeded per step, so that a resumed run draws the same dropout.
             torch.manual_seed(_step_seed(parts.seed, counts.step, self._accelerator.process_index))
-            loss = self._step(model, optimizer, batch)
-            watch.see(loss.detach())
+            loss, norm = self._step(model, optimizer, batch)
+            watch.see(loss)
+            interval.see(loss, norm)
             counts.step += 1
-            now, last = time.monotonic(), counts.step == parts.steps
+            last = counts.step == parts.steps
             logging_due = last or counts.step % machine.log_steps == 0
             if logging_due:
                 watch.check()
-                self._reporter.step(parts, counts, loss.item(), (now - logged) / (counts.step - logged_step))
-                counts.seconds += now - logged
-                logged, logged_step = now, counts.step
-            if not (single_process or logging_due):
+                counts.seconds += interval.seconds()
+                self._reporter.step(parts, counts, interval.end(counts.step, self._norms(norm)))
+            validation_due = self._validation is not None and self._validation.due(counts)
+            if not (single_process or logging_due or validation_due):
                 continue  # several processes communicate only at steps that all of them know
-            stopping, due = agree(self._accelerator, self._stop(), now - saved >= 60 * machine.checkpoint_minutes)
+            stopping, due = agree(
+                self._accelerator, self._stop(), time.monotonic() - saved >= 60 * machine.checkpoint_minutes
+            )
+            if validation_due and not stopping:
+                watch.check()
+                self._validate(save_now, interval)
             if stopping or due or last:
                 watch.check()
                 save_now()
@@ -87,20 +102,46 @@ class Loop:
             if stopping and not last:
                 raise InterruptedRun(f"stopped at step {counts.step} of {parts.steps}; it resumes from there")
 
-    def _step(self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, Any]) -> Tensor:
+    def _validate(self, save_now: Callable[[], None], interval: Interval) -> None:
+        """Validate if it is due; what it takes is no training time."""
+        if self._validation is None or not self._validation.due(self._counts):
+            return
+        with interval.paused():
+            try:
+                self._validation.run(self._counts, self._stop)
+            except InterruptedRun:
+                save_now()
+                raise
+
+    def _step(self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """One step; the loss, and the norm of the whole gradient before it was clipped."""
         parts, accelerator = self._parts, self._accelerator
         model.train()
         with accelerator.autocast():
             loss = batch_loss(model, parts.tokenizer, batch, parts.config, accelerator.device)
         optimizer.zero_grad(set_to_none=True)
         accelerator.backward(loss)
-        if parts.config.training.optimizer.clip_norm is not None:
-            accelerator.clip_grad_norm_(model.parameters(), parts.config.training.optimizer.clip_norm)
+        limit = parts.config.training.optimizer.clip_norm
+        if limit is None:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        else:
+            norm = accelerator.clip_grad_norm_(model.parameters(), limit)
         optimizer.step()
         parts.schedule.step()
         if parts.ema is not None:
             parts.ema.update_parameters(parts.model)
-        return loss
+        return loss.detach(), norm
+
+    def _norms(self, norm: Tensor) -> dict[str, Tensor]:
+        """The norm of the gradient as it was before it was clipped, in total and by part."""
+        limit = self._parts.config.training.optimizer.clip_norm
+        scale = 1.0 if limit is None else (norm / limit).clamp(min=1.0)
+        norms = {"total": norm}
+        for part, parameters in self._parts.model.all_parts().items():
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            if gradients:
+                norms[part] = torch.nn.utils.get_total_norm(gradients) * scale
+        return norms
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         parts, accelerator, config = self._parts, self._accelerator, self._parts.config

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from workbench.data import masks as rle_masks
 from workbench.data import refshapes
 from workbench.data.datasets import read_refer
 from workbench.data.images import read_image
+from workbench.data.paired_scenes import PAIRED_WORDS
 from workbench.data.scenes import WORDS
 from workbench.data.tables import ReferData
 from workbench.models.backbones import backbones
@@ -54,10 +55,12 @@ class PretrainRecipe:
     seed: int = 0
     data_seed: int = 1
     train_images: int = 16000
+    data_version: int = 1
 
 
 VIT_MINI = PretrainRecipe(steps=6000)
 BERT_MINI = PretrainRecipe(steps=3000, batch_size=128)
+BERT_MINI2 = replace(BERT_MINI, data_version=2)
 
 
 def pretrain_sam(out: Path, data_root: Path, recipe: PretrainRecipe, progress: Progress) -> dict[str, Any]:
@@ -99,7 +102,7 @@ def pretrain_sam(out: Path, data_root: Path, recipe: PretrainRecipe, progress: P
 
 
 def pretrain_bert(out: Path, data_root: Path, recipe: PretrainRecipe, progress: Progress) -> dict[str, Any]:
-    """Train `bert_mini` on the train split's sentences with masked words, and write its folder into `out`.
+    """Train `bert_mini` or `bert_mini2` on the train split's sentences with masked words, and write its folder into `out`.
 
     As BERT: 15 % of the word pieces are predicted; of these 80 % are masked, 10 % replaced, 10 % left.
 
@@ -109,7 +112,7 @@ def pretrain_bert(out: Path, data_root: Path, recipe: PretrainRecipe, progress: 
     from transformers import BertConfig, BertForMaskedLM
 
     data = _data(data_root, recipe)
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(WORDS if recipe.data_version == 1 else PAIRED_WORDS)
     torch.manual_seed(recipe.seed)
     model = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), pad_token_id=0, **BERT_MINI_SHAPE))
     ids, val_ids = (_ids(tokenizer, data.split(split)["sentence"].to_pylist()) for split in ("train", "val"))
@@ -128,12 +131,13 @@ def pretrain_bert(out: Path, data_root: Path, recipe: PretrainRecipe, progress: 
     with torch.inference_mode():
         predicted = model(input_ids=masked, attention_mask=(masked != 0).long()).logits.argmax(-1)
     right = (predicted == labels)[labels != -100].float().mean().item()
-    folder = out / "bert_mini"
+    name = "bert_mini" if recipe.data_version == 1 else "bert_mini2"
+    folder = out / name
     shutil.rmtree(folder, ignore_errors=True)
     model.bert.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     report = {
-        "command": "workbench pretrain bert_mini",
+        "command": f"workbench pretrain {name}",
         "recipe": asdict(recipe),
         "val_masked_accuracy": right,
     }
@@ -141,19 +145,20 @@ def pretrain_bert(out: Path, data_root: Path, recipe: PretrainRecipe, progress: 
     return report
 
 
-def build_tokenizer() -> Any:
-    """A WordPiece tokenizer of the refshapes language; letters stand in for words it does not know."""
+def build_tokenizer(words: Sequence[str]) -> Any:
+    """A WordPiece tokenizer of these words; letters stand in for words it does not know."""
     from transformers import BertTokenizerFast
 
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
-    vocabulary = [*SPECIAL, *WORDS, "##most", *letters, *(f"##{letter}" for letter in letters)]
+    vocabulary = [*SPECIAL, *words, "##most", *letters, *(f"##{letter}" for letter in letters)]
     # "leftmost" is "left" + "##most": the language has word pieces, as BERT's has.
-    words = [word for word in dict.fromkeys(vocabulary) if not (word.endswith("most") and word != "##most")]
-    return BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}, do_lower_case=True)
+    pieces = [word for word in dict.fromkeys(vocabulary) if not (word.endswith("most") and word != "##most")]
+    return BertTokenizerFast(vocab={piece: i for i, piece in enumerate(pieces)}, do_lower_case=True)
 
 
 def _data(data_root: Path, recipe: PretrainRecipe) -> ReferData:
-    shapes = RefshapesRecipe(seed=recipe.data_seed, train_images=recipe.train_images)
+    version = recipe.data_version
+    shapes = RefshapesRecipe(seed=recipe.data_seed, train_images=recipe.train_images, version=version)
     return read_refer(refshapes.ensure(data_root, shapes), "refshapes", "unc")
 
 

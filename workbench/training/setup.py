@@ -96,9 +96,9 @@ def set_determinism(wanted: bool) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def split_of(data: ReferData, name: str, config: RunConfig) -> ReferringDataset:
-    """A split of the run's data set, as the model sees it."""
-    return ReferringDataset(data, name, config.backbone.image_size, config.data, cache=config.machine.cache_images)
+def split_of(data: ReferData, name: str, config: RunConfig, images: int | None = None) -> ReferringDataset:
+    """A split of the run's data set, or a fixed sample of its images, as the model sees it."""
+    return ReferringDataset(data, name, config.backbone.image_size, config.data, config.machine.cache_images, images)
 
 
 def training_steps(config: RunConfig, dataset: ReferringDataset) -> int:
@@ -146,13 +146,11 @@ def _begin_from_run(model: ReferringSam, config: RunConfig, seed: int, folder: R
     earlier = RunFolder(folder.results, name)
     if earlier.state() != "completed":
         raise CheckpointError(f"start_from.run: {name} is not completed (state: {earlier.state()}); train it first")
-    checkpoint = earlier.checkpoints.latest()
-    if checkpoint is None:
-        raise CheckpointError(f"{name} no longer has a checkpoint")
-    state = checkpoints.read_state_dict(checkpoint.weights)
-    checkpoints.check_keys(model.state_dict(), state, str(checkpoint.weights), f"run {name}")
+    file = earlier.evaluated_weights()
+    state = checkpoints.read_state_dict(file)
+    checkpoints.check_keys(model.state_dict(), state, str(file), f"run {name}")
     model.load_state_dict(state)
-    return digest_of(checkpoint.weights)
+    return digest_of(file)
 
 
 def _compile(model: ReferringSam, device: torch.device) -> None:

@@ -22,6 +22,7 @@ from workbench.training.final_evaluation import evaluate_splits
 from workbench.training.loop import Loop
 from workbench.training.reporting import Report, Reporter
 from workbench.training.setup import build_parts
+from workbench.training.validation import Validation
 
 
 def train(
@@ -103,15 +104,18 @@ def _train(
     reporter.started(parts, source)
     accelerator.init_trackers("")
     reporter.event("resume" if counts.step else "start", step=counts.step, steps=parts.steps)
-    if counts.step < parts.steps:
-        Loop(parts, counts, accelerator, reporter, stop).run(save_now)
+    validation = None
+    if config.validation.every is not None:
+        validation = Validation(folder, parts, accelerator, reporter)
+    if counts.step < parts.steps or (validation is not None and validation.due(counts)):
+        Loop(parts, counts, accelerator, reporter, stop, validation).run(save_now)
     elif folder.checkpoints.latest() is None:  # nothing to train
         save_now()
     began = time.monotonic()
-    metrics = evaluate_splits(folder, parts, accelerator, reporter, stop)
+    metrics = evaluate_splits(folder, parts, counts, accelerator, reporter, stop)
     seconds = time.monotonic() - began
     accelerator.end_training()
-    reporter.completed(counts, metrics, seconds)
+    reporter.completed(parts, counts, metrics, seconds)
 
 
 def _accelerator(config: RunConfig, folder: RunFolder) -> Accelerator:

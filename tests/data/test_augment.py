@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance
 from workbench.config import AugmentationConfig, DataConfig
 from workbench.data.augment import change_colours, draw
 from workbench.data.language import swap_left_right
-from workbench.data.transforms import Placement, place, place_mask, resize_image
+from workbench.data.transforms import Placement, place, place_mask, resize_image, target_of
 
 RELEASED = {"scales": [1 - k / 16 for k in range(7)], "color_jitter": 0.4}
 
@@ -47,7 +47,7 @@ def test_resizing_only_the_referent_s_box_is_resizing_the_whole_mask(side: int) 
         rows, columns = slice(placement.top, None), slice(placement.left, None)
         expected[rows, columns][: placement.height, : placement.width] = np.asarray(whole) / 255
         for found in (place_mask(mask, placement, side, box), place_mask(mask, placement, side)):
-            assert np.abs(found.numpy() - expected).max() <= 1.01 / 255
+            assert np.abs(target_of(found).numpy() - expected).max() <= 1.01 / 255
 
 
 def test_an_image_is_resized_as_pillow_does_to_two_grey_levels() -> None:
@@ -137,7 +137,7 @@ def test_image_and_mask_go_through_the_same_window() -> None:
     picture = torch.from_numpy(mask * np.uint8(255)).expand(3, -1, -1)
     placement = Placement(0, 0, 64, 64, window=(10, 20, 40, 40))
     content = resize_image(picture, placement)
-    target = place_mask(mask, placement, 64, (20, 30, 20, 30))
+    target = target_of(place_mask(mask, placement, 64, (20, 30, 20, 30)))
     assert (content[0].float() / 255 - target).abs().max() <= 2 / 255
     assert target.sum() / 64**2 == pytest.approx(mask[10:50, 20:60].mean(), abs=0.01)
 

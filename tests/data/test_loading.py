@@ -22,6 +22,7 @@ from workbench.data.transforms import (
     place_mask,
     resize_image,
     restore_logits,
+    target_of,
 )
 from workbench.errors import ConfigError, DataError
 
@@ -119,7 +120,7 @@ def test_several_targets_are_one_mask_and_none_an_empty_one(tmp_path: Path) -> N
         parts = [masks.decode(whole[ann_id], 64, 64) for ann_id in expression.ann_ids]
         expected = np.clip(sum(parts, np.zeros((64, 64), dtype=np.uint8)), 0, 1)
         np.testing.assert_array_equal(dataset.mask(expression), expected)
-        np.testing.assert_array_equal(dataset[index, 0]["mask"].numpy(), expected)
+        np.testing.assert_array_equal(dataset[index, 0]["mask"].numpy(), expected * 255)
         counts.add(len(parts))
     assert {0, 1, 2} <= counts
 
@@ -131,12 +132,21 @@ def test_logits_come_back_to_the_original_size_in_place(height: int, width: int,
     assert max(placement.height, placement.width) == 64
     mask = np.zeros((height, width), dtype=np.uint8)
     mask[height // 4 : height // 2, width // 2 : width - 4] = 1
-    square = place_mask(mask, placement, 64)
+    square = target_of(place_mask(mask, placement, 64))
     assert square.sum() / 64**2 == pytest.approx(mask.mean() * placement.height * placement.width / 64**2, rel=0.02)
     back = restore_logits(square * 2 - 1, placement, 64, height, width) > 0
     assert back.shape == (height, width)
     overlap = (back.numpy() & (mask > 0)).sum() / (back.numpy() | (mask > 0)).sum()
     assert overlap > 0.9
+
+
+def test_masks_travel_as_bytes_and_arrive_as_the_same_floats(dataset: ReferringDataset) -> None:
+    """As they were made before: Pillow's bytes divided by 255, or zeros and ones where nothing is resized."""
+    every = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(target_of(every), torch.div(every, 255))
+    batch = next(iter(training_loader(dataset, DataConfig(), 4, 1, seed=0)))
+    assert batch["mask"].dtype == torch.uint8
+    assert set(target_of(batch["mask"]).unique().tolist()) == {0.0, 1.0}, "a picture of the square's own size"
 
 
 def test_the_square_is_zero_outside_the_image() -> None:

@@ -49,7 +49,9 @@ def ended(grid_file: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
     with slurm.on_the_path():
         grid = load_grid(grid_file("settings: {a: {}}\n"))
-        profile = Profile(name="test", backend="slurm", retries={"killed": 1, "timeout": 2, "preempted": 9})
+        profile = Profile(
+            name="test", backend="slurm", retries={"killed": 1, "timeout": 2, "preempted": 9, "node_failure": 5}
+        )
         made = submit(grid, Request(tmp_path / "r", profile, lambda grid: None, report)).arrays
         yield Ended(RunFolder(tmp_path / "r", grid.runs()[0].id), made[0].submission, slurm)
 
@@ -58,6 +60,10 @@ def ended(grid_file: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.
     ("status", "printed", "state", "cause", "again"),
     [
         (137, "srun: error: n1: task 0: Killed", "interrupted", "killed", True),
+        (139, "Fatal Python error: Segmentation fault\nsrun: Segmentation fault", "failed", "code_error", False),
+        (134, "[rank1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=1)", "interrupted", "node_failure",
+         True),
+        (1, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", "failed", "out_of_memory", False),
         (137, "slurmstepd: error: Detected 1 oom_kill event in StepId=12.0", "failed", "out_of_memory", False),
         (137, "slurmstepd: error: Detected 1 oom-kill event(s)", "failed", "out_of_memory", False),
         (140, "", "interrupted", "timeout", True),
@@ -76,8 +82,15 @@ def test_an_end_without_words_of_its_own(
 ) -> None:
     assert ended.end(status, printed) == (state, cause, again)
     assert ended.run.log_tail().last("job_end") is not None
-    if cause == "code_error":
+    if cause == "code_error" and status < 128:
         assert printed.splitlines()[0] in ended.run.record().error.message
+
+
+def test_a_crash_says_that_it_was_the_training_itself(ended: Ended) -> None:
+    trace = "Fatal Python error: Segmentation fault\n\nCurrent thread 0x1 (most recent call first):\n"
+    ended.end(139, f'{trace}  File "/a/loop.py", line 7 in step\n  File "/a/train.py", line 9 in train\n')
+    message = ended.run.record().error.message
+    assert "the training itself crashed with a segmentation fault (SIGSEGV) in step, line 7 of /a/loop.py" in message
 
 
 def test_the_runs_own_words_stand_if_they_are_of_this_attempt(ended: Ended) -> None:

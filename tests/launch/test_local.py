@@ -134,6 +134,39 @@ def test_a_killed_launcher_loses_and_doubles_nothing(grid_file: Write, tmp_path:
     assert [e.event for e in run.log().events].count("start") == 1
 
 
+CRASHING = """
+import ctypes, os, sys
+
+def crash(event, arguments):
+    global began
+    if began and event == "open":
+        ctypes.string_at(0)
+    began = began or (event == "os.rename" and str(arguments[1]).endswith("run.json"))
+
+began = False
+if "SUBMITIT_EXECUTOR" in os.environ:
+    sys.addaudithook(crash)
+"""
+
+
+def test_a_training_that_crashes_by_itself_is_not_called_killed(
+    grid_file: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "crashing").mkdir()
+    (tmp_path / "crashing" / "sitecustomize.py").write_text(CRASHING)
+    before = [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "crashing"), *before]))
+    grid, results = grid_file("settings: {a: {}}\n"), tmp_path / "results"
+    done = subprocess.run(command(grid, results), capture_output=True, text=True, check=False)
+    (run,) = folders(grid, results)
+    record = run.record()
+    assert (done.returncode, record.state) == (2, "failed")
+    assert record.error is not None
+    assert record.error.cause == "code_error"
+    assert "the training itself crashed with a segmentation fault (SIGSEGV)" in record.error.message
+    assert record.error.message in done.stderr
+
+
 def test_jobs_hold_absolute_paths_and_fill_in_threads(
     grid_file: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,8 +68,9 @@ def asked_of(data: ReferData, recipe: RefshapesRecipe, split: str) -> Iterator[A
 
 def _first_annotation(data: ReferData) -> dict[int, int]:
     images, ids = data.objects["image_id"].to_numpy(), data.objects["ann_id"].to_numpy()
-    frame = pd.DataFrame({"image": images, "id": ids}).groupby("image")["id"].min()
-    return {int(image): int(first) for image, first in frame.items()}
+    # The objects of an image follow each other, in the order of its scene.
+    found, first = np.unique(images, return_index=True)
+    return dict(zip(found.tolist(), ids[first].tolist(), strict=True))
 
 
 def _object_baselines(data: ReferData, split: str) -> dict[str, float]:
@@ -82,7 +83,7 @@ def _object_baselines(data: ReferData, split: str) -> dict[str, float]:
     }
     for expression in Expressions(data, split):
         size = [expression.height, expression.width]
-        rles = [
+        rles: list[dict[str, object]] = [
             {"size": size, "counts": data.counts(row, expression.height, expression.width)}
             for row in by_image[expression.image_id]
         ]

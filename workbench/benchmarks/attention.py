@@ -22,12 +22,10 @@ from torch import Tensor
 
 from workbench.benchmarks.formulation import released_attention
 from workbench.benchmarks.race import Report, busy_core, in_fresh_process, in_words, peak_memory, race
-from workbench.models.attention import FORWARD_ONLY_ON_CPU, AttentionInput, attention, implementations
+from workbench.models.attention import FORWARD_ONLY_ON_CPU, UNORDERED_ON_GPU, AttentionInput, attention, implementations
 from workbench.models.attention_policy import SHIPPED, Policy, Rule, choose, load_policy
 
 RELEASED = "released"
-_NOT_DETERMINISTIC = {"flex", "sdpa"}
-"""On a GPU, where their gradients of the bias are summed in no fixed order; no policy trains with them there."""
 HEADS, HEAD_WIDTH = 12, 64
 
 
@@ -133,7 +131,7 @@ def policy_of(measured: dict[tuple[str, bool], dict[str, float]], device: torch.
     """
     rules: list[Rule] = []
     for gradient in (False, True):
-        barred = {RELEASED} | (_NOT_DETERMINISTIC if gradient and device.type == "cuda" else set())
+        barred = {RELEASED} | (UNORDERED_ON_GPU if gradient and device.type == "cuda" else set())
         best = sorted(
             (
                 SHAPES[name].tokens,

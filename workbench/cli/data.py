@@ -208,12 +208,12 @@ def _probed_runs(grid: Any, data: ReferData, results: Path) -> list[dict[str, An
         for seed in seeds_of(results, config.setting_id)
     ]
     completed = [one for one in folders if one[2].state() == "completed"]
-    rows: list[dict[str, Any]] = []
+    rows: list[Any] = []
     with progress_of("asking runs", "runs") as step:
         for done, (setting, seed, folder) in enumerate(completed):
             config = grid.settings[setting]
             table = run_table(config, folder, data, config.evaluation.splits)
-            rows += [{"setting": setting, "seed": seed, **row} for row in table.to_dict("records")]
+            rows += table.assign(setting=setting, seed=seed).to_dict("records")
             step(done + 1, len(completed))
     return rows
 

@@ -123,7 +123,8 @@ class TextEncoderConfig(Section):
     """A BERT-like encoder from `transformers`."""
 
     name: str = "bert_mini"
-    """`bert_mini` or `bert_mini2` (shipped, for refshapes' first and second version), a Hugging Face directory, its name under `machine.checkpoint_root`, or a hub name."""
+    """`bert_mini` or `bert_mini2` (shipped, for refshapes' first and second version), a Hugging Face directory, its
+    name under `machine.checkpoint_root`, or a hub name."""
     sha256: str | None = None
     """Pins the content of a directory's weights file; filled in for a shipped one."""
     pretrained: bool = True
@@ -315,6 +316,8 @@ class TrainingConfig(Section):
     """Compute the features that a frozen image encoder has of each image before text enters only once, and keep them
     (in fp16)."""
     deterministic: bool = True
+    """On one device, the same run gives the same weights to the last bit. An operation of which a GPU has no such form
+    ends the run with an error; a GPU is somewhat slower so."""
     explosion_factor: Annotated[float, Field(gt=1)] = 100.0
     """A loss of more than this many times the first one ends the run as diverged."""
 

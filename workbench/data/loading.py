@@ -149,8 +149,8 @@ class ReferringDataset(Dataset[dict[str, Any]]):
         self._folder = data.image_folder
         self.features: FeatureStore | None = None
         """Where set, examples hold features of the frozen encoder in place of pixels."""
-        images = data.images.take(np.unique(self.expressions.column("image_row")))
-        size = 3 * pc.sum(pc.multiply(images["height"].cast("int64"), images["width"].cast("int64"))).as_py()
+        shown = data.images.take(np.unique(self.expressions.column("image_row")))
+        size = 3 * pc.sum(pc.multiply(shown["height"].cast("int64"), shown["width"].cast("int64"))).as_py()
         self._cache: dict[int, Tensor] | None = {} if cache and size <= CACHE_BYTES else None
 
     def __len__(self) -> int:
@@ -243,7 +243,9 @@ def training_loader(
     world: int = 1,
     close_in_workers: int | None = None,
 ) -> DataLoader[dict[str, Any]]:
-    """Batches from step `start` on: pixels B×3×S×S uint8, mask B×S×S, content B×4, and the list of sentences.
+    """Batches from step `start` on: pixels B×3×S×S uint8, mask B×S×S uint8, content B×4, and the list of sentences.
+
+    Masks are soft, 255 inside; `transforms.target_of` makes floats of them, on the device that computes the loss.
 
     Where the data set has features, batches hold them in place of pixels and content.
 

@@ -1,7 +1,7 @@
 """Expressions of refshapes' second version: in pairs that differ in one part and refer to different shapes.
 
-A solver that does not read the part that differs gives both the same answer, so it is right for one at most. Besides, every
-attribute that a sentence names is needed: without it, the head fits further shapes.
+A solver that does not read the part that differs gives both the same answer, so it is right for one at most. Besides,
+every attribute that a sentence names is needed: without it, the head fits further shapes.
 """
 
 from __future__ import annotations

@@ -65,21 +65,21 @@ def place_image(content: Tensor, placement: Placement, side: int) -> Tensor:
 def place_mask(
     mask: NDArray[np.uint8], placement: Placement, side: int, box: tuple[int, int, int, int] | None = None
 ) -> Tensor:
-    """A training target: the mask height×width resized bilinearly (so soft at its edges) into the square of floats.
+    """A training target: the mask height×width resized bilinearly (so soft at its edges) into the square.
 
-    Done by Pillow with 8 bits, as in the released code.
+    Done by Pillow with 8 bits, as in the released code; so uint8 from 0 to 255, of which `target_of` makes floats.
 
     Args:
         box: top, left, height and width of what is not zero; only that is resized.
     """
     top, left, height, width = placement.window or (0, 0, *mask.shape)
-    square = torch.zeros(side, side)
+    square = torch.zeros(side, side, dtype=torch.uint8)
     content = square[
         placement.top : placement.top + placement.height, placement.left : placement.left + placement.width
     ]
     shown = mask[top : top + height, left : left + width]
     if shown.shape == content.shape:
-        content.copy_(torch.from_numpy(shown))
+        content.copy_(torch.from_numpy(shown)).mul_(255)
         return square
     down, across = height / placement.height, width / placement.width
     top, left, box_height, box_width = (0, 0, height, width) if box is None else (box[0] - top, box[1] - left, *box[2:])
@@ -96,8 +96,14 @@ def place_mask(
     )
     size = (columns.stop - columns.start, rows.stop - rows.start)
     part = picture.resize(size, Image.Resampling.BILINEAR, edges)
-    torch.div(torch.from_numpy(np.array(part)), 255, out=content[rows, columns])
+    content[rows, columns] = torch.from_numpy(np.array(part))
     return square
+
+
+def target_of(mask: Tensor) -> Tensor:
+    """Floats from 0 to 1 of masks in 8 bits, of any shape, on their device; the same to the last bit on each."""
+    # A GPU would multiply by the rounded reciprocal of a plain number.
+    return mask.float() / torch.full((), 255.0, device=mask.device)
 
 
 def _touched(start: int, length: int, scale: float, size: int, whole: int) -> tuple[slice, slice]:

@@ -12,34 +12,21 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from workbench.config import BUILTIN, SHIPPED_BERTS
+from workbench.errors import CheckpointError
 from workbench.grids import Grid
-from workbench.launch import scheduler
+from workbench.launch import capacity, scheduler
+from workbench.launch.capacity import Check
 from workbench.launch.profiles import Profile
+from workbench.models.text_encoder import check_hub, place_of
 from workbench.results.folders import SUBMISSIONS
 
 NODE_SECONDS = 120
 """How long the check waits for a compute node."""
 FREE_GB = 5.0
-
-
-@dataclass(frozen=True)
-class Check:
-    """One finding.
-
-    Attributes:
-        passed: None where it could not be checked.
-        remedy: how to fix it.
-    """
-
-    name: str
-    passed: bool | None
-    found: str
-    remedy: str = ""
 
 
 def examine(profile: Profile, results: Path, grid: Grid | None) -> Iterator[Check]:
@@ -49,7 +36,11 @@ def examine(profile: Profile, results: Path, grid: Grid | None) -> Iterator[Chec
     yield _room(results)
     if grid is not None:
         yield from _inputs(grid, "here", lambda path: path.exists())
+        yield from _hub_names(grid)
     if profile.backend == "local":
+        at_once = 1 if grid is None else min(profile.workers or 1, len(grid.runs()))
+        yield from capacity.shared_memory(grid, at_once, capacity.free_shared_memory(), "here")
+        yield from capacity.gpu_memory(capacity.free_gpu_memory(), "here")
         return
     commands = _commands()
     yield commands
@@ -111,11 +102,27 @@ def _input_paths(grid: Grid) -> list[tuple[str, Path]]:
             found[config.machine.data_root.absolute() / config.data.dataset] = "data"
         if config.backbone.checkpoint not in (None, BUILTIN):
             found[root / str(config.backbone.checkpoint)] = "checkpoint"
-        if config.text_encoder.name not in SHIPPED_BERTS:
-            found[root / config.text_encoder.name] = "checkpoint"
+        text = place_of(config.text_encoder, root)
+        if config.text_encoder.name not in SHIPPED_BERTS and not isinstance(text, str):
+            found[text.absolute()] = "checkpoint"
         if config.start_from.file is not None:
             found[root / config.start_from.file] = "checkpoint"
     return [(kind, path) for path, kind in found.items()]
+
+
+def _hub_names(grid: Grid) -> Iterator[Check]:
+    """The text encoders that are in no folder and no cache: whether a hub answers with them."""
+    asked = {(config.text_encoder.name, config.machine.checkpoint_root): config for config in grid.settings.values()}
+    for (name, root), config in asked.items():
+        if not isinstance(place_of(config.text_encoder, root), str):
+            continue
+        try:
+            check_hub(name, root)
+        except CheckpointError as error:
+            remedy = f"put it into {root.absolute() / name}, or name its folder with --checkpoint-root"
+            yield Check("text encoder here", False, str(error), remedy)
+        else:
+            yield Check("text encoder here", True, f"a hub answers with {name}; compute nodes must reach it, too")
 
 
 def _commands() -> Check:
@@ -211,6 +218,8 @@ def _node(profile: Profile, results: Path, grid: Grid | None) -> Iterator[Check]
         yield Check("compute node", None if busy else False, last, remedy)
         return
     yield from _findings(profile, python, answer, inputs)
+    yield from capacity.shared_memory(grid, 1, answer["shared_memory"], f"on {answer['host']}", profile.tasks_per_node)
+    yield from capacity.gpu_memory(answer["gpu_memory"], f"on {answer['host']}")
 
 
 def _findings(profile: Profile, python: str, answer: dict[str, Any], inputs: list[tuple[str, Path]]) -> Iterator[Check]:
@@ -256,10 +265,14 @@ if sees:
             locked = True
         except OSError:
             pass
-gpu = False
+gpu, gpu_memory, shared_memory = False, [], None
 if "torch" not in missing and {gpus}:
     import torch
     gpu = torch.cuda.is_available()
+    gpu_memory = [torch.cuda.mem_get_info(number) for number in range(torch.cuda.device_count())]
+if os.path.isdir("/dev/shm"):
+    shared_memory = os.statvfs("/dev/shm").f_bavail * os.statvfs("/dev/shm").f_frsize
 print(json.dumps(dict(host=platform.node(), python=platform.python_version(), missing=missing, sees=sees, locked=locked,
-                      gpu=gpu, inputs=[os.path.exists(path) for path in {inputs!r}])))
+                      gpu=gpu, gpu_memory=gpu_memory, shared_memory=shared_memory,
+                      inputs=[os.path.exists(path) for path in {inputs!r}])))
 """

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.failures import FailureClass
+from workbench.failures import FailureClass, crash, known
 from workbench.launch import scheduler
 from workbench.launch.submissions import Submission, Submissions, read_submission
 from workbench.launch.tasks import STOPPED, task_index, task_job
 from workbench.results.folders import RunBusy, RunFolder, RunLog
 from workbench.results.record import RunError
 
-TAIL_BYTES = 8192
+TAIL_BYTES = 32768
+"""The fault handler ends with a line that names some hundred extension modules."""
 
 
 COMPLETED = 100
@@ -145,14 +146,18 @@ def _document(error: RunError) -> dict[str, Any]:
 
 def _from_status(status: int, printed: str) -> tuple[FailureClass, str]:
     words = [line.strip() for line in printed.splitlines() if line.strip() and not line.startswith("srun: ")]
-    if re.search(r"oom[-_ ]kill|Out Of Memory", printed, re.I):
+    if re.search(r"(?i:oom[-_ ]kill)|Out Of Memory", printed):
         return "out_of_memory", "the node killed it for using more memory than it was given"
     number = status - 128 if status > 128 else 0
     if number == signal.SIGUSR2:
         return "timeout", "told to stop before its training began"
     if number == signal.SIGTERM or status == STOPPED:
         return "cancelled", "ended before its training began"
+    if (found := known(printed)) is not None:
+        return found.kind, found.message
     if number in signal.valid_signals():
+        if (crashed := crash(printed, signal.Signals(number).name)) is not None:
+            return crashed
         return "killed", f"ended by {signal.Signals(number).name} from outside"
     last = words[-1] if words else "nothing was printed"
     return "code_error", f"ended with exit code {status} before its training began: {last}"

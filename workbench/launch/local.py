@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import submitit
 
 from workbench.errors import ConfigError
+from workbench.failures import crash, known
 from workbench.files import is_locked
 from workbench.grids import Grid
 from workbench.launch.plan import PlannedRun, Stage, job_document
 from workbench.launch.snapshot import snapshot
 from workbench.launch.tasks import TrainingJob
-from workbench.results.folders import SUBMISSIONS, RunFolder
+from workbench.results.folders import SUBMISSIONS, RunBusy, RunFolder
 from workbench.results.provenance import source
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def run_jobs(
     """
     executor = submitit.LocalExecutor(folder=folder / "%j")
     waiting = list(jobs)
-    running: dict[int, Any] = {}
+    running: dict[int, tuple[Any, TrainingJob]] = {}
     with _used(folder):
         _run_all(executor, waiting, running, code, workers, gpus, tick)
 
@@ -143,7 +144,7 @@ def run_jobs(
 def _run_all(
     executor: Any,
     waiting: list[TrainingJob],
-    running: dict[int, Any],
+    running: dict[int, tuple[Any, TrainingJob]],
     code: Path,
     workers: int,
     gpus: Sequence[int],
@@ -152,18 +153,34 @@ def _run_all(
     try:
         while waiting or running:
             for slot in range(workers):
-                if slot in running and running[slot].done():
-                    del running[slot]
+                if slot in running and running[slot][0].done():
+                    _note_crash(*running.pop(slot))
                 if slot not in running and waiting:
                     executor.update_parameters(timeout_min=WEEK_MINUTES, **_gpu(slot, gpus))
                     with _environment(code, waiting[0].config["machine"]["threads"]):
-                        running[slot] = executor.submit(waiting.pop(0))
+                        running[slot] = (executor.submit(waiting[0]), waiting.pop(0))
             tick(len(running), len(waiting))
             if waiting or running:
                 time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
-        _stop(list(running.values()))
+        _stop([job for job, _ in running.values()])
         raise
+
+
+def _note_crash(job: Any, training: TrainingJob) -> None:
+    """Where a training crashed without time for words of its own: record what its output says of it."""
+    run = training.folder()
+    if run.state() != "killed":
+        return
+    printed = job.paths.stderr.read_text(errors="replace") if job.paths.stderr.is_file() else ""
+    found, crashed = known(printed), crash(printed)
+    cause, message = (found.kind, found.message) if found is not None else crashed or (None, "")
+    if cause is None:
+        return
+    with contextlib.suppress(RunBusy), run.claim() as log:
+        log.write("end", state="failed", cause=cause, error=message)
+        error = {"type": "JobError", "message": message, "class": cause, "time": time.time()}
+        run.update(state="failed", error=error)
 
 
 @contextlib.contextmanager

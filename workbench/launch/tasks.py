@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import signal
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 STOPPED = 75
 """The exit status of a job that was told to stop and left a checkpoint (EX_TEMPFAIL: try again)."""
+STDERR = 2
 CLAIM_SECONDS = 150.0
 """A lock on a network file system outlives a dead node by its lease, 90 seconds as a rule."""
 
@@ -70,6 +72,8 @@ class TrainingJob:
         logging.basicConfig(
             level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", force=True
         )
+        # Where a crash in a library's native code was; who looks after the job reads it there.
+        faulthandler.enable(file=STDERR, all_threads=False)
         folder = self.folder()
         train(RunConfig.parse(self.config), self.seed, folder, stop=stop, source=self.source)
         return folder.name

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from workbench.models.attention_policy import choose
 from workbench.models.chunked_attention import Grid, chunked_attention
+from workbench.models.determinism import must_be_deterministic
 from workbench.registry import Registry
 
 
@@ -64,6 +65,8 @@ Implementation = Callable[[AttentionInput], Tensor]
 implementations: Registry[Implementation] = Registry("attention implementation", "attention")
 FORWARD_ONLY_ON_CPU = frozenset({"flex"})
 """Implementations without a backward pass on the CPU."""
+UNORDERED_ON_GPU = frozenset({"flex", "sdpa"})
+"""Implementations whose gradients of the bias a GPU sums in no fixed order."""
 
 
 def attention(inputs: AttentionInput, implementation: str | None = None) -> Tensor:
@@ -85,6 +88,8 @@ def _chosen(inputs: AttentionInput) -> str:
     q = inputs.q
     gradient = torch.is_grad_enabled() and (q.requires_grad or inputs.k.requires_grad or inputs.v.requires_grad)
     name: str = _constant_choice(q.device.type, str(q.dtype).removeprefix("torch."), gradient, inputs.k.shape[2])
+    if gradient and name in UNORDERED_ON_GPU and must_be_deterministic(q.device):
+        return "augmented"
     return name
 
 

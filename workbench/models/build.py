@@ -37,7 +37,7 @@ def build_model(config: RunConfig) -> ReferringSam:
     check_config(config)
     sam = checkpoints.load_backbone(config.backbone, config.machine.checkpoint_root)
     text_encoder = load_text_encoder(config.text_encoder, config.machine.checkpoint_root)
-    model = _assemble(config, sam, text_encoder)
+    model = assemble(config, sam, text_encoder)
     if config.start_from.file is not None:
         model.load_state_dict(_start(model, config), strict=False)
     return model
@@ -75,7 +75,7 @@ def check_config(config: RunConfig) -> ReferringSam:
         )
     with torch.device("meta"):
         text_encoder = build_from_shape(config.text_encoder, config.machine.checkpoint_root)
-        model = _assemble(config, sam, text_encoder)
+        model = assemble(config, sam, text_encoder)
     if config.training.cache_features and model.image_encoder.first_fused == 0:
         raise ConfigError(
             "training.cache_features",
@@ -126,7 +126,8 @@ def check_digests(config: RunConfig, stored: Mapping[str, Any], run: str) -> Non
             )
 
 
-def _assemble(config: RunConfig, sam: Sam, text_encoder: TextEncoder) -> ReferringSam:
+def assemble(config: RunConfig, sam: Sam, text_encoder: TextEncoder) -> ReferringSam:
+    """The model of a run around a SAM and a text encoder, its parts frozen; ConfigError where they do not fit."""
     backbone: Backbone = sam.image_encoder
     fusion = build_fusion(config.fusion, Sizes(text_encoder.width, backbone.widths, config.text_encoder.max_tokens))
     model = ReferringSam(

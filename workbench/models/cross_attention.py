@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from workbench.models.determinism import attend
 
 
 class SampleLayerNorm(nn.Module):
@@ -53,12 +54,12 @@ class CrossAttention(nn.Module):
             separate: Tensor = x.unflatten(-1, (self.heads, -1))
             return separate.transpose(1, 2)
 
-        attended = F.scaled_dot_product_attention(
+        attended = attend(
             heads(self.q_proj(queries)),
             heads(self.k_proj(keys)),
             heads(self.v_proj(keys)),
-            attn_mask=None if key_mask is None else key_mask[:, None, None],
-            dropout_p=self.dropout if self.training else 0.0,
+            None if key_mask is None else key_mask[:, None, None],
+            self.dropout if self.training else 0.0,
         )
         out: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return out

@@ -13,6 +13,8 @@ from segment_anything.modeling import MaskDecoder
 from torch import Tensor
 from torch.nn import functional as F
 
+from workbench.models.determinism import attend
+
 DecoderObserver = Callable[[int, Tensor], None]
 """Called with (layer, logits of token-to-image attention B×h×T×N before the softmax)."""
 
@@ -93,11 +95,11 @@ def _heads(module: Any, x: Tensor) -> Tensor:
 
 def _attend(module: Any, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
     """SAM's decoder attention; `key_mask` B×K is False at keys that must not be attended to."""
-    out = F.scaled_dot_product_attention(
+    out = attend(
         _heads(module, module.q_proj(q)),
         _heads(module, module.k_proj(k)),
         _heads(module, module.v_proj(v)),
-        attn_mask=None if key_mask is None else key_mask[:, None, None],
+        None if key_mask is None else key_mask[:, None, None],
     )
     projected: Tensor = module.out_proj(out.transpose(1, 2).flatten(2))
     return projected

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from workbench.config import FreezeConfig
 from workbench.models.backbones import Observer
+from workbench.models.determinism import resize
 from workbench.models.fusion import Fusion
 from workbench.models.image_encoder import FusedImageEncoder
 from workbench.models.mask_decoder import DecoderObserver, decode
@@ -157,7 +159,7 @@ class ReferringSam(nn.Module):
         observer: DecoderObserver | None = None,
     ) -> Tensor:
         """Low-resolution mask logits B×1×4h×4w of an image embedding B×C×h×w and text features B×L×C."""
-        image_pe = self.prompt_encoder.pe_layer(image_embedding.shape[-2:])[None]
+        image_pe = image_positions(self.prompt_encoder.pe_layer, image_embedding.shape[-2], image_embedding.shape[-1])
         dense = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         words = self.text_proj(text_features)
         logits, _ = decode(self.mask_decoder, image_embedding, image_pe, words, dense, text_mask, observer=observer)
@@ -193,6 +195,19 @@ class ReferringSam(nn.Module):
                 parameter.requires_grad_(False)
 
 
+def image_positions(encoding: Any, height: int, width: int) -> Tensor:
+    """SAM's positional encoding of a grid, 1×C×height×width; the same as calling its `PositionEmbeddingRandom`.
+
+    That counts the rows with `cumsum`, which has no deterministic form on a GPU before torch 2.12.
+    """
+    device = encoding.positional_encoding_gaussian_matrix.device
+    rows = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
+    columns = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
+    places = torch.stack([columns.expand(height, -1), rows[:, None].expand(-1, width)], dim=-1)
+    encoded: Tensor = encoding._pe_encoding(places)
+    return encoded.permute(2, 0, 1)[None]
+
+
 def upsample(logits: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
     """Logits N×h×w at another size, bilinear: as SAM enlarges them, or (`align_corners`) as the released DIT code."""
-    return F.interpolate(logits[:, None], size=size, mode="bilinear", align_corners=align_corners)[:, 0]
+    return resize(logits[:, None], size, "linear", align_corners)[:, 0]

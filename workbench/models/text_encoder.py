@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from workbench.config import SHIPPED_BERTS, TextEncoderConfig
 from workbench.errors import CheckpointError, ConfigError, MissingCheckpoint
 from workbench.files import digest_of
+from workbench.models.determinism import plain_attention
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -46,7 +47,8 @@ class TextEncoder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Features B×L×width of token ids B×L; `attention_mask` is 0 at padding, B×L."""
-        features: Tensor = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        with plain_attention(input_ids.device):
+            features: Tensor = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return features
 
 
@@ -91,6 +93,20 @@ def locate(config: TextEncoderConfig, root: Path) -> str:
     return config.name
 
 
+def place_of(config: TextEncoderConfig, root: Path) -> Path | str:
+    """The directory that holds a text encoder, which may be the hub's cache; its hub name where only a hub has it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        name = locate(config, root)
+    except MissingCheckpoint:
+        return Path(config.name).expanduser()
+    if Path(name).is_dir():
+        return Path(name)
+    cached = try_to_load_from_cache(name, "config.json")
+    return Path(cached).parent if isinstance(cached, str) else name
+
+
 def load_tokenizer(config: TextEncoderConfig, root: Path) -> Tokenizer:
     """The tokenizer of a text encoder; CheckpointError if it is missing or has no words."""
     from transformers import AutoTokenizer
@@ -130,7 +146,7 @@ def check_text_encoder(config: TextEncoderConfig, root: Path) -> None:
 
     place = locate(config, root)
     if not Path(place).is_dir():
-        _check_hub(place, root)
+        check_hub(place, root)
         return
     _from_pretrained(AutoConfig, place, root)
     load_tokenizer(config, root)
@@ -154,8 +170,12 @@ def weights_file(place: str) -> Path | None:
     return next((f for name in WEIGHTS for f in [Path(place) / name] if f.is_file()), None)
 
 
-def _check_hub(name: str, root: Path) -> None:
-    """Whether a hub name is in the local cache, or a hub that answers has it; one request, without retries."""
+def check_hub(name: str, root: Path) -> None:
+    """Check that a name is in the hub's cache here, or a hub that answers has it; one request, without retries.
+
+    Raises:
+        CheckpointError: it is not to be had.
+    """
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     if isinstance(try_to_load_from_cache(name, "config.json"), str):

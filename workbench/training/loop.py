@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from workbench.config import RunConfig
 from workbench.data.loading import training_loader
+from workbench.data.transforms import target_of
 from workbench.errors import DataError, InterruptedRun
 from workbench.models.referring_sam import upsample
 from workbench.models.text_encoder import Tokenizer
@@ -191,7 +192,7 @@ def batch_loss(
     else:
         bare: Any = getattr(model, "module", model)  # inside the wrapper for several processes
         image = bare.normalise(batch["pixels"].to(device, non_blocking=True), batch["content"])
-    mask = batch["mask"].to(device, non_blocking=True)
+    mask = target_of(batch["mask"].to(device, non_blocking=True))
     logits = model(image, ids, attention_mask, features)
     with torch.autocast(device.type, enabled=False):
         align_corners = config.backbone.mask_upsampling == "align_corners"

@@ -67,9 +67,7 @@ def build_parts(config: RunConfig, seed: int, folder: RunFolder, device: torch.d
     # The number of threads changes how sums are rounded, so a run keeps the number it was started with.
     if threads := record.threads or machine.threads:
         torch.set_num_threads(threads)
-    if training.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(training.deterministic, warn_only=True)
+    set_determinism(training.deterministic)
     check_digests(config, record.provenance.digests() if record.provenance else {}, folder.name)
     data = open_dataset(config)
     dataset = split_of(data, config.data.train_split, config)
@@ -87,6 +85,15 @@ def build_parts(config: RunConfig, seed: int, folder: RunFolder, device: torch.d
     return Parts(
         config, seed, data, dataset, steps, model, tokenizer, ema, optimizer, schedule, start_from_run_sha256
     )  # fmt: skip
+
+
+def set_determinism(wanted: bool) -> None:
+    """For the rest of this process: whether an operation that sums in no fixed order is an error (RuntimeError)."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
+    # Nothing here reads memory before it is written, and filling it takes time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def split_of(data: ReferData, name: str, config: RunConfig, images: int | None = None) -> ReferringDataset:

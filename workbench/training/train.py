@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from workbench.config import RunConfig
 from workbench.errors import ConfigError, DivergedError, InterruptedRun
-from workbench.failures import FailureClass, classify
+from workbench.failures import FailureClass, classify, message_of
 from workbench.results.folders import RunBusy, RunFolder, RunLog
 from workbench.training.checkpointing import resume, save
 from workbench.training.final_evaluation import evaluate_splits
@@ -177,5 +177,4 @@ def _ended(folder: RunFolder, log: RunLog | None, state: str, error: BaseExcepti
 
 
 def _error_fields(error: BaseException, cause: FailureClass) -> dict[str, Any]:
-    message = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return {"type": type(error).__name__, "message": message, "class": cause, "time": time.time()}
+    return {"type": type(error).__name__, "message": message_of(error), "class": cause, "time": time.time()}

@@ -22,6 +22,7 @@ from workbench.models.backbones.base import (
     backbones,
     sam_around,
 )
+from workbench.models.determinism import resize
 
 
 class SamViT(ImageEncoderViT, Backbone):  # type: ignore[misc]
@@ -200,8 +201,7 @@ def resized_positions(positions: Tensor | None, grid: tuple[int, int]) -> Tensor
     """SAM's absolute positions 1×H×W×C at another grid, bicubic as in the released DIT code."""
     if positions is None or tuple(positions.shape[1:3]) == grid:
         return 0.0 if positions is None else positions
-    resized = F.interpolate(positions.permute(0, 3, 1, 2), size=grid, mode="bicubic", align_corners=False)
-    return resized.permute(0, 2, 3, 1)
+    return resize(positions.permute(0, 3, 1, 2), grid, "cubic").permute(0, 2, 3, 1)
 
 
 def relative_tables(module: Any, grid: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
@@ -214,6 +214,6 @@ def relative_tables(module: Any, grid: tuple[int, int]) -> tuple[Tensor | None, 
 def _relative(table: Tensor, size: int) -> Tensor:
     rows = 2 * size - 1
     if len(table) != rows:
-        table = F.interpolate(table.t()[None], size=rows, mode="linear")[0].t()
+        table = resize(table.t()[None], (rows,), "linear")[0].t()
     places = torch.arange(size, device=table.device)
     return table[places[:, None] - places[None, :] + size - 1]

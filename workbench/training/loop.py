@@ -5,6 +5,7 @@ What is random in step t depends only on (seed, t, process), so no random state 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,6 +24,7 @@ from workbench.training.checkpointing import Counts
 from workbench.training.divergence import DivergenceWatch
 from workbench.training.features import cached_features
 from workbench.training.losses import mask_loss
+from workbench.training.micro_batches import micro_batches
 from workbench.training.reporting import Reporter
 from workbench.training.setup import Parts
 
@@ -89,10 +91,15 @@ class Loop:
     def _step(self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, Any]) -> Tensor:
         parts, accelerator = self._parts, self._accelerator
         model.train()
-        with accelerator.autocast():
-            loss = batch_loss(model, parts.tokenizer, batch, parts.config, accelerator.device)
         optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(loss)
+        loss = torch.zeros((), device=accelerator.device)
+        for part in micro_batches(batch, parts.config.machine.micro_batch):
+            # Processes add up their gradients once, with the last part.
+            with contextlib.nullcontext() if part.last else accelerator.no_sync(model):
+                with accelerator.autocast():
+                    own = batch_loss(model, parts.tokenizer, part.batch, parts.config, accelerator.device) * part.share
+                accelerator.backward(own)
+            loss += own.detach()
         if parts.config.training.optimizer.clip_norm is not None:
             accelerator.clip_grad_norm_(model.parameters(), parts.config.training.optimizer.clip_norm)
         optimizer.step()

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from workbench.config import RunConfig
+from workbench.errors import ConfigError
 from workbench.results.folders import RunFolder
 from workbench.training.checkpointing import Counts
 from workbench.training.loop import Loop
@@ -16,7 +21,7 @@ from workbench.training.memory import LiveBytes
 from workbench.training.micro_batches import micro_batches
 from workbench.training.reporting import Reporter
 from workbench.training.setup import build_parts
-from workbench.training.train import _accelerator
+from workbench.training.train import _accelerator, train
 
 Make = Callable[..., RunConfig]
 TRAINED: dict[str, Any] = {
@@ -129,3 +134,53 @@ def test_both_need_less_memory(tmp_path: Path, make_config: Make, monkeypatch: p
     assert parts < 0.35 * whole
     assert again < 0.6 * whole
     assert both < again
+
+
+RUN = """
+import json, sys
+from pathlib import Path
+from workbench.config import RunConfig
+from workbench.errors import ConfigError
+from workbench.results.folders import RunFolder
+from workbench.training.train import train
+config = RunConfig.parse(json.loads(sys.argv[1]))
+train(config, 0, RunFolder.of(Path(sys.argv[2]), config, 0))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_with_parts_train_to_the_weights_of_one_without(
+    tmp_path: Path, make_config: Make, still_bert: Path
+) -> None:
+    fields = {**TRAINED, "text_encoder__name": str(still_bert), "fusion__variant": "l_dit", "fusion__dropout": 0.0}
+    alone, _ = trained(tmp_path, make_config(**fields))
+    config = make_config(**fields, machine__device="cpu", machine__micro_batch=3, machine__checkpoint_activations=True)
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    document = json.dumps(config.model_dump(mode="json"))
+    done = subprocess.run([*launcher, document, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    folder = RunFolder.of(tmp_path, config, 0)
+    checkpoint = folder.checkpoints.latest()
+    assert checkpoint is not None
+    assert folder.record().processes == 2
+    weights = load_file(checkpoint.model)
+    assert furthest(weights, {name: alone[name] for name in weights}) < 1e-6
+
+
+def test_a_training_refuses_a_batch_that_its_processes_cannot_share(
+    tmp_path: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def refuse(self: RunConfig, processes: int) -> None:
+        asked.append(processes)
+        raise ConfigError("training.batch_size", "no")
+
+    monkeypatch.setattr(RunConfig, "check_processes", refuse)
+    folder = RunFolder.of(tmp_path, make_config(**TRAINED), 0)
+    with pytest.raises(ConfigError, match=r"training\.batch_size"):
+        train(make_config(**TRAINED), 0, folder)
+    assert asked == [1]
+    assert folder.state() == "failed"

@@ -30,29 +30,32 @@ class Memory:
     Not counted: what CUDA and its libraries take, and what the allocator cannot use; that is 1 to 2 GiB.
 
     Attributes:
+        activations: the most that the rest of a step takes at once, from images to intermediate results.
         weights: of the whole model, frozen parts included.
         gradients: with several processes twice, because they are added up in buffers of their own.
         optimizer: Adam's two moments of what is trained.
         average: the moving average of the weights.
-        activations: the most that the rest of a step takes at once, from images to intermediate results.
     """
 
+    activations: int
     weights: int
     gradients: int
     optimizer: int
     average: int
-    activations: int
 
     @property
     def total(self) -> int:
         """All of it."""
         return self.weights + self.gradients + self.optimizer + self.average + self.activations
 
+    @property
+    def gib(self) -> float:
+        """All of it, in GiB."""
+        return self.total / GIB
+
     def __str__(self) -> str:
-        parts = {name: getattr(self, name) / GIB for name in ("activations", "weights", "gradients", "optimizer")}
-        if self.average:
-            parts["average"] = self.average / GIB
-        return f"{self.total / GIB:.1f} GiB ({', '.join(f'{name} {size:.1f}' for name, size in parts.items())})"
+        shown = [f"{name} {size / GIB:.3g}" for name, size in vars(self).items() if size]
+        return f"{self.gib:.3g} GiB ({', '.join(shown)})"
 
 
 def step_memory(config: RunConfig, processes: int = 1) -> Memory:
@@ -72,11 +75,11 @@ def step_memory(config: RunConfig, processes: int = 1) -> Memory:
     trained = sum(map(_bytes, learning))
     weights = sum(map(_bytes, model.parameters()))
     return Memory(
+        activations=max(peak, trained),  # Adam's step makes one more tensor as large as what it trains
         weights=weights,
         gradients=trained * (2 if processes > 1 else 1),
         optimizer=2 * trained,
         average=0 if config.training.ema.decay is None else weights,
-        activations=max(peak, trained),  # Adam's step makes one more tensor as large as what it trains
     )
 
 
@@ -102,18 +105,16 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and see what it made."""
-        given = {id(x.untyped_storage()) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
         out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self._see(leaf.untyped_storage(), given)
+        for leaf in [out] if isinstance(out, Tensor) else tree_leaves(out):
+            if isinstance(leaf, Tensor) and id(storage := leaf.untyped_storage()) not in self._known:
+                given = (x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor))
+                if not any(x.untyped_storage() is storage for x in given):  # else a view of what was there before
+                    self._made(storage)
         return out
 
-    def _see(self, storage: torch.UntypedStorage, given: set[int]) -> None:
-        name = id(storage)
-        if name in self._known or name in given:
-            return
-        size = storage.nbytes()
+    def _made(self, storage: torch.UntypedStorage) -> None:
+        name, size = id(storage), storage.nbytes()
         self._known[name] = weakref.finalize(storage, self._gone, name, size)
         self.now += size
         self.peak = max(self.peak, self.now)

@@ -134,7 +134,6 @@ COVERED_BY = {
     "training/loop.py": "training/test_train.py",
     "training/reporting.py": "training/test_train.py",
     "training/schedule.py": "training/test_losses.py",
-    "training/setup.py": "training/test_train.py",
 }
 """Modules (or all those of a room) without a test file of their own, with the file that tests them."""
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from workbench.registry import unknown_name
+
 BUILTIN = "builtin"
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -271,6 +273,16 @@ class OptimizerConfig(Section):
     eps: Positive = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip_norm: Positive | None = 1.0
+    rates: dict[str, Positive] = {}
+    """Part, as in `freeze`, to a factor on the learning rate; the others, and 1, mean the learning rate itself."""
+
+    @field_validator("rates")
+    @classmethod
+    def _of_parts(cls, rates: dict[str, float]) -> dict[str, float]:
+        for part in rates:
+            if part not in FreezeConfig.model_fields:
+                raise ValueError(unknown_name("part", part, list(FreezeConfig.model_fields)))
+        return {part: rates[part] for part in FreezeConfig.model_fields if rates.get(part, 1.0) != 1.0}
 
 
 class ScheduleConfig(Section):
@@ -312,6 +324,8 @@ class TrainingConfig(Section):
     ema: EmaConfig = EmaConfig()
     loss: LossConfig = LossConfig()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    tf32: bool = False
+    """Let a GPU compute what is in fp32 with TF32's 10 bits of mantissa."""
     cache_features: bool = False
     """Compute the features that a frozen image encoder has of each image before text enters only once, and keep them
     (in fp16)."""
@@ -325,6 +339,13 @@ class TrainingConfig(Section):
     def _one_budget(self) -> TrainingConfig:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("exactly one of 'steps' and 'epochs' must be set")
+        return self
+
+    @model_validator(mode="after")
+    def _rates_of_what_learns(self) -> TrainingConfig:
+        for part in self.optimizer.rates:
+            if getattr(self.freeze, part):
+                raise ValueError(f"'optimizer.rates' has a factor for {part}, which 'freeze.{part}' keeps as it is")
         return self
 
 
@@ -384,6 +405,10 @@ class MachineConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = False
     """Compile the image encoder with torch.compile for training; the first steps then take minutes."""
+    micro_batch: int | None = Field(None, ge=1)
+    """At most so many examples of a process's part of a batch go through the model at once; their gradients add up."""
+    checkpoint_activations: bool = False
+    """Keep only what enters each block of the image encoder, and compute the rest again for the gradients."""
     threads: int | None = Field(None, ge=1)
     loader_workers: int = Field(0, ge=0)
     cache_images: bool = True
@@ -393,3 +418,9 @@ class MachineConfig(Section):
     log_steps: int = Field(20, ge=1)
     trackers: tuple[str, ...] = ("tensorboard",)
     """Names that accelerate knows (tensorboard, wandb, …)."""
+
+    @model_validator(mode="after")
+    def _compiled_or_checkpointed(self) -> MachineConfig:
+        if self.compile and self.checkpoint_activations:
+            raise ValueError("'compile' and 'checkpoint_activations' do not go together; set one of them to false")
+        return self

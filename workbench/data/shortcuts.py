@@ -83,13 +83,16 @@ SHORTCUTS: dict[str, Shortcut] = {
     "colour word only": _only(tuple(COLOURS)),
     "shape word only": _only(SHAPES),
     "direction word only": _direction_only,
-    "head only, no direction or anchor": _head_only,
     "any held-out combination": _held_out,
 }
 """Each ignores at least one part of every sentence."""
-NO_ANCHOR, FULL = "all but the anchor", "all that is written"
-READERS: dict[str, Shortcut] = {NO_ANCHOR: _no_anchor, FULL: lambda scene, query, size: fitting(scene, query)}
-"""They read nearly all: the first ignores the anchor of a relation, and takes the furthest on the side it names."""
+HEAD, NO_ANCHOR, FULL = "all but direction and anchor", "all but the anchor", "all that is written"
+READERS: dict[str, Shortcut] = {
+    HEAD: _head_only,
+    NO_ANCHOR: _no_anchor,
+    FULL: lambda scene, query, size: fitting(scene, query),
+}
+"""They read nearly all: the second ignores the anchor of a relation, and takes the furthest on the side it names."""
 
 
 def probability(solver: Shortcut, scene: Scene, query: Query, target: int, size: Size) -> float:

@@ -24,7 +24,7 @@ Make = Callable[..., RunConfig]
 OVERFITS = {
     "fusion__variant": "l_dit",
     "training__steps": 12,
-    "training__optimizer__learning_rate": 3e-2,
+    "training__optimizer__learning_rate": 1e-3,
     "training__schedule__name": "constant",
     "training__schedule__warmup": 0.0,
     "validation__every": {"steps": 2},

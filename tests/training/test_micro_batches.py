@@ -25,7 +25,8 @@ from workbench.training.train import _accelerator, train
 
 Make = Callable[..., RunConfig]
 TRAINED: dict[str, Any] = {
-    # With Adam's usual 1e-8, rounding becomes whole steps where a gradient is all but zero.
+    # With Adam's usual 1e-8, rounding becomes whole steps where a gradient is zero but for rounding: of the biases of
+    # keys, which a softmax does not see.
     "training__steps": 10, "training__batch_size": 8, "training__optimizer__eps": 1e-4,
     "training__ema__decay": 0.9,
 }  # fmt: skip

@@ -90,6 +90,8 @@ COVERED_BY = {
     "benchmarks/fake_slurm.py": "launch/test_states.py",
     "cli/cluster.py": "launch/test_submit.py",
     "cli/options.py": "cli/test_runs.py",
+    "config/base.py": "config/test_run.py",
+    "config/data.py": "config/test_run.py",
     "config/sections.py": "config/test_run.py",
     "data/check.py": "data/test_prepare.py",
     "data/counts.py": "data/test_prepare.py",

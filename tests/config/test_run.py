@@ -31,6 +31,12 @@ OTHER: dict[str, Any] = {
     "data.dataset": "refcoco",
     "data.recipe": {"seed": 9},
     "data.recipe.targets": "any",
+    "data.recipe.version": 2,
+    "validation.every": {"steps": 3},
+    "validation.split": "val2",
+    "validation.images": 4,
+    "validation.metric": "oiou",
+    "evaluation.checkpoint": "best",
     "data.sha256": "2" * 64,
     "data.augmentation.scales": [1.0, 0.75],
     "data.augmentation.large_scale_jitter": [0.1, 2.0],
@@ -75,6 +81,8 @@ def changed(config: RunConfig, key: str) -> RunConfig:
     for part in parts:
         inside = inside[part]
     inside[last] = other
+    if key == "evaluation.checkpoint":
+        document["validation"]["every"] = {"steps": 2}
     if key == "data.dataset":
         document["data"]["recipe"] = None
     if key == "backbone.name":
@@ -99,7 +107,8 @@ def every_result_field() -> list[str]:
 
 @pytest.mark.parametrize("key", every_result_field())
 def test_every_field_that_can_change_a_result_changes_the_id(key: str) -> None:
-    config = RunConfig.parse(PLAIN)
+    best = {"validation": {"every": {"steps": 2}}, "evaluation": {"checkpoint": "best"}}
+    config = RunConfig.parse(PLAIN | (best if key.startswith("validation.") else {}))
     assert changed(config, key).setting_id.rpartition("-")[2] != config.setting_id.rpartition("-")[2]
 
 

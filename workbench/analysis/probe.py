@@ -59,7 +59,7 @@ def baseline_table(data: ReferData, recipe: RefshapesRecipe | None, splits: Sequ
 
 def asked_of(data: ReferData, recipe: RefshapesRecipe, split: str) -> Iterator[Asked]:
     """The expressions of a split of refshapes in their order, each with its scene."""
-    scenes = {image: Scene(scene) for image, scene in refshapes.scenes_of(recipe, split)}
+    scenes = {image: Scene(scene, recipe.version == 1) for image, scene in refshapes.scenes_of(recipe, split)}
     first = _first_annotation(data)
     for expression in Expressions(data, split):
         target = expression.ann_ids[0] - first[expression.image_id]

@@ -14,15 +14,19 @@ from typing import Any
 
 from pydantic import ValidationError, model_validator
 
+from workbench.config.base import (
+    Section,
+)
+from workbench.config.data import (
+    AugmentationConfig,
+    DataConfig,
+)
 from workbench.config.sections import (
     BUILTIN,
-    AugmentationConfig,
     BackboneConfig,
-    DataConfig,
     EvaluationConfig,
     FusionConfig,
     MachineConfig,
-    Section,
     StartConfig,
     TextEncoderConfig,
     TrainingConfig,

@@ -181,5 +181,5 @@ def text_of(rng: np.random.Generator, query: Query) -> str:
 
 
 def _noun_phrase(rng: np.random.Generator, attributes: tuple[str, ...]) -> str:
-    noun = () if attributes[-1] in SHAPES else (NOUNS[rng.integers(len(NOUNS))],)
+    noun = () if attributes and attributes[-1] in SHAPES else (NOUNS[rng.integers(len(NOUNS))],)
     return " ".join((*attributes, *noun))

@@ -47,3 +47,17 @@ def test_no_update_reads_a_value_from_the_weights_device() -> None:
 
 def test_without_a_decay_there_is_none() -> None:
     assert averaged(nn.Linear(1, 1), EmaConfig()) is None
+
+
+def test_the_released_average_begins_from_the_weights_before_the_first_step() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    average = averaged(model, EmaConfig(decay=0.9997, start="initial"))
+    assert average is not None
+    expected = 1.0
+    for update, weight in enumerate((2.0, 5.0, -1.0)):
+        nn.init.constant_(model.weight, weight)
+        average.update_parameters(model)
+        decay = min(0.9997, (1 + update) / (10 + update))
+        expected = decay * expected + (1 - decay) * weight
+    assert abs(average.module.weight.item() - expected) < 1e-6

@@ -42,6 +42,10 @@ class AugmentationConfig(Section):
     color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Brightness, contrast and saturation, in random order, each by a factor within 1 ± this. Released: 0.4."""
     color_jitter_probability: Fraction = 0.8
+    batch_scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] | Literal["released"] | None = None
+    """One is drawn for each batch, whose images and masks are resized to that fraction of the model's square (to whole
+    patches), to the nearest pixel. `released`: 7/16 to 1 in steps of 1/16 for the variants with cross-attention, which
+    alone were trained so, and none for the others."""
     swap: Literal["words", "substrings"] = "words"
     """What a flip exchanges in the sentence: the words left and right, or these letters anywhere, as released."""
 
@@ -58,7 +62,8 @@ class AugmentationConfig(Section):
     @property
     def changes_pixels(self) -> bool:
         """Whether the same image can look different each time it is drawn."""
-        return self.scales is not None or self.large_scale_jitter is not None or self.color_jitter > 0
+        random = (self.scales, self.large_scale_jitter, self.batch_scales)
+        return any(option is not None for option in random) or self.color_jitter > 0
 
 
 class DataConfig(Section):
@@ -73,6 +78,8 @@ class DataConfig(Section):
     """For `refshapes` only, where it is filled in."""
     epoch: Literal["expressions", "referents"] = "expressions"
     """One pass is over every expression, or over every referent with one of its expressions drawn at random."""
+    drop_last: bool = False
+    """Each pass over the training split leaves out its last, incomplete batch; else a batch may span two passes."""
     horizontal_flip: Fraction = 0.5
     padding: Literal["bottom_right", "centred"] = "bottom_right"
     augmentation: AugmentationConfig = AugmentationConfig()

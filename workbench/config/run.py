@@ -54,6 +54,10 @@ LATER_FIELDS: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("evaluation", "checkpoint"), "last"),
     (("training", "optimizer", "rates"), {}),
     (("training", "tf32"), False),
+    (("training", "schedule", "warmup_epochs"), None),
+    (("training", "ema", "start"), "first_step"),
+    (("data", "drop_last"), False),
+    (("data", "augmentation", "batch_scales"), None),
 )
 """Fields added after runs had been stored, each with its former fixed value.
 

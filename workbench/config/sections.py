@@ -199,6 +199,8 @@ class ScheduleConfig(Section):
     name: Literal["one_cycle", "warmup_cosine", "constant"] = "one_cycle"
     warmup: Fraction = 0.1
     """Fraction of all steps."""
+    warmup_epochs: Positive | None = None
+    """Instead: passes over the training split, whatever the length of the training."""
     start: Fraction = 0.04
     end: Fraction = 0.0
 
@@ -208,6 +210,8 @@ class EmaConfig(Section):
 
     decay: Annotated[float, Field(ge=0, lt=1)] | None = None
     """The decay at step t is min(decay, (1+t)/(10+t)); null turns it off."""
+    start: Literal["first_step", "initial"] = "first_step"
+    """The average begins from the weights after the first step, or, as released, from those before it."""
 
 
 class LossConfig(Section):

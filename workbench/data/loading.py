@@ -27,7 +27,7 @@ from workbench.data.language import swap_left_right
 from workbench.data.sampling import StepSampler
 from workbench.data.tables import ReferData
 from workbench.data.transforms import Placement, place, place_image, place_mask, resize_image
-from workbench.errors import DataError
+from workbench.errors import ConfigError, DataError
 
 CACHE_BYTES = 2 * 1024**3
 START_METHOD = "fork"
@@ -225,10 +225,21 @@ class ReferringDataset(Dataset[dict[str, Any]]):
 
 
 def steps_per_epoch(dataset: ReferringDataset, config: DataConfig, batch_size: int) -> float:
-    """Batches in one pass, fractional where the last is not full."""
+    """Batches in one pass, fractional where the last is not full and is not left out.
+
+    Raises:
+        ConfigError: every batch would be left out.
+    """
     referents = config.epoch == "referents"
     units = len(np.unique(dataset.expressions.column("ref_id"))) if referents else len(dataset)
-    return units / batch_size
+    if config.drop_last and units < batch_size:
+        raise ConfigError("data.drop_last", f"leaves nothing of {units} examples with a batch_size of {batch_size}")
+    return batches(units, batch_size, config.drop_last)
+
+
+def batches(units: int, batch_size: int, drop_last: bool) -> float:
+    """How many batches a pass over so many examples has; fractional where an incomplete one is not left out."""
+    return units // batch_size if drop_last else units / batch_size
 
 
 def training_loader(
@@ -253,7 +264,7 @@ def training_loader(
         close_in_workers: a file descriptor that the workers must not inherit.
     """
     referents = dataset.expressions.column("ref_id").tolist() if config.epoch == "referents" else None
-    sampler = StepSampler(len(dataset), batch_size, steps, seed, start, referents, rank, world)
+    sampler = StepSampler(len(dataset), batch_size, steps, seed, start, referents, rank, world, config.drop_last)
     return DataLoader(
         dataset,
         batch_sampler=sampler,

@@ -17,19 +17,20 @@ class MovingAverage(AveragedModel):
 
     Args:
         limit: the decay at update t is min(limit, (1+t)/(10+t)).
+        from_initial: average from the weights before the first step on, not from those after it.
     """
 
-    def __init__(self, model: nn.Module, limit: float) -> None:
+    def __init__(self, model: nn.Module, limit: float, from_initial: bool = False) -> None:
         super().__init__(model)
-        self._limit = limit
+        self._limit, self._from_initial = limit, from_initial
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """One update; the first copies the weights."""
+        """One update; the first copies the weights, if it does not average from the initial ones."""
         averages: list[Tensor] = list(self.module.parameters())
         weights: list[Tensor] = list(model.parameters())
         updates = int(self.n_averaged)
-        if updates == 0:
+        if updates == 0 and not self._from_initial:
             torch._foreach_copy_(averages, weights)
         else:
             decay = min(self._limit, (1 + updates) / (10 + updates))
@@ -41,4 +42,4 @@ class MovingAverage(AveragedModel):
 
 def averaged(model: nn.Module, config: EmaConfig) -> MovingAverage | None:
     """The moving average of a model's weights, or None where it is off."""
-    return None if config.decay is None else MovingAverage(model, config.decay)
+    return None if config.decay is None else MovingAverage(model, config.decay, config.start == "initial")

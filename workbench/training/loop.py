@@ -26,6 +26,7 @@ from workbench.training.divergence import DivergenceWatch
 from workbench.training.features import cached_features
 from workbench.training.losses import mask_loss
 from workbench.training.micro_batches import micro_batches
+from workbench.training.multi_scale import resized_batch
 from workbench.training.reporting import Interval, Reporter
 from workbench.training.setup import Parts
 from workbench.training.validation import Validation
@@ -118,8 +119,10 @@ class Loop:
     def _step(self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """One step; the loss, and the norm of the whole gradient before it was clipped."""
         parts, accelerator = self._parts, self._accelerator
+        patch = parts.model.image_encoder.vit.patch_size
         model.train()
         optimizer.zero_grad(set_to_none=True)
+        batch = resized_batch(batch, parts.config, patch, parts.seed, self._counts.step)
         loss = torch.zeros((), device=accelerator.device)
         for part in micro_batches(batch, parts.config.machine.micro_batch):
             # Processes add up their gradients once, with the last part.

@@ -74,7 +74,8 @@ def build_parts(config: RunConfig, seed: int, folder: RunFolder, device: torch.d
     check_digests(config, record.provenance.digests() if record.provenance else {}, folder.name)
     data = open_dataset(config)
     dataset = split_of(data, config.data.train_split, config)
-    steps = training_steps(config, dataset)
+    epoch_steps = steps_per_epoch(dataset, config.data, training.batch_size)
+    steps = training_steps(config, epoch_steps)
     torch.manual_seed(seed)
     model = build_model(config)
     start_from_run_sha256 = _begin_from_run(model, config, seed, folder)
@@ -84,7 +85,7 @@ def build_parts(config: RunConfig, seed: int, folder: RunFolder, device: torch.d
     if machine.compile and not training.cache_features:  # cached features leave little to compile
         _compile(model, device)
     optimizer = build_optimizer(model, config)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(training.schedule, steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(training.schedule, steps, epoch_steps))
     return Parts(
         config, seed, data, dataset, steps, model, tokenizer, ema, optimizer, schedule, start_from_run_sha256
     )  # fmt: skip
@@ -104,14 +105,25 @@ def split_of(data: ReferData, name: str, config: RunConfig, images: int | None =
     return ReferringDataset(data, name, config.backbone.image_size, config.data, config.machine.cache_images, images)
 
 
-def training_steps(config: RunConfig, dataset: ReferringDataset) -> int:
-    """How many steps a run trains."""
+def training_steps(config: RunConfig, epoch_steps: float) -> int:
+    """How many steps a run trains.
+
+    Args:
+        epoch_steps: how many steps a pass over the training split has.
+    """
     training = config.training
     if training.steps is not None:
         return training.steps
-    epochs = variants[config.fusion.variant].released_epochs if training.epochs == "released" else training.epochs
+    epochs = released_epochs(config) if training.epochs == "released" else training.epochs
     assert epochs is not None
-    return math.ceil(epochs * steps_per_epoch(dataset, config.data, training.batch_size))
+    return math.ceil(epochs * epoch_steps)
+
+
+def released_epochs(config: RunConfig) -> int:
+    """How many epochs the released code trains a configuration: 25 with a frozen image encoder or ViT-H, else by
+    variant."""
+    shortened = config.training.freeze.image_encoder or config.backbone.name == "vit_h"
+    return 25 if shortened else variants[config.fusion.variant].released_epochs
 
 
 def use_tf32(allowed: bool) -> None:

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint lock
+.PHONY: help setup demo gpu test lint lock
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -26,6 +26,12 @@ demo: setup  ## train and compare three fusion variants on two CPU cores
 	$(BIN)/workbench submit ablations/demo.yaml --workers 3
 	$(BIN)/workbench table ablations/demo.yaml
 	$(BIN)/workbench figure all ablations/demo.yaml
+
+# Nothing is installed for it: it takes the Python that has torch, as it is, and names what is missing.
+gpu:  ## check and measure the GPU here in ten minutes, into gpu.json
+	@python=$(PYTHON); \
+	$$python -c 'import torch' 2>/dev/null || { test -x $(BIN)/python && python=$(BIN)/python; }; \
+	PYTHONPATH=. $$python -m workbench doctor --gpu --out gpu.json
 
 # Two processes with one thread each: more threads than cores would only slow each other down. The groups of tests
 # (tests/conftest.py) begin in the order of their folders, so that the longest, the cluster's, is not the last.

@@ -40,6 +40,7 @@ def test_every_file_the_readme_links_is_kept_in_git() -> None:
 PRINTING = {"print", "exit", "quit", "input", "typer.echo", "typer.secho", "sys.stdout.write", "sys.stderr.write"}
 EXITING = {"sys.exit", "os._exit", "typer.Exit", "typer.Abort", "SystemExit"}
 OWN_PROCESS = {
+    "__main__.py": "the program itself, where the command line cannot be imported",
     "launch/epilogue.py": "its main guard: Slurm starts it as a program",
     "launch/tasks.py": "a job's exit code tells Slurm that the run stopped before its end",
 }
@@ -85,6 +86,7 @@ def test_no_file_is_longer_than_a_reader_can_hold() -> None:
 
 
 COVERED_BY = {
+    "__main__.py": "benchmarks/test_gpu.py",
     "analysis/maps.py": "paper/test_artefacts.py",
     "benchmarks/": "benchmarks/test_benchmarks.py",
     "benchmarks/fake_slurm.py": "launch/test_states.py",

@@ -189,14 +189,22 @@ def gc(
 
 @app.command()
 def doctor(
-    profile: Annotated[Path, typer.Option(envvar="WORKBENCH_PROFILE", help="E.g. slurm/dev.yaml.")],
+    profile: Annotated[Path | None, typer.Option(envvar="WORKBENCH_PROFILE", help="E.g. slurm/dev.yaml.")] = None,
     grid: Annotated[Path | None, typer.Option(help="Also whether its weights and data are there.")] = None,
     results: Results = RESULTS,
     data_root: Annotated[Path | None, typer.Option(envvar="WORKBENCH_DATA")] = None,
     checkpoint_root: Annotated[Path | None, typer.Option(envvar="WORKBENCH_CHECKPOINTS")] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Instead, check and measure the GPU here: ten minutes.")] = False,
+    out: Annotated[Path | None, typer.Option(help="With --gpu: a JSON file to write.")] = None,
 ) -> None:
     """Check what a submission with this profile will need, and say how to fix what is missing."""
     from workbench.errors import WorkbenchError
+
+    if gpu:
+        _examine_gpu(out)
+        return
+    if profile is None:
+        raise WorkbenchError("name a profile with --profile, such as slurm/local.yaml, or check a GPU with --gpu")
     from workbench.launch.doctor import examine
     from workbench.launch.profiles import load_profile
 
@@ -210,3 +218,17 @@ def doctor(
             print(f"      to fix it: {check.remedy}")
     if wrong:
         raise WorkbenchError(f"{wrong} checks failed")
+
+
+def _examine_gpu(out: Path | None) -> None:
+    from workbench.benchmarks.gpu import examine
+    from workbench.errors import WorkbenchError
+
+    answers = examine(out, lambda line: print(line, flush=True))
+    for goal, reached in answers["goals"].items():
+        print(f"goal {goal}: {({True: 'reached', False: 'missed', None: 'not measured'})[reached]}")
+    if out is not None:
+        print(f"wrote {out}")
+    failed = [name for name, answer in answers.items() if answer.get("status") == "error"]
+    if failed:
+        raise WorkbenchError(f"{len(failed)} parts failed: {', '.join(failed)}")

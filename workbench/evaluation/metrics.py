@@ -35,6 +35,7 @@ class Metric:
         parts: what each expression adds to the numerator and to the denominator.
         of_nothing: its value where the denominator is 0; NaN: undefined.
         applies_to: `target`: defined on any data set; `no_target`: only where some expressions have no target.
+        by_name: computed only where a grid or a call names it.
         direction: which way is better.
         unit: of the value.
     """
@@ -45,6 +46,7 @@ class Metric:
     parts: Parts
     of_nothing: float = float("nan")
     applies_to: Literal["target", "no_target"] = "target"
+    by_name: bool = False
     direction: Literal["higher", "lower"] = "higher"
     unit: Literal["fraction"] = "fraction"
 
@@ -138,6 +140,7 @@ _register(
         "what the released code prints when it evaluates on 4 GPUs",
         _oiou_by_process,
         of_nothing=1.0,
+        by_name=True,
     )
 )
 for _sign, _relation, _or_equal in (("@", ">", False), (">=", "≥", True)):
@@ -179,9 +182,14 @@ _register(
 
 
 def applicable(frame: pd.DataFrame) -> tuple[str, ...]:
-    """The metrics that these expressions have: those of gRefCOCO only where some have no target."""
+    """The metrics that these expressions have: those of gRefCOCO only where some have no target, and none that is
+    computed only by name."""
     any_no_target = bool(is_no_target(frame).any())
-    return tuple(name for name, metric in metrics.items() if any_no_target or metric.applies_to == "target")
+    return tuple(
+        name
+        for name, metric in metrics.items()
+        if not metric.by_name and (any_no_target or metric.applies_to == "target")
+    )
 
 
 def summarise(frame: pd.DataFrame, names: Iterable[str] | None = None) -> dict[str, float]:

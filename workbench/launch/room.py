@@ -40,11 +40,18 @@ def needs(runs: Iterable[Run], processes: int = 1) -> list[Need]:
     return [_need(tuple(names), config, processes) for config, names in alike.values()]
 
 
+_counted: dict[tuple[str, int], Memory] = {}
+"""What was counted in this process, because it takes seconds."""
+
+
 def _need(settings: tuple[str, ...], config: RunConfig, processes: int) -> Need:
     from workbench.training.memory import step_memory
 
+    key = (_what_counts(config), processes)
     try:
-        return Need(settings, step_memory(config, processes))
+        if key not in _counted:
+            _counted[key] = step_memory(config, processes)
+        return Need(settings, _counted[key])
     except WorkbenchError as error:
         raise WorkbenchError(f"setting {settings[0]!r}: {error}") from None
 

@@ -25,7 +25,7 @@ def frame(seed: int, images: int = 60, run: str = "r", quality: float = 0.6) -> 
 def test_the_value_is_the_metric_and_lies_in_its_interval(metric: str) -> None:
     data = frame(0, quality=0.8)
     found = estimate(data, metric)
-    assert found.value == pytest.approx(summarise(data)[metric], abs=1e-12)
+    assert found.value == pytest.approx(summarise(data, [metric])[metric], abs=1e-12)
     assert found.low < found.value < found.high
 
 
@@ -75,3 +75,37 @@ def test_a_draw_without_what_is_counted_counts_for_nothing() -> None:
     assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
     difference = paired_difference(answered, missed, "n_acc")
     assert (difference.value, difference.low, difference.high) == (1.0, 1.0, 1.0)
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    seeds = pd.concat([frame(4, run=f"r{i}", quality=q).assign(seed=i) for i, q in enumerate((0.4, 0.5, 0.9))])
+    values = np.array([summarise(one)["miou"] for _, one in seeds.groupby("seed")])
+    found = estimate(seeds, "miou")
+    assert found.value == pytest.approx(values.mean(), abs=1e-12)
+    # Nearly all of the variance is between seeds, so it is nearly Student's interval of three values.
+    reach = 4.302653 * values.std(ddof=1) / 3**0.5
+    assert found.low == pytest.approx(max(0.0, values.mean() - reach), abs=0.02)
+    assert found.high == 1.0  # no metric goes further
+    alike = pd.concat([frame(4, run=f"r{i}").assign(seed=i) for i in range(3)])
+    one, same = estimate(frame(4), "miou"), estimate(alike, "miou")
+    assert (same.value, same.low, same.high) == pytest.approx((one.value, one.low, one.high), abs=1e-9)
+
+
+def test_a_difference_is_between_the_same_seeds() -> None:
+    def runs(setting: str, gain: float, order: list[int]) -> pd.DataFrame:
+        each = {seed: frame(seed, run=f"{setting}/seed{seed}").assign(seed=seed) for seed in (2, 10, 30)}
+        for one in each.values():
+            one["intersection"] = np.minimum(one["intersection"] + gain, one["union"])
+        return pd.concat([each[seed] for seed in order])
+
+    base, better = runs("base", 0, [2, 10, 30]), runs("better", 10, [30, 2, 10])
+    found = paired_difference(better, base, "miou")
+    by_seed = [
+        summarise(better[better["seed"] == seed])["miou"] - summarise(base[base["seed"] == seed])["miou"]
+        for seed in (2, 10, 30)
+    ]
+    assert found.value == pytest.approx(np.mean(by_seed), abs=1e-12)
+    spread = np.std(by_seed, ddof=1) / 3**0.5
+    assert 0 < found.low < found.value - spread
+    with pytest.raises(ValueError, match="same seeds"):
+        paired_difference(better[better["seed"] > 2], base, "miou")

@@ -1,4 +1,9 @@
-"""How sure a metric is: bootstrap over expressions, images drawn whole because an image's expressions are alike."""
+"""How sure a metric is: over images, drawn whole because an image's expressions are alike, and over seeds.
+
+Of one seed, the interval is the bootstrap's over images. Of several, the variance between the seeds' values and that
+between drawn sets of images are added, and the interval is Student's t with the degrees of freedom of Welch (1947) and
+Satterthwaite (1946): few seeds that differ make it wide.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import stats
 
 from workbench.evaluation.metrics import metrics
 
@@ -17,7 +23,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with the bounds of its 95 % percentile interval."""
+    """A value with the bounds of its 95 % interval."""
 
     value: float
     low: float
@@ -28,46 +34,62 @@ def estimate(frame: pd.DataFrame, metric: str) -> Estimate:
     """A metric of evaluated expressions (column image_id and those that the metric reads) with its interval.
 
     Several seeds of one setting may stand in the frame together: the value is the mean over seeds, and the interval
-    is over images.
+    is over images and seeds.
     """
     parts = _parts(frame, metric)
     empty = metrics[metric].of_nothing
-    return _interval(_ratio(parts, np.ones((1, parts.shape[2])), empty), _ratio(parts, _weights(parts.shape[2]), empty))
+    found = _interval(
+        _ratios(parts, np.ones((1, parts.shape[2])), empty)[0], _ratios(parts, _weights(parts.shape[2]), empty)
+    )
+    return Estimate(found.value, max(found.low, 0.0), min(found.high, 1.0))
 
 
 def paired_difference(frame: pd.DataFrame, baseline: pd.DataFrame, metric: str) -> Estimate:
     """A metric's difference from a baseline evaluated on the same expressions; both are drawn together.
 
+    Args:
+        frame, baseline: where both hold several seeds, the same ones.
+
     Raises:
-        ValueError: the two do not hold the same images.
+        ValueError: the two do not hold the same images, or the same number of seeds.
     """
     one, other = _parts(frame, metric), _parts(baseline, metric)
     if sorted(frame["image_id"].unique()) != sorted(baseline["image_id"].unique()):
         raise ValueError("a paired difference needs the same images on both sides")
+    if len(one[0]) != len(other[0]) and 1 not in (len(one[0]), len(other[0])):
+        raise ValueError("a paired difference needs the same seeds on both sides")
     once, drawn, empty = np.ones((1, one.shape[2])), _weights(one.shape[2]), metrics[metric].of_nothing
     return _interval(
-        _ratio(one, once, empty) - _ratio(other, once, empty), _ratio(one, drawn, empty) - _ratio(other, drawn, empty)
+        (_ratios(one, once, empty) - _ratios(other, once, empty))[0],
+        _ratios(one, drawn, empty) - _ratios(other, drawn, empty),
     )
 
 
 def _parts(frame: pd.DataFrame, metric: str) -> NDArray[np.float64]:
     """Every metric is a ratio of sums; its numerator and denominator by seed and image: 2×seeds×images."""
-    numerator, denominator = metrics[metric].parts(frame)
-    runs = (
-        np.unique(frame["run"].to_numpy(str), return_inverse=True)[1] if "run" in frame else np.zeros(len(frame), int)
-    )
     images, image = np.unique(frame["image_id"].to_numpy(), return_inverse=True)
-    shape = (int(runs.max(initial=-1)) + 1, len(images))
-    cell = runs * shape[1] + image
-    size = shape[0] * shape[1]
-    sums = [np.bincount(cell, part, minlength=size).reshape(shape) for part in (numerator, denominator)]
-    return np.stack(sums)
+    runs = _in_order_of_seeds(frame)
+    sums = np.zeros((2, max(1, runs.max(initial=-1) + 1), len(images)))
+    for run in range(sums.shape[1]):
+        rows = runs == run
+        for number, part in enumerate(metrics[metric].parts(frame[rows])):
+            sums[number, run] = np.bincount(image[rows], part, minlength=len(images))
+    return sums
 
 
-def _ratio(parts: NDArray[np.float64], weights: NDArray[np.float64], empty: float) -> NDArray[np.float64]:
+def _in_order_of_seeds(frame: pd.DataFrame) -> NDArray[np.int64]:
+    """For each row the number of its run, counted by seed, so that both sides of a difference have the same order."""
+    if "run" not in frame:
+        return np.zeros(len(frame), np.int64)
+    by = ["seed", "run"] if "seed" in frame else ["run"]
+    return np.asarray(frame.groupby(by, sort=True).ngroup(), dtype=np.int64)
+
+
+def _ratios(parts: NDArray[np.float64], weights: NDArray[np.float64], empty: float) -> NDArray[np.float64]:
+    """The metric of each draw and seed: draws×seeds."""
     top, bottom = (weights @ part.T for part in parts)
     each: NDArray[np.float64] = np.divide(top, bottom, out=np.full_like(top, empty), where=bottom > 0)
-    return np.asarray(each.mean(axis=1))
+    return each
 
 
 @functools.cache
@@ -76,6 +98,15 @@ def _weights(images: int) -> NDArray[np.float64]:
     return rng.multinomial(images, np.full(images, 1 / images), size=SAMPLES).astype(float)
 
 
-def _interval(value: NDArray[np.float64], drawn: NDArray[np.float64]) -> Estimate:
-    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(float(value[0]), float(low), float(high))
+def _interval(values: NDArray[np.float64], drawn: NDArray[np.float64]) -> Estimate:
+    """Of the seeds' values, and of what they would be for drawn sets of images: draws×seeds."""
+    value, means = float(values.mean()), drawn.mean(axis=1)
+    seeds = len(values)
+    between_seeds = float(values.var(ddof=1)) / seeds if seeds > 1 else 0.0
+    if between_seeds == 0 or not np.isfinite(between_seeds):
+        low, high = np.nanquantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return Estimate(value, float(low), float(high))
+    variance = between_seeds + float(np.nanvar(means))
+    freedom = variance**2 / (between_seeds**2 / (seeds - 1))
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * variance**0.5
+    return Estimate(value, value - reach, value + reach)

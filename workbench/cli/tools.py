@@ -20,6 +20,7 @@ class PretrainedName(StrEnum):
     vit_mini = "vit_mini"
     bert_mini = "bert_mini"
     bert_mini2 = "bert_mini2"
+    referring_mini = "referring_mini"
 
 
 @app.command()
@@ -29,11 +30,16 @@ def pretrain(
     root: Annotated[Path, typer.Option(envvar="WORKBENCH_DATA", help="Folder of data sets.")] = Path("data"),
     steps: Annotated[int | None, typer.Option(min=1, help="Other than the shipped recipe's.")] = None,
 ) -> None:
-    """Remake the shipped weights: vit_mini from clicks and boxes, a BERT from masked words."""
+    """Remake the shipped weights: vit_mini from clicks and boxes, a BERT from masked words, referring_mini of both."""
     from dataclasses import replace
 
     from workbench.training import pretrain as recipes
+    from workbench.training.pretrain_referring import STEPS, pretrain_referring
 
+    if name == PretrainedName.referring_mini:
+        with progress_of(name.value, "steps") as step:
+            print(json.dumps(pretrain_referring(out, root, steps or STEPS, step), indent=1))
+        return
     maker, recipe = {
         PretrainedName.vit_mini: (recipes.pretrain_sam, recipes.VIT_MINI),
         PretrainedName.bert_mini: (recipes.pretrain_bert, recipes.BERT_MINI),

@@ -8,7 +8,7 @@ from workbench.config.data import (
     DataConfig,
     RefshapesRecipe,
 )
-from workbench.config.run import ASSETS, SHIPPED_BERTS, RunConfig, difference, run_id
+from workbench.config.run import ASSETS, REFERRING_MINI, SHIPPED_BERTS, RunConfig, difference, run_id
 from workbench.config.sections import (
     BUILTIN,
     BackboneConfig,
@@ -31,6 +31,7 @@ from workbench.config.sections import (
 __all__ = [
     "ASSETS",
     "BUILTIN",
+    "REFERRING_MINI",
     "SHIPPED_BERTS",
     "AugmentationConfig",
     "BackboneConfig",

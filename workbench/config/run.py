@@ -40,6 +40,8 @@ SCHEMA_VERSION = 1
 """Part of every identity; raised when a field changes its meaning."""
 
 ASSETS = Path(__file__).parent.parent / "assets"
+REFERRING_MINI = ASSETS / "referring_mini.safetensors"
+"""A whole default SAM of `vit_mini` and `bert_mini2` that knows the words of refshapes' second version."""
 SHIPPED_BERTS = {name: ASSETS / name for name in ("bert_mini", "bert_mini2")}
 """Text encoders that come with the package: of refshapes' first version, and of its second, which has more words."""
 
@@ -94,6 +96,9 @@ class RunConfig(Section):
                     f"backbone.checkpoint: no weights of {name!r} are shipped; name an official SAM file, or null"
                 )
             values["backbone"] = {**backbone, "checkpoint_sha256": _pinned(backbone, "checkpoint_sha256", asset)}
+        start = values.get("start_from", {})
+        if isinstance(start, dict) and start.get("file") == BUILTIN:
+            values["start_from"] = {**start, "sha256": _pinned(start, "sha256", REFERRING_MINI)}
         text = values.get("text_encoder", {})
         if isinstance(text, dict) and (folder := SHIPPED_BERTS.get(text.get("name", "bert_mini"))):
             values["text_encoder"] = {**text, "sha256": _pinned(text, "sha256", folder / "model.safetensors")}

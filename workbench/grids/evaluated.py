@@ -180,7 +180,12 @@ def _leave_out_other_expressions(
     """Take out runs that were evaluated on other expressions than most runs on the same data set: one is damaged."""
     signatures: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
     columns = ["image_id", *KEY[1:], "sentence"]
-    columns += [c for c in ("target_area", "no_target") if all(c in frame for frame in expressions.values())]
+    # Runs made before there was a column lack it, and beside one of these the column of the others has another type.
+    columns += [
+        name
+        for name in ("target_area", "no_target")
+        if all(name in frame and not frame[name].isna().any() for frame in expressions.values())
+    ]
     for setting, frame in expressions.items():
         data = grid.settings[setting].data
         data_set = repr((data.dataset, data.split_by, data.recipe, data.sha256))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from workbench.config import ASSETS, BUILTIN, BackboneConfig, StartConfig
+from workbench.config import ASSETS, BUILTIN, REFERRING_MINI, BackboneConfig, StartConfig
 from workbench.errors import CheckpointError, MissingCheckpoint
 from workbench.files import digest_of
 from workbench.models import released
@@ -158,11 +158,13 @@ def _size(tensor: Tensor) -> str:
 
 def locate_start(config: StartConfig, root: Path) -> Path | None:
     """The file of a whole model's weights; None where none is named, CheckpointError if it is missing."""
+    if config.file == BUILTIN:
+        return REFERRING_MINI
     return None if config.file is None else _find(config.file, root, "start_from.file: missing weights")
 
 
 def read_start(model: ReferringSam, config: StartConfig, root: Path, name: str) -> dict[str, Tensor]:
-    """Weights of a whole model, checked against it; all weights of the text encoder may be missing.
+    """Weights of a whole model, checked against it; all those of the text encoder or of the fusion may be missing.
 
     Args:
         name: of the model, for messages.
@@ -174,9 +176,13 @@ def read_start(model: ReferringSam, config: StartConfig, root: Path, name: str) 
     assert file is not None
     _check_pin(file, config.sha256)
     state = read_state_dict(file)
-    without_text = not any(key.startswith("text_encoder.") for key in state)
-    check_keys(model.state_dict(), state, str(file), name, lambda key: without_text and key.startswith("text_encoder."))
+    absent = tuple(part for part in ("text_encoder.", "image_encoder.fusion.") if not _has(state, part))
+    check_keys(model.state_dict(), state, str(file), name, lambda key: key.startswith(absent))
     return state
+
+
+def _has(state: StateDict, prefix: str) -> bool:
+    return any(key.startswith(prefix) for key in state)
 
 
 def write_model(file: Path, model: ReferringSam, sizes: released.ReleasedSizes) -> None:

@@ -27,7 +27,8 @@ class Cell:
         value: a fraction, or a difference of two; None: there is no such number.
         low, high: the 95 % interval's bounds.
         seed_values: the number of each seed alone, in the order of `seeds`.
-        seeds: over which `value` is the mean; empty where it comes from predictions of another model.
+        seeds: over which `value` is the mean and, with images, the interval; empty where it comes from predictions of
+            another model.
         runs: the runs that it comes from.
         expressions: evaluated per seed.
     """
@@ -166,8 +167,12 @@ def _part(evaluated: Evaluated, name: str, split: str) -> pd.DataFrame | None:
     return None if part is None or part.empty else part
 
 
+def _applies(metric: str, part: pd.DataFrame) -> bool:
+    return metrics[metric].by_name or metric in applicable(part)
+
+
 def _value(metric: str, part: pd.DataFrame | None) -> Cell:
-    if part is None or metric not in applicable(part):
+    if part is None or not _applies(metric, part):
         return Cell()
     return _cell(estimate(part, metric), part, tuple(metrics[metric].value(one) for _, one in part.groupby("run")))
 
@@ -176,7 +181,7 @@ def _difference(metric: str, evaluated: Evaluated, name: str, split: str) -> Cel
     """From the baseline, over the seeds that both have."""
     ours, baseline = _part(evaluated, name, split), evaluated.grid.baseline
     theirs = None if baseline is None else _part(evaluated, baseline, split)
-    if ours is None or theirs is None or not _comparable(evaluated, name) or metric not in applicable(ours):
+    if ours is None or theirs is None or not _comparable(evaluated, name) or not _applies(metric, ours):
         return Cell()
     if "seed" in ours:
         common = set(ours["seed"]) & set(theirs["seed"])

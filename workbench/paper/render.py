@@ -32,6 +32,11 @@ def per_cent(value: float | None, sign: str = "") -> str:
     return DASH if value is None or pd.isna(value) else f"{100 * value:{sign}.1f}"
 
 
+def over(seeds: int) -> str:
+    """What the interval of so many seeds is over."""
+    return "seeds and images" if seeds > 1 else "images alone: what another seed would give is not in it"
+
+
 def notes(table: TableData) -> list[str]:
     """What stands below a table: what its numbers are, what its marks mean, and what is missing."""
     most = max((len(seeds) for seeds in table.seeds.values()), default=0)
@@ -40,7 +45,7 @@ def notes(table: TableData) -> list[str]:
         if most > 1
         else "One seed."
     )
-    lines = [f"In per cent; in brackets the 95 % bootstrap interval over expressions, drawn by image. {spread}"]
+    lines = [f"In per cent; in brackets the 95 % interval over {over(most)}. {spread}"]
     if table.other_code:
         lines.append(
             f"{FLAGS['other_code']} computed by other code than this version's: {', '.join(table.other_code)}."

@@ -74,7 +74,8 @@ def draw(figure_data: FigureData) -> Figure:
     axes.set_ylabel(f"{metric.label} (%)")
     axes.set_ylim(0, 100)
     dots = "; dots: single seeds" if several else ""
-    axes.set_title(f"{document['title']}\n95 % bootstrap intervals over expressions, drawn by image{dots}", loc="left")
+    over = "seeds and images" if several else "images alone"
+    axes.set_title(f"{document['title']}\n95 % intervals over {over}{dots}", loc="left")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     return figure
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from workbench.benchmarks import attention as bench
 from workbench.benchmarks.encoder import l_dit
 from workbench.benchmarks.formulation import released_encoder
-from workbench.benchmarks.race import in_fresh_process, race
+from workbench.benchmarks.race import busy_core, in_fresh_process, race
 from workbench.errors import WorkbenchError
 from workbench.models import attention_policy
 from workbench.models.attention import attention
@@ -67,6 +69,41 @@ def test_contestants_take_turns_and_the_first_turn_does_not_count() -> None:
     seconds = race({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, 3, CPU)
     assert "".join(turns) == "abababab"
     assert seconds.keys() == {"a", "b"}
+
+
+def test_busy_figures_are_against_the_faster_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {"released": 6.0, "eager": 5.0, "sdpa": 4.0, "augmented": 3.0, "chunked": 2.0}
+    beside: list[int] = []
+
+    @contextlib.contextmanager
+    def busy_core() -> Iterator[int]:
+        beside.append(1)
+        yield 1
+        beside.append(-1)
+
+    def measured(work: object) -> dict[str, float]:
+        assert sum(beside) == 1, "the busy process runs meanwhile"
+        return times
+
+    monkeypatch.setattr(bench, "busy_core", busy_core)
+    monkeypatch.setattr(bench, "in_fresh_process", measured)
+    lines: list[str] = []
+    figures = bench.busy_figures(CPU, lines.append)
+    assert figures["train_1044_busy"] == figures["windows_train_busy"] == figures["windows_train_busy_chunked"] == 2.0
+    assert figures["train_1044_busy_eager"] == 0.8
+    assert len(lines) == 2
+    assert sum(beside) == 0
+    assert bench.busy_figures(torch.device("cuda"), lines.append) == {}
+
+
+def test_a_busy_process_computes_until_its_block_ends() -> None:
+    with busy_core() as pid:
+        stat = Path(f"/proc/{pid}/stat")
+        deadline = time.monotonic() + 30
+        while int(stat.read_text().rpartition(")")[2].split()[11]) < 3:  # hundredths of a second it computed for
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert not stat.exists()
 
 
 def test_a_measuring_process_that_dies_is_one_clear_error() -> None:

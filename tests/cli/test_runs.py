@@ -159,13 +159,14 @@ def test_the_paper_s_preset_says_which_file_is_missing(workbench: Any, tmp_path:
     fails(workbench("train", preset, *roots), "missing text encoder 'bert-base-uncased'", f"{tmp_path}/weights")
     from transformers import BertConfig, BertModel
 
+    from workbench.data.scenes import WORDS
     from workbench.training.pretrain import build_tokenizer
 
     folder = tmp_path / "weights" / "bert-base-uncased"
     BertModel(
         BertConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8)
     ).save_pretrained(folder)
-    build_tokenizer().save_pretrained(folder)
+    build_tokenizer(WORDS).save_pretrained(folder)
     fails(workbench("train", preset, *roots), f"missing file {tmp_path}/data/refcoco/instances.json")
     assert not (tmp_path / "r").exists()
 

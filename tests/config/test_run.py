@@ -31,6 +31,12 @@ OTHER: dict[str, Any] = {
     "data.dataset": "refcoco",
     "data.recipe": {"seed": 9},
     "data.recipe.targets": "any",
+    "data.recipe.version": 2,
+    "validation.every": {"steps": 3},
+    "validation.split": "val2",
+    "validation.images": 4,
+    "validation.metric": "oiou",
+    "evaluation.checkpoint": "best",
     "data.sha256": "2" * 64,
     "data.augmentation.scales": [1.0, 0.75],
     "data.augmentation.large_scale_jitter": [0.1, 2.0],
@@ -41,6 +47,7 @@ OTHER: dict[str, Any] = {
     "training.optimizer.name": "adam",
     "training.optimizer.betas": [0.8, 0.9],
     "training.optimizer.clip_norm": None,
+    "training.optimizer.rates": {"text_encoder": 0.1},
     "training.schedule.name": "constant",
     "training.ema.decay": 0.9,
     "training.precision": "bf16",
@@ -74,6 +81,8 @@ def changed(config: RunConfig, key: str) -> RunConfig:
     for part in parts:
         inside = inside[part]
     inside[last] = other
+    if key == "evaluation.checkpoint":
+        document["validation"]["every"] = {"steps": 2}
     if key == "data.dataset":
         document["data"]["recipe"] = None
     if key == "backbone.name":
@@ -98,7 +107,8 @@ def every_result_field() -> list[str]:
 
 @pytest.mark.parametrize("key", every_result_field())
 def test_every_field_that_can_change_a_result_changes_the_id(key: str) -> None:
-    config = RunConfig.parse(PLAIN)
+    best = {"validation": {"every": {"steps": 2}}, "evaluation": {"checkpoint": "best"}}
+    config = RunConfig.parse(PLAIN | (best if key.startswith("validation.") else {}))
     assert changed(config, key).setting_id.rpartition("-")[2] != config.setting_id.rpartition("-")[2]
 
 
@@ -134,6 +144,8 @@ def test_no_field_of_the_machine_changes_the_id(make_config: Callable[..., RunCo
         machine__device="cuda",
         machine__trackers=["tensorboard"],
         machine__evaluation_batch_size=1,
+        machine__micro_batch=2,
+        machine__checkpoint_activations=True,
     )
     assert config.machine != other.machine
     assert config.setting_id == other.setting_id
@@ -183,6 +195,20 @@ def test_shipped_weights_enter_the_identity_by_content(make_config: Callable[...
         ({"training": {"steps": -5}}, r"training\.steps: -5 is not valid"),
         ({"training": {"steps": 5, "precision": "fp8"}}, r"training\.precision: 'fp8' is not valid: .*'bf16'"),
         ({"training": {"steps": 5, "optimizer": {"learning_rate": float("nan")}}}, r"learning_rate: nan is not valid"),
+        (
+            {"training": {"steps": 5, "optimizer": {"rates": {"text": 0.1}}}},
+            r"training\.optimizer\.rates: unknown part 'text'; known: image_encoder, neck, text_encoder,",
+        ),
+        (
+            {"training": {"steps": 5, "freeze": {"neck": True}, "optimizer": {"rates": {"neck": 0.1}}}},
+            r"training: 'optimizer\.rates' has a factor for neck, which 'freeze\.neck' keeps as it is",
+        ),
+        ({"training": {"steps": 5, "optimizer": {"rates": {"neck": 0}}}}, r"rates\.neck: 0 is not valid"),
+        ({"machine": {"micro_batch": 0}}, r"machine\.micro_batch: 0 is not valid: .*greater than or equal to 1"),
+        (
+            {"machine": {"compile": True, "checkpoint_activations": True}},
+            r"machine: 'compile' and 'checkpoint_activations' do not go together",
+        ),
         ({"backbone": {"name": "vit_b"}}, r"no weights of 'vit_b' are shipped"),
         ({"data": {"dataset": "refcoco", "recipe": {}}}, r"data: 'recipe' is only for the data set refshapes"),
         ({"evaluation": {"splits": ["val", "val"]}}, r"evaluation\.splits: .*none twice"),
@@ -195,6 +221,25 @@ def test_a_mistake_names_its_key_and_what_would_be_right(values: dict[str, Any],
     with pytest.raises(ConfigError, match=message) as raised:
         RunConfig.parse(values)
     assert "\n" not in str(raised.value)
+
+
+def test_a_factor_of_one_is_none(make_config: Callable[..., RunConfig]) -> None:
+    plain, named = make_config(), make_config(training__optimizer__rates={"neck": 1.0})
+    assert plain == named
+
+
+@pytest.mark.parametrize(
+    ("processes", "message"), [(3, "63 or 66 can"), (5, "60 or 65 can"), (128, "128 processes; 128 can")]
+)
+def test_a_batch_that_its_processes_cannot_share_equally_is_refused(
+    make_config: Callable[..., RunConfig], processes: int, message: str
+) -> None:
+    config = make_config(training__batch_size=64)
+    for fitting in (1, 2, 64):
+        config.check_processes(fitting)
+    with pytest.raises(ConfigError, match=r"training\.batch_size: 64 cannot be shared .* by \d+ processes") as raised:
+        config.check_processes(processes)
+    assert message in str(raised.value)
 
 
 def test_difference_shows_both_values() -> None:

@@ -66,6 +66,17 @@ def test_every_pass_sees_everything_once(dataset: ReferringDataset) -> None:
     assert passes[0] != passes[1]
 
 
+def test_a_pass_without_its_incomplete_batch_begins_with_a_new_one(dataset: ReferringDataset) -> None:
+    steps = list(StepSampler(10, 4, 6, seed=0, drop_last=True))
+    for first in (0, 2, 4):  # two batches a pass
+        of_pass = [index for batch in steps[first : first + 2] for index, _ in batch]
+        assert len(set(of_pass)) == 8
+    assert steps[3:] == list(StepSampler(10, 4, 6, seed=0, start=3, drop_last=True))
+    assert steps_per_epoch(dataset, DataConfig(drop_last=True), 7) == len(dataset) // 7
+    with pytest.raises(ConfigError, match=r"data\.drop_last.*leaves nothing of \d+ examples"):
+        steps_per_epoch(dataset, DataConfig(drop_last=True), len(dataset) + 1)
+
+
 def test_an_epoch_of_referents_draws_one_expression_of_each(dataset: ReferringDataset) -> None:
     referents = [e.ref_id for e in dataset.expressions]
     count = len(set(referents))

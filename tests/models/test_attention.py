@@ -39,6 +39,18 @@ def example(
     )  # fmt: skip
 
 
+FIELDS = ("q", "k", "v", "relative_h", "relative_w")
+
+
+def in_type(inputs: AttentionInput, dtype: torch.dtype) -> AttentionInput:
+    changed = {name: getattr(inputs, name).detach().to(dtype).requires_grad_() for name in FIELDS}
+    return dataclasses.replace(inputs, **changed)
+
+
+def gradients_of(inputs: AttentionInput) -> list[torch.Tensor]:
+    return [getattr(inputs, name).grad for name in FIELDS]
+
+
 @pytest.mark.parametrize("name", [n for n in implementations if n != "eager"])
 @pytest.mark.parametrize(("grid", "text", "masked", "batch"), CASES)
 @pytest.mark.parametrize("all_queries", [True, False])
@@ -92,6 +104,43 @@ def test_deterministic_repeats_are_bit_identical(name: str) -> None:
         torch.use_deterministic_algorithms(False)
     for again in runs[1:]:
         assert all(torch.equal(one, other) for one, other in zip(runs[0], again, strict=True))
+
+
+def test_the_number_of_threads_changes_no_bit_of_chunked_attention() -> None:
+    before = torch.get_num_threads()
+    runs = []
+    try:
+        for threads in (1, 2, 3, 2):
+            torch.set_num_threads(threads)
+            inputs = example((32, 32), 20, True, torch.float32)
+            out = attention(inputs, "chunked")
+            out.backward(torch.linspace(-1, 1, out.numel()).view_as(out))
+            runs.append([out.detach(), *gradients_of(inputs)])
+    finally:
+        torch.set_num_threads(before)
+    for again in runs[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(runs[0], again, strict=True))
+
+
+def test_chunked_attention_in_its_own_chunks_equals_the_reference_in_twice_the_digits() -> None:
+    results = []
+    for name, dtype in (("chunked", torch.float32), ("eager", torch.float64)):
+        inputs = in_type(example((32, 32), 20, True, torch.float32), dtype)
+        out = attention(inputs, name)
+        out.backward(torch.linspace(-1, 1, out.numel(), dtype=dtype).view_as(out))
+        results.append([x.double() for x in (out.detach(), *gradients_of(inputs))])
+    for mine, reference in zip(*results, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=0, atol=5e-6 * float(reference.abs().max()))
+
+
+def test_chunked_attention_needs_no_gradients_and_takes_views_of_one_projection() -> None:
+    joint = torch.randn(2, 6 + 25, 3, 3, 8)
+    q, k, v = joint.permute(2, 0, 3, 1, 4)
+    inputs = AttentionInput(q, k, v, (5, 5), torch.randn(5, 5, 8), torch.randn(5, 5, 8))
+    expected = attention(inputs, "eager")
+    torch.testing.assert_close(attention(inputs, "chunked"), expected, rtol=1e-5, atol=1e-5)
+    with torch.inference_mode():
+        torch.testing.assert_close(attention(inputs, "chunked"), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [n for n in implementations if n not in FORWARD_ONLY_ON_CPU])

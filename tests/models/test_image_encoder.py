@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -143,6 +144,50 @@ def test_what_precedes_the_text_is_shared() -> None:
     with torch.inference_mode():
         shared = model.with_text(model.before_text(image)[of], text)
         torch.testing.assert_close(shared, model(image[of], text), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", list(variants))
+@pytest.mark.parametrize("windowed", [True, False])
+def test_checkpointed_blocks_have_the_same_gradients_with_dropout(variant: str, windowed: bool) -> None:
+    model = encoder(random_vit(SMALL), variant, windowed, layers=[0, 2]).train()
+    image, text = torch.randn(2, 3, 96, 96), torch.randn(2, 6, 24, requires_grad=True)
+    mask = torch.tensor([[True] * 4 + [False] * 2, [True] * 6])
+
+    def run(checkpointed: bool) -> list[torch.Tensor]:
+        model.checkpointed = checkpointed
+        model.zero_grad()
+        text.grad = None
+        torch.manual_seed(1)
+        out = model(image, text, mask)
+        out.square().mean().backward()
+        drawn = torch.rand(())  # the random state is as it would be
+        learnt = [parameter.grad for parameter in [*model.parameters(), text] if parameter.grad is not None]
+        return [out.detach(), drawn, *learnt]
+
+    kept, again = run(False), run(True)
+    assert len(kept) == len(again)
+    assert all(torch.equal(one, other) for one, other in zip(kept, again, strict=True))
+
+
+def test_checkpointed_blocks_are_run_again_only_for_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = encoder(random_vit(SMALL), "l_dit", True)
+    model.checkpointed = True
+    image, text = torch.randn(1, 3, 96, 96), torch.randn(1, 5, 24)
+    ran: list[int] = []
+    run_block = SamViT.run_block
+
+    def counted(self: SamViT, layer: int, *rest: Any) -> Any:
+        ran.append(layer)
+        return run_block(self, layer, *rest)
+
+    monkeypatch.setattr(SamViT, "run_block", counted)
+    model(image, text).mean().backward()  # not in training
+    with torch.no_grad():
+        model.train()(image, text)
+    model(image, text, None, lambda record: None).mean().backward()
+    assert ran == [0, 1, 2] * 3
+    model(image, text).mean().backward()
+    assert ran[9:] == [0, 1, 2, 2, 1, 0]
 
 
 def test_a_size_that_is_no_multiple_of_a_patch_is_an_error() -> None:

@@ -7,6 +7,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from workbench.config import TextEncoderConfig
+from workbench.data.scenes import WORDS
 from workbench.errors import CheckpointError
 from workbench.models.text_encoder import check_text_encoder, load_text_encoder, load_tokenizer
 from workbench.training.pretrain import build_tokenizer
@@ -17,7 +18,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT directory in Hugging Face's form, three layers deep."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("bert") / "bert-tiny"
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(WORDS)
     config = BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=3, num_attention_heads=2,
                         intermediate_size=64)  # fmt: skip
     BertModel(config).save_pretrained(folder)

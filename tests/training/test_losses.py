@@ -34,11 +34,11 @@ def test_a_soft_target_weighs_both_sides() -> None:
 @pytest.mark.parametrize("name", ["one_cycle", "warmup_cosine", "constant"])
 def test_schedules_begin_peak_and_end_where_they_say(name: str) -> None:
     config = ScheduleConfig.model_validate({"name": name, "warmup": 0.25, "start": 0.1, "end": 0.02})
-    factor = rate_factor(config, 101)
+    factor = rate_factor(config, 101, 1.0)
     rates = [factor(step) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(1.0)
     assert rates[25] == pytest.approx(1.0)
     assert rates == sorted(rates[:26]) + sorted(rates[26:], reverse=True)
     assert rates[-1] == pytest.approx(1.0 if name == "constant" else 0.02)
-    assert rate_factor(ScheduleConfig(warmup=0), 1)(0) == 1.0
+    assert rate_factor(ScheduleConfig(warmup=0), 1, 1.0)(0) == 1.0

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from segment_anything.modeling import Sam
 
+from workbench.data.scenes import WORDS
 from workbench.models.backbones import backbones
 from workbench.training.pretrain import PretrainRecipe, build_tokenizer, pretrain_bert, pretrain_sam
 
@@ -29,7 +30,7 @@ def test_bert_mini_learns_and_its_folder_is_a_transformers_model(tmp_path: Path)
     from transformers import AutoModel, AutoTokenizer
 
     report = pretrain_bert(tmp_path, tmp_path, RECIPE, lambda done, total, values: None)
-    assert report["val_masked_accuracy"] > 2 / len(build_tokenizer())
+    assert report["val_masked_accuracy"] > 2 / len(build_tokenizer(WORDS))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "bert_mini")
     model = AutoModel.from_pretrained(tmp_path / "bert_mini", add_pooling_layer=False)
     with torch.inference_mode():
@@ -40,5 +41,5 @@ def test_bert_mini_learns_and_its_folder_is_a_transformers_model(tmp_path: Path)
 def test_every_word_of_the_language_is_known() -> None:
     from workbench.data.scenes import WORDS
 
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(WORDS)
     assert all("[UNK]" not in tokenizer.tokenize(word) and len(tokenizer.tokenize(word)) <= 2 for word in WORDS)

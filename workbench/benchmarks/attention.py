@@ -5,6 +5,8 @@ Figures, for heads of 64, 12 of them, batch 1, with gradients of everything that
     forward_4096, train_4096: 64×64 image tokens, no words; the same.
     train_4096_memory: the policy's choice's peak memory as a fraction of the released formulation's.
     windows_forward, windows_train: 25 windows of 14×14; the policy's choice against SDPA with a mask.
+    train_1044_busy, windows_train_busy: beside a process that keeps one core busy; the policy's choice against the
+        released formulation or SDPA with a mask, whichever is the faster there. On the CPU only.
     <figure>_<implementation>: the same for each implementation.
 """
 
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor
 
 from workbench.benchmarks.formulation import released_attention
-from workbench.benchmarks.race import Report, in_fresh_process, in_words, peak_memory, race
+from workbench.benchmarks.race import Report, busy_core, in_fresh_process, in_words, peak_memory, race
 from workbench.models.attention import FORWARD_ONLY_ON_CPU, UNORDERED_ON_GPU, AttentionInput, attention, implementations
 from workbench.models.attention_policy import SHIPPED, Policy, Rule, choose, load_policy
 
@@ -50,6 +52,10 @@ SHAPES = {
 }
 
 
+BUSY = ("windows", "1044")
+"""The shapes that are also trained beside a busy process."""
+
+
 def run(device: torch.device, report: Report) -> dict[str, float]:
     """All figures; see the module."""
     return figures(measure(device, report), device, report)
@@ -58,13 +64,31 @@ def run(device: torch.device, report: Report) -> dict[str, float]:
 def measure(device: torch.device, report: Report) -> dict[tuple[str, bool], dict[str, float]]:
     """Median seconds of each implementation, by (shape's name, with gradients)."""
     measured = {}
-    for name, shape in SHAPES.items():
+    for name in SHAPES:
         for gradient in (False, True):
-            measure_one = functools.partial(_race, shape, gradient, device)
-            # Whether buffers of this size come from the kernel or from the heap depends on earlier allocations.
-            measured[name, gradient] = in_fresh_process(measure_one) if device.type == "cpu" else measure_one()
+            measured[name, gradient] = _measure_one(name, gradient, device)
             report(in_words(f"{'train' if gradient else 'forward'} {name}", measured[name, gradient]))
     return measured
+
+
+def busy_figures(device: torch.device, report: Report) -> dict[str, float]:
+    """Those of the module's figures that are measured beside a busy process; none on a GPU."""
+    ratios: dict[str, float] = {}
+    for name in [n for n in BUSY if n in SHAPES and device.type == "cpu"]:
+        with busy_core():
+            seconds = _measure_one(name, True, device)
+        figure = f"{_figure(name, True)}_busy"
+        report(in_words(f"train {name}, beside a busy process", seconds))
+        ratios |= _ratios(
+            figure, min(seconds[RELEASED], seconds["sdpa"]), seconds, _policy_s(SHAPES[name], True, device)
+        )
+    return ratios
+
+
+def _measure_one(name: str, gradient: bool, device: torch.device) -> dict[str, float]:
+    measure_it = functools.partial(_race, SHAPES[name], gradient, device)
+    # Whether buffers of this size come from the kernel or from the heap depends on earlier allocations.
+    return in_fresh_process(measure_it) if device.type == "cpu" else measure_it()
 
 
 def _race(shape: Shape, gradient: bool, device: torch.device) -> dict[str, float]:
@@ -75,25 +99,29 @@ def _race(shape: Shape, gradient: bool, device: torch.device) -> dict[str, float
 def figures(
     measured: dict[tuple[str, bool], dict[str, float]], device: torch.device, report: Report
 ) -> dict[str, float]:
-    """The module's figures from `measure`'s times."""
+    """The module's figures: from `measure`'s times, and what is measured here: memory, and times on a busy machine."""
     ratios: dict[str, float] = {}
     for (name, gradient), seconds in measured.items():
-        kind = "train" if gradient else "forward"
-        figure = f"windows_{kind}" if name == "windows" else f"{kind}_{name}"
         against = seconds["sdpa" if name == "windows" else RELEASED]
-        ratios[figure] = against / seconds[_policy_s(SHAPES[name], gradient, device)]
-        ratios |= {
-            f"{figure}_{implementation}": against / own_seconds
-            for implementation, own_seconds in seconds.items()
-            if implementation != RELEASED
-        }
+        ratios |= _ratios(_figure(name, gradient), against, seconds, _policy_s(SHAPES[name], gradient, device))
     memory = {
         implementation: peak_memory(functools.partial(contestant, implementation, SHAPES["4096"], True, device), device)
         for implementation in (RELEASED, _policy_s(SHAPES["4096"], True, device))
     }
     report("train 4096: " + ", ".join(f"{implementation} {mib:.0f} MiB" for implementation, mib in memory.items()))
     ratios["train_4096_memory"] = memory[_policy_s(SHAPES["4096"], True, device)] / memory[RELEASED]
-    return ratios
+    return ratios | busy_figures(device, report)
+
+
+def _figure(name: str, gradient: bool) -> str:
+    kind = "train" if gradient else "forward"
+    return f"windows_{kind}" if name == "windows" else f"{kind}_{name}"
+
+
+def _ratios(figure: str, against: float, seconds: dict[str, float], chosen: str) -> dict[str, float]:
+    """A figure for the policy's choice and one for each implementation, from seconds."""
+    others = {f"{figure}_{name}": against / own for name, own in seconds.items() if name != RELEASED}
+    return {figure: against / seconds[chosen]} | others
 
 
 def policy_of(measured: dict[tuple[str, bool], dict[str, float]], device: torch.device) -> Policy:

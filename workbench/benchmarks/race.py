@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,6 +73,18 @@ def most_resident() -> float:
     """The most MiB that this process had resident. Not from getrusage, which keeps the parent's peak across exec."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) / 1024
+
+
+@contextlib.contextmanager
+def busy_core() -> Iterator[int]:
+    """Another process computes all the time; its number. It ends with the block, and should this process die."""
+    busy = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(100_000))"
+    process = subprocess.Popen([sys.executable, "-c", busy])
+    try:
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
 
 
 def in_fresh_process(work: Callable[[], T]) -> T:

@@ -27,7 +27,7 @@ from workbench.models.referring_sam import ReferringSam
 from workbench.models.text_encoder import load_tokenizer
 from workbench.training.features import cached_features
 from workbench.training.loop import batch_loss
-from workbench.training.setup import build_optimizer
+from workbench.training.optimizer import build_optimizer
 
 EXPRESSIONS, BATCH = 8, 4
 

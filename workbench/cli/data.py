@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from workbench.cli.options import RESULTS, Results, app, print_rows, progress_of
+from workbench.cli.options import RESULTS, Json, Results, app, preparing, print_rows, progress_of
 
 if TYPE_CHECKING:
     from workbench.data.tables import ReferData
@@ -138,6 +138,105 @@ def data_show(
     stem = "-".join([data.folder.name, *([split] if split else []), str(index)])
     for file in show_referent(data, index, results / "data", stem, split):
         print(f"wrote {file}")
+
+
+@data_app.command("probe")
+def data_probe(
+    name: Annotated[
+        str | None, typer.Argument(help="A data set or a folder under the root; none with --grid.", show_default=False)
+    ] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="Probe this grid's data set, and its completed runs with changed sentences.")
+    ] = None,
+    root: Root = DATA,
+    split_by: SplitBy = None,
+    results: Results = RESULTS,
+    as_json: Json = False,
+) -> None:
+    """What solvers score that read nothing or only a part of a sentence, and what runs lose when a part is replaced."""
+    import json
+
+    from workbench.analysis import probe
+    from workbench.errors import DataError
+
+    if (name is None) == (grid is None):
+        raise DataError("name either a data set or, with --grid, a grid")
+    if grid is not None:
+        loaded, (config, data) = _grid_and_data(grid, None if root == DATA else root)
+        recipe, splits = config.data.recipe, list(config.evaluation.splits)
+    else:
+        assert name is not None
+        data, _ = open_named(name, root, split_by)
+        recipe, splits = refshapes_recipe(data), [split for split in data.splits if split != "train"]
+    baselines = probe.baseline_table(data, recipe, splits)
+    runs = [] if grid is None else _probed_runs(loaded, data, results)
+    if as_json:
+        tables = {"baselines": json.loads(baselines.to_json()), "runs": runs}
+        print(json.dumps(tables, indent=1))
+        return
+    print_rows(
+        ("mIoU", *splits),
+        [(solver, *(f"{100 * row[split]:.1f}" for split in splits)) for solver, row in baselines.iterrows()],
+    )
+    if runs:
+        print()
+        header = ("setting", "seed", "replaced", "split", "n", "as written", "replaced", "a reader who answers it")
+        print_rows(header, [_probed_row(row) for row in runs])
+
+
+def _grid_and_data(grid: Path, root: Path | None) -> tuple[Any, tuple[Any, ReferData]]:
+    from workbench.cli.options import load_grid_file
+    from workbench.data.datasets import open_dataset
+    from workbench.errors import DataError
+
+    loaded = load_grid_file(grid, root)
+    first = next(iter(loaded.settings.values()))
+    for setting, config in loaded.settings.items():
+        if not config.data.same_set(first.data):
+            raise DataError(f"{grid}: {setting} has another data set than the first setting; probe one at a time")
+    with preparing() as progress:
+        return loaded, (first, open_dataset(first, progress))
+
+
+def _probed_runs(grid: Any, data: ReferData, results: Path) -> list[dict[str, Any]]:
+    from workbench.analysis.probe import run_table
+    from workbench.results.folders import RunFolder, seeds_of
+
+    folders = [
+        (setting, seed, RunFolder.of(results, config, seed))
+        for setting, config in grid.settings.items()
+        for seed in seeds_of(results, config.setting_id)
+    ]
+    completed = [one for one in folders if one[2].state() == "completed"]
+    rows: list[Any] = []
+    with progress_of("asking runs", "runs") as step:
+        for done, (setting, seed, folder) in enumerate(completed):
+            config = grid.settings[setting]
+            table = run_table(config, folder, data, config.evaluation.splits)
+            rows += table.assign(setting=setting, seed=seed).to_dict("records")
+            step(done + 1, len(completed))
+    return rows
+
+
+def _probed_row(row: dict[str, Any]) -> tuple[Any, ...]:
+    def percent(value: float) -> str:
+        return "–" if value != value else f"{100 * value:.1f}"
+
+    shown = (percent(row["as_written"]), percent(row["replaced"]), percent(row["honest"]))
+    return (row["setting"], row["seed"], row["part"], row["split"], row["expressions"], *shown)
+
+
+def refshapes_recipe(data: ReferData) -> Any:
+    """The recipe that a folder of refshapes was made from; None for another data set."""
+    import json
+
+    from workbench.config import RefshapesRecipe
+
+    file = data.folder / "instances.json"
+    if data.name != "refshapes" or not file.is_file():
+        return None
+    recipe = RefshapesRecipe(**json.loads(file.read_bytes())["info"]["recipe"])
+    return recipe if recipe.targets == "one" else None
 
 
 def _source(name: str, root: Path, split_by: str | None) -> Any:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from workbench.grids import Grid
     from workbench.launch.plan import PlannedRun
+    from workbench.launch.profiles import Profile
     from workbench.launch.submit import SubmissionOutcome
 
 ProfileFile = Annotated[
@@ -47,23 +48,34 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Most trainings at once
 @app.command()
 def plan(
     grid: GridFile,
+    profile: ProfileFile = None,
     results: Results = RESULTS,
     data_root: DataRoot = None,
     checkpoint_root: CheckpointRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Check a grid and list its runs with their ids and states. Changes nothing."""
+    """Check a grid and list its runs with their ids and states, and what they need on a GPU. Changes nothing."""
     from workbench.grids import check_grid
     from workbench.launch.plan import plan as make_plan
+    from workbench.launch.room import check_room, needs
 
+    given = _profile(profile)
     loaded = load_grid_file(grid, data_root, checkpoint_root)
     check_grid(loaded, weights=False)
     planned = make_plan(loaded, results, warn=warn)
+    memory = needs(loaded.runs(), given.processes)
     if as_json:
         runs = [{"run": p.run.id, "setting": p.run.setting, "seed": p.run.seed, "state": p.state} for p in planned]
-        print(json.dumps({"title": loaded.title, "runs": runs}, indent=1))
-        return
-    print_rows(("setting", "seed", "state", "run"), [(p.run.setting, p.run.seed, p.state, p.run.id) for p in planned])
+        bytes_of = [{"settings": n.settings, "total": n.memory.total, **vars(n.memory)} for n in memory]
+        print(json.dumps({"title": loaded.title, "runs": runs, "gpu_memory_bytes": bytes_of}, indent=1))
+    else:
+        print_rows(
+            ("setting", "seed", "state", "run"), [(p.run.setting, p.run.seed, p.state, p.run.id) for p in planned]
+        )
+        print("\nmemory of a GPU that a run needs, in each process:" if given.processes > 1 else
+              "\nmemory of a GPU that a run needs:")  # fmt: skip
+        print("\n".join(f"  {need}" for need in memory))
+    check_room(loaded.runs(), given, memory)
 
 
 @app.command()
@@ -134,10 +146,9 @@ def _submit(
     from workbench.cli.progress import SubmissionProgress
     from workbench.errors import WorkbenchError
     from workbench.launch import submit as launch
-    from workbench.launch.profiles import Profile, load_profile
     from workbench.paper.report import report
 
-    profile = Profile(name="here", backend="local") if profile_file is None else load_profile(profile_file)
+    profile = _profile(profile_file)
     if profile.backend == "slurm" and workers is not None:
         raise WorkbenchError(f"--workers belongs to this machine; of {profile_file} it is 'parallel'")
     request = launch.Request(
@@ -152,6 +163,12 @@ def _submit(
         _print_submitted(grid, outcome, profile.parallel)
     else:
         _print_ended(grid, outcome)
+
+
+def _profile(file: Path | None) -> Profile:
+    from workbench.launch.profiles import Profile, load_profile
+
+    return Profile(name="here", backend="local") if file is None else load_profile(file)
 
 
 def _print_plan(grid: Grid, outcome: SubmissionOutcome, results: Path) -> None:

@@ -1,12 +1,18 @@
 """What a run is: the fields of its configuration (`sections`), and the whole with its identity (`run`)."""
 
+from workbench.config.base import (
+    Section,
+)
+from workbench.config.data import (
+    AugmentationConfig,
+    DataConfig,
+    RefshapesRecipe,
+)
 from workbench.config.run import ASSETS, SHIPPED_BERTS, RunConfig, difference, run_id
 from workbench.config.sections import (
     BUILTIN,
-    AugmentationConfig,
     BackboneConfig,
     CrossAttentionConfig,
-    DataConfig,
     EmaConfig,
     EvaluationConfig,
     FreezeConfig,
@@ -15,9 +21,7 @@ from workbench.config.sections import (
     MachineConfig,
     OptimizerConfig,
     ProjectorConfig,
-    RefshapesRecipe,
     ScheduleConfig,
-    Section,
     StartConfig,
     TextEncoderConfig,
     TrainingConfig,
@@ -27,6 +31,7 @@ from workbench.config.sections import (
 __all__ = [
     "ASSETS",
     "BUILTIN",
+    "SHIPPED_BERTS",
     "AugmentationConfig",
     "BackboneConfig",
     "CrossAttentionConfig",
@@ -40,7 +45,6 @@ __all__ = [
     "OptimizerConfig",
     "ProjectorConfig",
     "RefshapesRecipe",
-    "SHIPPED_BERTS",
     "RunConfig",
     "ScheduleConfig",
     "Section",

@@ -14,15 +14,19 @@ from typing import Any
 
 from pydantic import ValidationError, model_validator
 
+from workbench.config.base import (
+    Section,
+)
+from workbench.config.data import (
+    AugmentationConfig,
+    DataConfig,
+)
 from workbench.config.sections import (
     BUILTIN,
-    AugmentationConfig,
     BackboneConfig,
-    DataConfig,
     EvaluationConfig,
     FusionConfig,
     MachineConfig,
-    Section,
     StartConfig,
     TextEncoderConfig,
     TrainingConfig,
@@ -48,6 +52,12 @@ LATER_FIELDS: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("data", "recipe", "version"), 1),
     (("evaluation", "no_target_area"), 0),
     (("evaluation", "checkpoint"), "last"),
+    (("training", "optimizer", "rates"), {}),
+    (("training", "tf32"), False),
+    (("training", "schedule", "warmup_epochs"), None),
+    (("training", "ema", "start"), "first_step"),
+    (("data", "drop_last"), False),
+    (("data", "augmentation", "batch_scales"), None),
 )
 """Fields added after runs had been stored, each with its former fixed value.
 
@@ -132,6 +142,19 @@ class RunConfig(Section):
         if _is_path(self.text_encoder.name):
             document["text_encoder"]["name"] = PurePath(self.text_encoder.name).name
         return {"schema": SCHEMA_VERSION, "config": document}
+
+    def check_processes(self, processes: int) -> None:
+        """ConfigError where the batch is not a multiple of the processes that share it.
+
+        Each process's gradient counts the same, so unequal parts would weigh their examples differently.
+        """
+        size = self.training.batch_size
+        if size % processes:
+            below, above = size // processes * processes, -(-size // processes) * processes
+            near = f"{below} or {above}" if below else str(above)
+            raise ConfigError(
+                "training.batch_size", f"{size} cannot be shared equally by {processes} processes; {near} can"
+            )
 
     @property
     def setting_id(self) -> str:

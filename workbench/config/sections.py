@@ -5,18 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from workbench.config.base import Fraction, Positive, Section
+from workbench.registry import unknown_name
 
 BUILTIN = "builtin"
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-
-
-class Section(BaseModel):
-    """Base of all sections: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
 class BackboneConfig(Section):
@@ -123,7 +117,8 @@ class TextEncoderConfig(Section):
     """A BERT-like encoder from `transformers`."""
 
     name: str = "bert_mini"
-    """`bert_mini` or `bert_mini2` (shipped, for refshapes' first and second version), a Hugging Face directory, its name under `machine.checkpoint_root`, or a hub name."""
+    """`bert_mini` or `bert_mini2` (shipped, for refshapes' first and second version), a Hugging Face directory, its
+    name under `machine.checkpoint_root`, or a hub name."""
     sha256: str | None = None
     """Pins the content of a directory's weights file; filled in for a shipped one."""
     pretrained: bool = True
@@ -167,90 +162,6 @@ class StartConfig(Section):
         return self.run and f"{self.run}/seed{seed if self.seed == 'same' else self.seed}"
 
 
-class RefshapesRecipe(Section):
-    """What the procedural data set is made from; see `workbench.data.refshapes`."""
-
-    seed: int = Field(0, ge=0)
-    width: int = Field(64, ge=48, le=4096)
-    height: int = Field(64, ge=48, le=4096)
-    train_images: int = Field(6000, ge=1)
-    eval_images: int = Field(150, ge=1)
-    """Images of each of val, testA, testB and testC."""
-    targets: Literal["one", "any"] = "one"
-    """`any` adds expressions that fit several shapes or none, and writes gRefCOCO's format."""
-    version: Literal[1, 2] = 1
-    """2: expressions in pairs that differ in one part and refer to different shapes, so that each part must be read
-    (`workbench.data.paired_scenes`); 1: those of the first version, which shortcuts solve (docs/data.md)."""
-
-    def document(self) -> dict[str, Any]:
-        """The recipe that the folder is named after; a field that was added later is left out at its former value."""
-        former = {"targets": "one", "version": 1}
-        return {name: value for name, value in self.model_dump().items() if former.get(name) != value}
-
-
-class AugmentationConfig(Section):
-    """How training images vary, besides the flip. Evaluation sees every image as it is."""
-
-    scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
-    """One is drawn: the longer side as a fraction of the model's square. Released: 1, 0.9375, …, 0.625."""
-    large_scale_jitter: tuple[Positive, Positive] | None = None
-    """SAM's, [0.1, 2.0], which its paper (arXiv 2304.02643, appendix A) used while its data was limited: a
-    fraction is drawn between the two, and, where the image becomes larger than the square, a window that shows the
-    referent."""
-    color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Brightness, contrast and saturation, in random order, each by a factor within 1 ± this. Released: 0.4."""
-    color_jitter_probability: Fraction = 0.8
-    swap: Literal["words", "substrings"] = "words"
-    """What a flip exchanges in the sentence: the words left and right, or these letters anywhere, as released."""
-
-    @model_validator(mode="after")
-    def _one_scale(self) -> AugmentationConfig:
-        if self.scales is not None and self.large_scale_jitter is not None:
-            raise ValueError("either 'scales' or 'large_scale_jitter', not both")
-        if self.scales is not None and not self.scales:
-            raise ValueError("'scales' must not be empty; null leaves images as large as the square")
-        if self.large_scale_jitter is not None and self.large_scale_jitter[0] > self.large_scale_jitter[1]:
-            raise ValueError(f"'large_scale_jitter' goes from small to large, not {list(self.large_scale_jitter)}")
-        return self
-
-    @property
-    def changes_pixels(self) -> bool:
-        """Whether the same image can look different each time it is drawn."""
-        return self.scales is not None or self.large_scale_jitter is not None or self.color_jitter > 0
-
-
-class DataConfig(Section):
-    """The training data, and how it is fed in."""
-
-    dataset: str = "refshapes"
-    split_by: str = "unc"
-    sha256: str | None = None
-    """Digest of the data set as `workbench data prepare` stores it; filled in from there, and pins the content."""
-    train_split: str = "train"
-    recipe: RefshapesRecipe | None = None
-    """For `refshapes` only, where it is filled in."""
-    epoch: Literal["expressions", "referents"] = "expressions"
-    """One pass is over every expression, or over every referent with one of its expressions drawn at random."""
-    horizontal_flip: Fraction = 0.5
-    padding: Literal["bottom_right", "centred"] = "bottom_right"
-    augmentation: AugmentationConfig = AugmentationConfig()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _recipe_of_refshapes(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            if values.get("dataset", "refshapes") == "refshapes":
-                return {**values, "recipe": values.get("recipe") or {}}
-            if values.get("recipe") is not None:
-                raise ValueError("'recipe' is only for the data set refshapes")
-        return values
-
-    def same_set(self, other: DataConfig) -> bool:
-        """Whether both hold the same expressions."""
-        mine, others = ((d.dataset, d.split_by, d.recipe, d.sha256) for d in (self, other))
-        return mine == others
-
-
 class FreezeConfig(Section):
     """Which parts keep their weights."""
 
@@ -270,6 +181,16 @@ class OptimizerConfig(Section):
     eps: Positive = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip_norm: Positive | None = 1.0
+    rates: dict[str, Positive] = {}
+    """Part, as in `freeze`, to a factor on the learning rate; the others, and 1, mean the learning rate itself."""
+
+    @field_validator("rates")
+    @classmethod
+    def _of_parts(cls, rates: dict[str, float]) -> dict[str, float]:
+        for part in rates:
+            if part not in FreezeConfig.model_fields:
+                raise ValueError(unknown_name("part", part, list(FreezeConfig.model_fields)))
+        return {part: rates[part] for part in FreezeConfig.model_fields if rates.get(part, 1.0) != 1.0}
 
 
 class ScheduleConfig(Section):
@@ -278,6 +199,8 @@ class ScheduleConfig(Section):
     name: Literal["one_cycle", "warmup_cosine", "constant"] = "one_cycle"
     warmup: Fraction = 0.1
     """Fraction of all steps."""
+    warmup_epochs: Positive | None = None
+    """Instead: passes over the training split, whatever the length of the training."""
     start: Fraction = 0.04
     end: Fraction = 0.0
 
@@ -287,6 +210,8 @@ class EmaConfig(Section):
 
     decay: Annotated[float, Field(ge=0, lt=1)] | None = None
     """The decay at step t is min(decay, (1+t)/(10+t)); null turns it off."""
+    start: Literal["first_step", "initial"] = "first_step"
+    """The average begins from the weights after the first step, or, as released, from those before it."""
 
 
 class LossConfig(Section):
@@ -311,6 +236,8 @@ class TrainingConfig(Section):
     ema: EmaConfig = EmaConfig()
     loss: LossConfig = LossConfig()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    tf32: bool = False
+    """Let a GPU compute what is in fp32 with TF32's 10 bits of mantissa."""
     cache_features: bool = False
     """Compute the features that a frozen image encoder has of each image before text enters only once, and keep them
     (in fp16)."""
@@ -324,6 +251,13 @@ class TrainingConfig(Section):
     def _one_budget(self) -> TrainingConfig:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("exactly one of 'steps' and 'epochs' must be set")
+        return self
+
+    @model_validator(mode="after")
+    def _rates_of_what_learns(self) -> TrainingConfig:
+        for part in self.optimizer.rates:
+            if getattr(self.freeze, part):
+                raise ValueError(f"'optimizer.rates' has a factor for {part}, which 'freeze.{part}' keeps as it is")
         return self
 
 
@@ -383,6 +317,10 @@ class MachineConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = False
     """Compile the image encoder with torch.compile for training; the first steps then take minutes."""
+    micro_batch: int | None = Field(None, ge=1)
+    """At most so many examples of a process's part of a batch go through the model at once; their gradients add up."""
+    checkpoint_activations: bool = False
+    """Keep only what enters each block of the image encoder, and compute the rest again for the gradients."""
     threads: int | None = Field(None, ge=1)
     loader_workers: int = Field(0, ge=0)
     cache_images: bool = True
@@ -392,3 +330,9 @@ class MachineConfig(Section):
     log_steps: int = Field(20, ge=1)
     trackers: tuple[str, ...] = ("tensorboard",)
     """Names that accelerate knows (tensorboard, wandb, …)."""
+
+    @model_validator(mode="after")
+    def _compiled_or_checkpointed(self) -> MachineConfig:
+        if self.compile and self.checkpoint_activations:
+            raise ValueError("'compile' and 'checkpoint_activations' do not go together; set one of them to false")
+        return self

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.config.sections import DataConfig
+from workbench.config.data import DataConfig
 from workbench.data.transforms import Placement, fitted, place
 
 GREY = (0.299, 0.587, 0.114)

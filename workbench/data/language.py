@@ -9,7 +9,8 @@ _SWAP = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost":
 _SIDE = re.compile(rf"\b({'|'.join(sorted(_SWAP, key=len, reverse=True))})\b")
 _LETTERS = re.compile("(left|right)")
 _RELATION = re.compile(
-    r"\b((to the )?(left|right) of|above|below|under|over|beside|behind|between|near|next to|in front of|closest to)\b"
+    r"\b((to the )?(left|right) of|above|below|under|over|beside|behind|between|near|in front of|"
+    r"(next|closest|nearest) to)\b"
 )
 _PLACE = re.compile(
     r"\b(left|right|top|bottom|leftmost|rightmost|topmost|bottommost|highest|lowest|middle|center|centre|corner|"

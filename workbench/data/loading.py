@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 import torchvision.io  # noqa: F401 - it takes seconds: here once, not in each worker at its first image
@@ -25,7 +27,7 @@ from workbench.data.language import swap_left_right
 from workbench.data.sampling import StepSampler
 from workbench.data.tables import ReferData
 from workbench.data.transforms import Placement, place, place_image, place_mask, resize_image
-from workbench.errors import DataError
+from workbench.errors import ConfigError, DataError
 
 CACHE_BYTES = 2 * 1024**3
 START_METHOD = "fork"
@@ -108,6 +110,15 @@ class Expressions(Sequence[Expression]):
         """One column of numbers, see `ReferData.expressions`."""
         return np.asarray(self._columns[name].to_numpy())[self._rows]
 
+    def with_sentences(self, sentences: Sequence[str]) -> Expressions:
+        """The same expressions with other sentences, one each."""
+        changed = copy.copy(self)
+        column = self._columns["sentence"].to_pylist()
+        for row, sentence in zip(self._rows, sentences, strict=True):
+            column[int(row)] = sentence
+        changed._columns = {**self._columns, "sentence": pa.chunked_array([column])}
+        return changed
+
     def one_of_each_image(self) -> list[Expression]:
         """For each image, in the order of their ids, its first expression."""
         _, first = np.unique(self.column("image_id"), return_index=True)
@@ -138,8 +149,8 @@ class ReferringDataset(Dataset[dict[str, Any]]):
         self._folder = data.image_folder
         self.features: FeatureStore | None = None
         """Where set, examples hold features of the frozen encoder in place of pixels."""
-        images = data.images.take(np.unique(self.expressions.column("image_row")))
-        size = 3 * pc.sum(pc.multiply(images["height"].cast("int64"), images["width"].cast("int64"))).as_py()
+        shown = data.images.take(np.unique(self.expressions.column("image_row")))
+        size = 3 * pc.sum(pc.multiply(shown["height"].cast("int64"), shown["width"].cast("int64"))).as_py()
         self._cache: dict[int, Tensor] | None = {} if cache and size <= CACHE_BYTES else None
 
     def __len__(self) -> int:
@@ -214,10 +225,21 @@ class ReferringDataset(Dataset[dict[str, Any]]):
 
 
 def steps_per_epoch(dataset: ReferringDataset, config: DataConfig, batch_size: int) -> float:
-    """Batches in one pass, fractional where the last is not full."""
+    """Batches in one pass, fractional where the last is not full and is not left out.
+
+    Raises:
+        ConfigError: every batch would be left out.
+    """
     referents = config.epoch == "referents"
     units = len(np.unique(dataset.expressions.column("ref_id"))) if referents else len(dataset)
-    return units / batch_size
+    if config.drop_last and units < batch_size:
+        raise ConfigError("data.drop_last", f"leaves nothing of {units} examples with a batch_size of {batch_size}")
+    return batches(units, batch_size, config.drop_last)
+
+
+def batches(units: int, batch_size: int, drop_last: bool) -> float:
+    """How many batches a pass over so many examples has; fractional where an incomplete one is not left out."""
+    return units // batch_size if drop_last else units / batch_size
 
 
 def training_loader(
@@ -242,7 +264,7 @@ def training_loader(
         close_in_workers: a file descriptor that the workers must not inherit.
     """
     referents = dataset.expressions.column("ref_id").tolist() if config.epoch == "referents" else None
-    sampler = StepSampler(len(dataset), batch_size, steps, seed, start, referents, rank, world)
+    sampler = StepSampler(len(dataset), batch_size, steps, seed, start, referents, rank, world, config.drop_last)
     return DataLoader(
         dataset,
         batch_sampler=sampler,

@@ -1,7 +1,7 @@
 """Expressions of refshapes' second version: in pairs that differ in one part and refer to different shapes.
 
-A solver that does not read the part that differs gives both the same answer, so it is right for one at most. Besides, every
-attribute that a sentence names is needed: without it, the head fits further shapes.
+A solver that does not read the part that differs gives both the same answer, so it is right for one at most. Besides,
+every attribute that a sentence names is needed: without it, the head fits further shapes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from workbench.data.scenes import (
     place_shapes,
 )
 
-PAIRED_WORDS = sorted({*WORDS, *" ".join(phrase for phrases in RELATIONS.values() for phrase in phrases).split(), "and"})
+PAIRED_WORDS = sorted(
+    {*WORDS, *" ".join(phrase for phrases in RELATIONS.values() for phrase in phrases).split(), "and"}
+)
 """Every word of the language."""
 
 Sentence = tuple[int, str]
@@ -55,15 +57,19 @@ def draw_paired_scene(rng: np.random.Generator, width: int, height: int, held_ou
 
 
 def draw_pair(
-    rng: np.random.Generator, shapes: list[Shape], kind: Kind, held_out: bool
+    rng: np.random.Generator, shapes: list[Shape], kind: Kind, held_out: bool, single: bool = False
 ) -> tuple[Sentence, Sentence] | None:
     """Two sentences of that kind with different referents; None where the scene has none.
 
     Args:
         held_out: at least one of them names colour and shape of a combination of `HELD_OUT`.
+        single: attributes may be named alone, where that is enough.
     """
     scene = Scene(shapes)
-    groups = {"attribute": _attribute_pairs, "place": _place_pairs, "relation": _relation_pairs}[kind](scene)
+    if kind == "attribute":
+        groups = _attribute_pairs(scene, 1 if single else 2)
+    else:
+        groups = {"place": _place_pairs, "relation": _relation_pairs}[kind](scene)
     if held_out:
         groups = [[pair for pair in group if any(_names_held_out(scene, *query) for query in pair)] for group in groups]
     groups = [group for group in groups if group]
@@ -71,7 +77,7 @@ def draw_pair(
         return None
     group = groups[rng.integers(len(groups))]
     first, second = group[rng.integers(len(group))]
-    return (first[0], _text(rng, first[1])), (second[0], _text(rng, second[1]))
+    return (first[0], text_of(rng, first[1])), (second[0], text_of(rng, second[1]))
 
 
 def _names_held_out(scene: Scene, target: int, query: Query) -> bool:
@@ -98,9 +104,9 @@ def clear_referent(scene: Scene, query: Query) -> int | None:
     return fits[0] if len(fits) == 1 and all(abs(pixels) >= MARGIN for pixels in by.values()) else None
 
 
-def _attribute_pairs(scene: Scene) -> list[list[Pair]]:
-    """Two heads that share all but one attribute: colour, shape or size."""
-    unique = [(head, fits[0]) for head in _heads(scene) if len(head) > 1 and len(fits := scene.matches(head)) == 1]
+def _attribute_pairs(scene: Scene, least: int) -> list[list[Pair]]:
+    """Two heads of so many attributes or more that share all but one of them: colour, shape or size."""
+    unique = [(head, fits[0]) for head in _heads(scene) if len(head) >= least and len(fits := scene.matches(head)) == 1]
     by_class: dict[str, list[Pair]] = {}
     for (head, target), (other_head, other) in itertools.combinations(unique, 2):
         differing = [(a, b) for a, b in zip(head, other_head, strict=False) if a != b]
@@ -122,7 +128,7 @@ def _place_pairs(scene: Scene) -> list[list[Pair]]:
 
 def _relation_pairs(scene: Scene) -> list[list[Pair]]:
     """The same head and relation with other anchors, none of them a referent of the two; a group per relation."""
-    anchors = [names for i in range(len(scene.shapes)) if (names := _name(scene, i)) is not None]
+    anchors = [names for i in range(len(scene.shapes)) if (names := name_of(scene, i)) is not None]
     groups = []
     for relation in RELATIONS:
         pairs: list[Pair] = []
@@ -130,7 +136,9 @@ def _relation_pairs(scene: Scene) -> list[list[Pair]]:
             if len(scene.matches(head)) > 1:
                 count = 2 if relation == "between" else 1
                 queries = [Query(head, None, relation, chosen) for chosen in itertools.permutations(anchors, count)]
-                pairs += [pair for pair in _different(scene, queries) if not _anchors(scene, pair) & {p[0] for p in pair}]
+                pairs += [
+                    pair for pair in _different(scene, queries) if not _anchors(scene, pair) & {p[0] for p in pair}
+                ]
         groups.append(pairs)
     return groups
 
@@ -145,7 +153,7 @@ def _anchors(scene: Scene, pair: Pair) -> set[int]:
     return {scene.matches(names)[0] for _, query in pair for names in query.anchors}
 
 
-def _name(scene: Scene, index: int) -> tuple[str, ...] | None:
+def name_of(scene: Scene, index: int) -> tuple[str, ...] | None:
     """The shortest attributes that fit this shape alone, colour and shape before size; None where there are none."""
     shape = scene.shapes[index]
     options = (
@@ -159,7 +167,8 @@ def _class(word: str) -> str:
     return "size" if word in RADII else "colour" if word in COLOURS else "shape"
 
 
-def _text(rng: np.random.Generator, query: Query) -> str:
+def text_of(rng: np.random.Generator, query: Query) -> str:
+    """A sentence for a query, its wording drawn at random."""
     phrase = _noun_phrase(rng, query.head)
     if query.direction is not None:
         phrasings = PLACES[query.direction][2]
@@ -172,5 +181,5 @@ def _text(rng: np.random.Generator, query: Query) -> str:
 
 
 def _noun_phrase(rng: np.random.Generator, attributes: tuple[str, ...]) -> str:
-    noun = () if attributes[-1] in SHAPES else (NOUNS[rng.integers(len(NOUNS))],)
+    noun = () if attributes and attributes[-1] in SHAPES else (NOUNS[rng.integers(len(NOUNS))],)
     return " ".join((*attributes, *noun))

@@ -23,7 +23,8 @@ RELATIONS: dict[str, tuple[str, ...]] = {
     "below": ("below", "under"),
     "between": ("between",),
 }
-_SIDES = {"left": (0, -1), "right": (0, 1), "above": (1, -1), "below": (1, 1)}
+SIDES: dict[str, tuple[int, int]] = {"left": (0, -1), "right": (0, 1), "above": (1, -1), "below": (1, 1)}
+"""Relations that name a side: the axis (0 is x) and its direction."""
 _RELATION_WORDS = {word: name for name, phrases in RELATIONS.items() for word in (phrases[0].split()[0],)} | {
     "closest": "nearest",
     "next": "nearest",
@@ -68,9 +69,12 @@ class Scene:
 
     Args:
         shapes: all of a picture's.
+        half_planes: whether a side, as in "left of", is half of the picture, as in refshapes' first version, and not
+            the quarter around that direction.
     """
 
-    def __init__(self, shapes: Sequence[Shape]) -> None:
+    def __init__(self, shapes: Sequence[Shape], half_planes: bool = False) -> None:
+        self.half_planes = half_planes
         self.shapes = tuple(shapes)
         self._attributes = [frozenset((s.size, s.colour, s.shape)) for s in shapes]
         self._matches: dict[tuple[str, ...], tuple[int, ...]] = {}
@@ -100,7 +104,7 @@ def slack(scene: Scene, query: Query) -> dict[int, float]:
         return {}
     indices = [anchor[0] for anchor in anchors]
     points = {i: scene.shapes[i].position for i in candidates if i not in indices}
-    return _related(query.relation, points, [scene.shapes[i].position for i in indices])
+    return _related(scene.half_planes, query.relation, points, [scene.shapes[i].position for i in indices])
 
 
 def fitting(scene: Scene, query: Query) -> list[int]:
@@ -119,7 +123,7 @@ def parse(sentence: str) -> Query:
         following = words[position + 1 :]
         side = word == "to" and following[:1] in (["left"], ["right"]) and len(following) > 1
         bare_side = word in ("left", "right") and f"{word} of" in sentence
-        if position and (side or bare_side or (word in _RELATION_WORDS and word not in ("left", "right"))):
+        if side or bare_side or (word in _RELATION_WORDS and word not in ("left", "right")):
             relation = following[0] if side else _RELATION_WORDS[word]
             tail = [w for w in (following[1:] if side else following) if w != "to"]
             return Query(_attributes(words[:position]), None, relation, _split(tail))
@@ -150,13 +154,14 @@ def _lead(values: dict[int, float]) -> dict[int, float]:
     }
 
 
-def _related(relation: str, points: dict[int, Point], anchors: list[Point]) -> dict[int, float]:
+def _related(half_planes: bool, relation: str, points: dict[int, Point], anchors: list[Point]) -> dict[int, float]:
     if relation == "nearest":
         return _lead({i: -math.dist(point, anchors[0]) for i, point in points.items()})
     if relation == "between":
         direct = math.dist(*anchors)
-        return {i: BETWEEN + direct - sum(math.dist(point, anchor) for anchor in anchors) for i, point in points.items()}
-    axis, sign = _SIDES[relation]
+        return {
+            i: BETWEEN + direct - sum(math.dist(point, anchor) for anchor in anchors) for i, point in points.items()
+        }
+    axis, sign = SIDES[relation]
     offsets = {i: (point[0] - anchors[0][0], point[1] - anchors[0][1]) for i, point in points.items()}
-    # A side is the quarter of the picture around that direction, as people use the words.
-    return {i: sign * offset[axis] - abs(offset[1 - axis]) for i, offset in offsets.items()}
+    return {i: sign * offset[axis] - (0.0 if half_planes else abs(offset[1 - axis])) for i, offset in offsets.items()}

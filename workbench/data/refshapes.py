@@ -136,6 +136,14 @@ def _write(folder: Path, recipe: RefshapesRecipe, progress: Callable[[int, int],
         os.utime(path, (0, 0))
 
 
+def scenes_of(recipe: RefshapesRecipe, split: str) -> Iterator[tuple[int, list[Shape]]]:
+    """The scenes that a split's images were made from, each with the image's id; drawn again from the recipe."""
+    sizes = {name: recipe.train_images if name == "train" else recipe.eval_images for name in SPLITS}
+    before = sum(size for name, size in sizes.items() if list(SPLITS).index(name) < list(SPLITS).index(split))
+    for _, number, _, scene, _ in _all_scenes(recipe, {**dict.fromkeys(SPLITS, 0), split: sizes[split]}):
+        yield before + number + 1, scene
+
+
 def _all_scenes(
     recipe: RefshapesRecipe, counts: dict[str, int]
 ) -> Iterator[tuple[str, int, np.ndarray[Any, Any], list[Shape], dict[int, list[str]]]]:
@@ -144,14 +152,15 @@ def _all_scenes(
             # One generator per image, so that no image depends on how many others there are.
             rng = np.random.default_rng([recipe.seed, index, number])
             draw = _draw_paired if recipe.version == 2 else _draw
-            scene, sentences = draw(rng, recipe, kinds, split == "testC")
+            scene, sentences = draw(rng, recipe, kinds, split)
             yield split, number, paint(rng, scene, recipe.width, recipe.height), scene, sentences
 
 
 def _draw(
-    rng: np.random.Generator, recipe: RefshapesRecipe, kinds: tuple[Kind, ...], held_out: bool
+    rng: np.random.Generator, recipe: RefshapesRecipe, kinds: tuple[Kind, ...], split: str
 ) -> tuple[list[Shape], dict[int, list[str]]]:
     """A scene of the first version and its sentences."""
+    held_out = split == "testC"
     while True:
         scene = draw_scene(rng, recipe.width, recipe.height, held_out)
         if sentences := _sentences(rng, scene, kinds, only_held_out=held_out):
@@ -159,15 +168,19 @@ def _draw(
 
 
 def _draw_paired(
-    rng: np.random.Generator, recipe: RefshapesRecipe, kinds: tuple[Kind, ...], held_out: bool
+    rng: np.random.Generator, recipe: RefshapesRecipe, kinds: tuple[Kind, ...], split: str
 ) -> tuple[list[Shape], dict[int, list[str]]]:
-    """A scene of the second version with two pairs of sentences, by shape."""
+    """A scene of the second version with two pairs of sentences, by shape.
+
+    In training some name one attribute alone: easier sentences, from which a model learns the words.
+    """
+    held_out = split == "testC"
     wanted = [kinds[int(rng.integers(len(kinds)))] for _ in range(PAIRS_PER_IMAGE)]
     while True:
         scene = draw_paired_scene(rng, recipe.width, recipe.height, held_out)
         texts: list[tuple[int, str]] = []
         for kind in wanted:
-            texts += draw_pair(rng, scene, kind, held_out) or ()
+            texts += draw_pair(rng, scene, kind, held_out, single=split == "train") or ()
         if len({text for _, text in texts}) == 2 * PAIRS_PER_IMAGE:
             sentences: dict[int, list[str]] = {}
             for target, text in texts:

@@ -15,6 +15,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
     Args:
         referents: for each expression the index of its referent; a pass then draws one expression of each.
         rank, world: this process takes every `world`-th example of a batch.
+        drop_last: a pass leaves out its last, incomplete batch, and the next begins with a new one.
     """
 
     def __init__(
@@ -27,11 +28,13 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         referents: Sequence[int] | None = None,
         rank: int = 0,
         world: int = 1,
+        drop_last: bool = False,
     ) -> None:
         self._groups = _groups(referents) if referents is not None else None
         self._size = len(self._groups) if self._groups is not None else size
         self._batch, self._steps, self._seed, self._start = batch_size, steps, seed, start
         self._rank, self._world = rank, world
+        self._used = self._size - self._size % batch_size if drop_last else self._size
 
     def __len__(self) -> int:
         return self._steps - self._start
@@ -41,7 +44,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         for step in range(self._start, self._steps):
             batch = []
             for position in range(step * self._batch + self._rank, (step + 1) * self._batch, self._world):
-                number, place_in_pass = divmod(position, self._size)
+                number, place_in_pass = divmod(position, self._used)
                 if number not in passes:
                     passes = {k: v for k, v in passes.items() if k == number - 1}
                     passes[number] = self._order(number)

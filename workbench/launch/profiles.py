@@ -47,6 +47,8 @@ class Profile(BaseModel):
     tasks_per_node: Count = 1
     """Processes a node; with nodes × tasks over one, they share every batch (data-parallel)."""
     gpus_per_node: int = Field(0, ge=0)
+    gpu_memory_gib: float | None = Field(None, gt=0)
+    """Of each GPU; a run that needs more is refused."""
     cpus_per_task: Count = 1
     memory_gb: float | None = Field(None, gt=0)
     """Of a node."""
@@ -95,8 +97,10 @@ class Profile(BaseModel):
     @model_validator(mode="after")
     def _fits_its_backend(self) -> Profile:
         given = self.model_fields_set - {"name", "backend"}
-        if self.backend == "local" and given - {"workers"}:
-            raise ValueError(f"{sorted(given - {'workers'})[0]!r} means nothing to the backend local; it has: workers")
+        if self.backend == "local" and (meaningless := given - {"workers", "gpu_memory_gib"}):
+            raise ValueError(
+                f"{sorted(meaningless)[0]!r} means nothing to the backend local; it has: workers, gpu_memory_gib"
+            )
         if self.backend == "slurm" and "workers" in given:
             raise ValueError("'workers' belongs to the backend local; of slurm it is 'parallel'")
         if self.gpus_per_node and self.gpus_per_node != self.tasks_per_node:
@@ -109,6 +113,11 @@ class Profile(BaseModel):
                 f"signal_seconds, {self.signal_seconds}, leaves nothing of the time limit of {self.time_minutes} min"
             )
         return self
+
+    @property
+    def processes(self) -> int:
+        """How many share each batch of a run."""
+        return self.nodes * self.tasks_per_node
 
 
 def load_profile(file: Path) -> Profile:

@@ -15,6 +15,7 @@ from workbench.launch.arrays import SubmittedArray, report_is_due, submit_arrays
 from workbench.launch.local import LocalExecutor, Progress
 from workbench.launch.plan import PlannedRun, Stage, plan_runs, runs_of, stages, to_train
 from workbench.launch.profiles import Profile
+from workbench.launch.room import check_room
 from workbench.launch.scheduler import SchedulerError
 from workbench.launch.states import Look, forgiving, look_at_queue
 from workbench.launch.submissions import Submissions, Warn
@@ -97,6 +98,7 @@ def dry_run(grid: Grid, request: Request) -> SubmissionOutcome:
     """What a submission would do; changes nothing. Damaged submissions are an error after the plan was said."""
     outcome = _planned(grid, request, forgiving(look_at_queue, request.warn))
     request.say(outcome)
+    check_room([planned.run for planned in outcome.chosen], request.profile)
     Submissions(request.results).all()
     return outcome
 
@@ -107,7 +109,7 @@ def submit(grid: Grid, request: Request) -> SubmissionOutcome:
     Raises:
         SchedulerError: there is no Slurm, or it refuses; the message says what it had taken before.
         DamagedFile: a submission cannot be read, so that it is not known which runs wait or run elsewhere.
-        WorkbenchError: a run to begin from has failed.
+        WorkbenchError: a run to begin from has failed, or a run has no room in what the profile gives it.
     """
     if request.profile.backend == "local":
         outcome = dry_run(grid, request)
@@ -127,6 +129,7 @@ def submit(grid: Grid, request: Request) -> SubmissionOutcome:
     with Submissions(request.results).lock() as lock:
         outcome = _planned(grid, request, look_at_queue)
         request.say(outcome)
+        check_room([planned.run for planned in outcome.chosen], request.profile)
         with _saying_what_was_taken(outcome):
             Submissions(request.results).all()
             _carry_out(grid, outcome, SlurmExecutor(outcome, request, lock))

@@ -131,7 +131,12 @@ def assemble(config: RunConfig, sam: Sam, text_encoder: TextEncoder) -> Referrin
     backbone: Backbone = sam.image_encoder
     fusion = build_fusion(config.fusion, Sizes(text_encoder.width, backbone.widths, config.text_encoder.max_tokens))
     model = ReferringSam(
-        FusedImageEncoder(backbone, fusion, windowed=config.backbone.attention == "windowed"),
+        FusedImageEncoder(
+            backbone,
+            fusion,
+            windowed=config.backbone.attention == "windowed",
+            checkpointed=config.machine.checkpoint_activations,
+        ),
         sam,
         text_encoder,
         text_encoder.width,

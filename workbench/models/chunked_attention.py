@@ -1,22 +1,27 @@
-"""Attention whose logits never leave the processor's cache; `attention` says when it runs."""
+"""Attention whose logits never leave a core's cache; `attention` says when it runs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from workbench.models.sharing import InOrder, for_each
+
 Grid = tuple[int, int]
 Tables = tuple[Tensor, Tensor] | None
 
 CHUNK_ELEMENTS = 250_000
-"""Logits per chunk and thread: 1 MB in fp32, half of a core's own cache."""
-CHUNK_QUERIES = 512
+"""Logits per chunk: 1 MB in fp32, a core's own cache."""
+CHUNK_QUERIES = 256
 """Queries per chunk; with fewer, the matrix product would pack the keys too often."""
+LEAST_CHUNKS = 8
+"""Images and heads are not taken together where that would leave cores without work."""
 
 
 def chunked_attention(
@@ -30,6 +35,10 @@ def chunked_attention(
 ) -> Tensor:
     """softmax(q·kᵀ/√d + relative positions) · v, B×h×Q×d, a few heads and grid rows of queries at a time.
 
+    On the CPU every thread computes whole chunks by itself (`sharing`). The chunks depend on nothing but sizes, and
+    what they contribute is added in their order, so neither the machine's load nor the number of threads changes a
+    bit.
+
     Args:
         q, k, v, relative_h, relative_w, grid, text_mask: see `attention.AttentionInput`.
     """
@@ -39,7 +48,7 @@ def chunked_attention(
 
 
 class _Chunked(torch.autograd.Function):
-    """See `chunked_attention`. All tensors have images and heads in one dimension here: G = B·h."""
+    """See `chunked_attention`."""
 
     @staticmethod
     def forward(
@@ -52,11 +61,13 @@ class _Chunked(torch.autograd.Function):
         grid: Grid,
         text_mask: Tensor | None,
     ) -> Tensor:
-        heads = _Heads(q, k, v, _tables(relative_h, relative_w), grid, text_mask)
-        out = torch.empty_like(heads.q, memory_format=torch.contiguous_format)
-        for part in heads.parts():
-            for chunk in part.chunks():
-                out[part.heads, chunk.queries] = part.weights(chunk) @ part.v
+        whole = _Whole(q, k, v, _tables(relative_h, relative_w), grid, text_mask)
+        out = torch.empty_like(whole.q, memory_format=torch.contiguous_format)
+
+        def work(chunk: _Chunk) -> None:
+            torch.bmm(whole.weights(chunk), whole.v[chunk.heads], out=out[chunk.heads, chunk.queries])
+
+        whole.for_each_chunk(work)
         out = out.view(q.shape)
         ctx.save_for_backward(q, k, v, relative_h, relative_w, text_mask, out)
         ctx.grid = grid
@@ -66,36 +77,11 @@ class _Chunked(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, relative_h, relative_w, text_mask, out = ctx.saved_tensors
-        heads = _Heads(q, k, v, _tables(relative_h, relative_w), ctx.grid, text_mask)
-        row_sums = (d_out * out).sum(dim=-1, keepdim=True, dtype=_accumulator(q)).flatten(0, 1)
-        d_out = d_out.flatten(0, 1).contiguous()
-        d_q, d_k, d_v = (
-            torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (heads.q, heads.k, heads.v)
-        )
-        d_tables = [torch.zeros_like(t, dtype=_accumulator(q)) for t in heads.tables or ()]
-        for part in heads.parts():
-            d_terms = None if part.terms is None else tuple(torch.empty_like(t) for t in part.terms)
-            for chunk in part.chunks():
-                weights, d_chunk = part.weights(chunk), d_out[part.heads, chunk.queries]
-                d_v[part.heads] += weights.transpose(-2, -1) @ d_chunk
-                d_logits = (d_chunk @ part.v.transpose(-2, -1)).to(row_sums.dtype)
-                d_logits = d_logits.sub_(row_sums[part.heads, chunk.queries]).mul_(weights)
-                narrow = d_logits.to(q.dtype)
-                d_q[part.heads, chunk.queries] = narrow @ part.k
-                d_k[part.heads] += narrow.transpose(-2, -1) @ part.q[:, chunk.queries]
-                if d_terms is not None and chunk.rows is not None:
-                    places = part.image_block(d_logits, chunk)
-                    d_terms[0][:, chunk.rows] = places.sum(dim=-1)
-                    d_terms[1][:, chunk.rows] = places.sum(dim=-2)
-            d_q[part.heads] *= heads.scale
-            d_k[part.heads] *= heads.scale
-            if d_terms is not None:
-                d_image, *d_both = part.terms_backward(d_terms)
-                d_q[part.heads, heads.text_queries :] += d_image
-                for total, new in zip(d_tables, d_both, strict=True):
-                    total += new
-        d_q, d_k, d_v = (d.unflatten(0, q.shape[:2]) for d in (d_q, d_k, d_v))
-        d_h, d_w = (d.to(q.dtype) for d in d_tables) if d_tables else (None, None)
+        whole = _Whole(q, k, v, _tables(relative_h, relative_w), ctx.grid, text_mask)
+        gradients = _Gradients(whole, out.flatten(0, 1), d_out.flatten(0, 1))
+        whole.for_each_chunk(gradients.work)
+        d_q, d_k, d_v = (d.unflatten(0, q.shape[:2]) for d in (gradients.q, gradients.k, gradients.v))
+        d_h, d_w = (d.to(q.dtype) for d in gradients.tables) if gradients.tables else (None, None)
         return d_q, d_k, d_v, d_h, d_w, None, None
 
 
@@ -105,14 +91,18 @@ def _tables(relative_h: Tensor | None, relative_w: Tensor | None) -> Tables:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Some queries: all of the text's (`rows` is None), or those of some rows of the grid."""
+    """Some heads' queries: those of some rows of the grid, and the text's with those of the first rows."""
 
+    index: int
+    heads: slice
     queries: slice
-    rows: slice | None
+    rows: slice
+    text: int
+    """Text queries among them, the first ones."""
 
 
-class _Heads:
-    """An attention's images and heads in one dimension, to be cut into parts."""
+class _Whole:
+    """One attention, its images and heads in one dimension: G = B·h."""
 
     def __init__(self, q: Tensor, k: Tensor, v: Tensor, tables: Tables, grid: Grid, text_mask: Tensor | None) -> None:
         self.scale = q.shape[-1] ** -0.5
@@ -121,95 +111,130 @@ class _Heads:
         self.words = k.shape[2] - grid[0] * grid[1]
         self.text_queries = q.shape[2] - grid[0] * grid[1]
         self.hidden = None if text_mask is None else ~text_mask.repeat_interleave(q.shape[1], dim=0)[:, None]
-        width = grid[1]
-        self.rows = min(grid[0], -(-CHUNK_QUERIES // width))
-        self.elements = CHUNK_ELEMENTS * torch.get_num_threads()
-        self._room = self.q.new_empty(0, dtype=_accumulator(self.q))
+        self.accumulator = torch.float64 if q.dtype == torch.float64 else torch.float32
+        self._rooms = threading.local()
 
-    def parts(self) -> Iterator[_Part]:
-        """As many heads at a time as fit the cache with one chunk of rows."""
-        step = max(1, self.elements // (self.rows * self.grid[1] * self.k.shape[1]))
-        for start in range(0, len(self.q), step):
-            yield _Part(self, slice(start, min(start + step, len(self.q))))
+    def for_each_chunk(self, work: Callable[[_Chunk], None]) -> None:
+        """Do the work for all chunks: on the CPU several at a time, on a GPU in this thread, whose stream it uses."""
+        if self.q.device.type == "cpu":
+            for_each(self.chunks(), work)
+            return
+        for chunk in self.chunks():
+            work(chunk)
 
-    def room(self, heads: int, queries: int) -> Tensor:
-        """Space for a chunk's logits; the same at every call, so that it stays in the cache."""
-        size = (heads, queries, self.k.shape[1])
-        if self._room.numel() < math.prod(size):
-            self._room = self.q.new_empty(math.prod(size), dtype=_accumulator(self.q))
-        room: Tensor = self._room[: math.prod(size)]
+    def chunks(self) -> list[_Chunk]:
+        """All heads and queries: as many heads at a time as fit the cache with one chunk of rows."""
+        (height, width), text = self.grid, self.text_queries
+        step = min(height, -(-CHUNK_QUERIES // width))
+        together = min(CHUNK_ELEMENTS // (step * width * self.k.shape[1]), len(self.q) // LEAST_CHUNKS)
+        chunks: list[_Chunk] = []
+        for first in range(0, len(self.q), max(1, together)):
+            heads = slice(first, min(first + max(1, together), len(self.q)))
+            for start in range(0, height, step):
+                stop = min(start + step, height)
+                queries = slice(text + start * width if start else 0, text + stop * width)
+                chunks.append(_Chunk(len(chunks), heads, queries, slice(start, stop), 0 if start else text))
+        return chunks
+
+    def room(self, purpose: str, *size: int) -> Tensor:
+        """Space for a matrix of a chunk; the same at every call of a thread, so that it stays in its cache."""
+        rooms = vars(self._rooms)
+        if purpose not in rooms or rooms[purpose].numel() < math.prod(size):
+            rooms[purpose] = self.q.new_empty(math.prod(size), dtype=self.accumulator)
+        room: Tensor = rooms[purpose][: math.prod(size)]
         return room.view(size)
 
+    def image_queries(self, chunk: _Chunk) -> Tensor:
+        """A chunk's image queries, g×rows×W×d."""
+        return self.image_rows(self.q[chunk.heads, chunk.queries], chunk)
 
-class _Part:
-    """Some heads, and what their chunks share."""
+    def image_rows(self, matrix: Tensor, chunk: _Chunk) -> Tensor:
+        """What g×queries×any holds of a chunk's image queries, g×rows×W×any, a view."""
+        rows: Tensor = matrix[:, chunk.text :].unflatten(1, (chunk.rows.stop - chunk.rows.start, self.grid[1]))
+        return rows
 
-    def __init__(self, whole: _Heads, heads: slice) -> None:
-        self.whole, self.heads = whole, heads
-        self.q, self.k, self.v = whole.q[heads], whole.k[heads], whole.v[heads]
-        self.hidden = None if whole.hidden is None else whole.hidden[heads]
-        self.terms: tuple[Tensor, Tensor] | None = None
-        if whole.tables is not None:
-            image_q = self.q[:, whole.text_queries :].unflatten(1, whole.grid)
-            table_h, table_w = whole.tables
-            self.terms = (
-                torch.einsum("ghwd,hkd->ghwk", image_q, table_h),
-                torch.einsum("ghwd,wkd->ghwk", image_q, table_w),
-            )
-
-    def chunks(self) -> Iterator[_Chunk]:
-        """All queries, a few rows of the grid at a time."""
-        (height, width), text = self.whole.grid, self.whole.text_queries
-        if text:
-            yield _Chunk(slice(0, text), None)
-        for start in range(0, height, self.whole.rows):
-            stop = min(start + self.whole.rows, height)
-            yield _Chunk(slice(text + start * width, text + stop * width), slice(start, stop))
+    def image_block(self, matrix: Tensor, chunk: _Chunk) -> Tensor:
+        """What g×queries×(L+N) holds of image queries and image keys, g×rows×W×H×W, a view."""
+        block: Tensor = self.image_rows(matrix, chunk)[..., self.words :].unflatten(3, self.grid)
+        return block
 
     def weights(self, chunk: _Chunk) -> Tensor:
-        """Attention of a chunk's queries, g×queries×(L+N), valid until the next call.
+        """Attention of a chunk's queries, g×queries×(L+N), valid until the thread's next call.
 
         The softmax is taken in fp32 at least.
         """
-        q, k = self.q[:, chunk.queries], self.k.transpose(-2, -1)
-        logits = self.whole.room(len(q), q.shape[1])
-        if self.terms is None or chunk.rows is None:
-            logits.zero_()
-        else:
-            logits[..., : self.whole.words] = 0
-            places, rows = self.image_block(logits, chunk), chunk.rows
-            torch.add(self.terms[0][:, rows, :, :, None], self.terms[1][:, rows, :, None, :], out=places)
+        q, k = self.q[chunk.heads, chunk.queries], self.k[chunk.heads].transpose(-2, -1)
+        logits = self.room("weights", len(q), q.shape[1], k.shape[2])
+        self._put_bias(logits, chunk)
         # The product is added to the bias, which saves one pass over the chunk.
         if logits.dtype == q.dtype:
-            logits.baddbmm_(q, k, alpha=self.whole.scale)
+            logits.baddbmm_(q, k, alpha=self.scale)
         else:
-            logits.add_(q @ k, alpha=self.whole.scale)
+            logits.add_(q @ k, alpha=self.scale)
         if self.hidden is not None:
-            logits[..., : self.whole.words].masked_fill_(self.hidden, float("-inf"))
+            logits[..., : self.words].masked_fill_(self.hidden[chunk.heads], float("-inf"))
         return torch.softmax(logits, dim=-1, out=logits).to(self.q.dtype)
 
-    def image_block(self, matrix: Tensor, chunk: _Chunk) -> Tensor:
-        """The image's columns of a chunk's rows, g×rows×W×H×W, a view."""
-        assert chunk.rows is not None
-        height, width = self.whole.grid
-        images = matrix[..., self.whole.words :]
-        places: Tensor = images.unflatten(1, (chunk.rows.stop - chunk.rows.start, width))
-        block: Tensor = places.unflatten(3, (height, width))
-        return block
-
-    def terms_backward(self, d_terms: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of the image queries g×N×d and of both tables, from those of the terms."""
-        assert self.whole.tables is not None
-        d_h, d_w = (d.to(self.q.dtype) for d in d_terms)
-        table_h, table_w = self.whole.tables
-        image_q = self.q[:, self.whole.text_queries :].unflatten(1, self.whole.grid)
-        d_q = torch.einsum("ghwk,hkd->ghwd", d_h, table_h) + torch.einsum("ghwk,wkd->ghwd", d_w, table_w)
-        return (
-            d_q.flatten(1, 2),
-            torch.einsum("ghwk,ghwd->hkd", d_h, image_q),
-            torch.einsum("ghwk,ghwd->wkd", d_w, image_q),
-        )
+    def _put_bias(self, logits: Tensor, chunk: _Chunk) -> None:
+        if self.tables is None:
+            logits.zero_()
+            return
+        table_h, table_w = self.tables
+        image_q = self.image_queries(chunk)
+        terms_h = torch.einsum("grwd,rkd->grwk", image_q, table_h[chunk.rows])
+        terms_w = torch.einsum("grwd,wkd->grwk", image_q, table_w)
+        logits[:, : chunk.text] = 0
+        logits[..., : self.words] = 0
+        torch.add(terms_h[..., :, None], terms_w[..., None, :], out=self.image_block(logits, chunk))
 
 
-def _accumulator(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+class _Gradients:
+    """Gradients of one attention, with respect to its queries, keys, values and tables."""
+
+    def __init__(self, whole: _Whole, out: Tensor, d_out: Tensor) -> None:
+        self.whole, self.out, self.d_out = whole, out, d_out
+        self.q = torch.empty_like(whole.q, memory_format=torch.contiguous_format)
+        self.k, self.v = (torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (whole.k, whole.v))
+        self.tables = [torch.zeros_like(t, dtype=whole.accumulator) for t in whole.tables or ()]
+        self._sums = InOrder(self._add)
+
+    def work(self, chunk: _Chunk) -> None:
+        """All that a chunk's queries contribute. Their weights are computed again."""
+        whole, dtype = self.whole, self.q.dtype
+        weights, d_out = whole.weights(chunk), self.d_out[chunk.heads, chunk.queries]
+        d_v = weights.transpose(-2, -1) @ d_out
+        d_logits = self._d_logits(chunk, d_out, weights)
+        narrow = d_logits.to(dtype)
+        d_q = (narrow @ whole.k[chunk.heads]).mul_(whole.scale)
+        d_k = (narrow.transpose(-2, -1) @ whole.q[chunk.heads, chunk.queries]).mul_(whole.scale)
+        d_tables: tuple[Tensor, ...] = ()
+        if whole.tables is not None:
+            block, image_q = whole.image_block(d_logits, chunk), whole.image_queries(chunk)
+            (table_h, table_w), rows = whole.tables, chunk.rows
+            d_h, d_w = block.sum(dim=-1).to(dtype), block.sum(dim=-2).to(dtype)
+            d_image = torch.einsum("grwk,rkd->grwd", d_h, table_h[rows]) + torch.einsum("grwk,wkd->grwd", d_w, table_w)
+            whole.image_rows(d_q, chunk).add_(d_image)
+            d_tables = (
+                torch.einsum("grwk,grwd->rkd", d_h, image_q),
+                torch.einsum("grwk,grwd->wkd", d_w, image_q),
+            )
+        self.q[chunk.heads, chunk.queries] = d_q
+        self._sums.put(chunk.index, chunk, d_k, d_v, *d_tables)
+
+    def _d_logits(self, chunk: _Chunk, d_out: Tensor, weights: Tensor) -> Tensor:
+        """weights · (dO·vᵀ − the row's sum of dO·O), g×queries×(L+N), valid until the thread's next call."""
+        dtype = self.whole.accumulator
+        row_sums = (d_out * self.out[chunk.heads, chunk.queries]).sum(dim=-1, keepdim=True, dtype=dtype)
+        d_logits, v = self.whole.room("d_logits", *weights.shape), self.whole.v[chunk.heads].transpose(-2, -1)
+        if d_logits.dtype == d_out.dtype:
+            torch.bmm(d_out, v, out=d_logits)
+        else:
+            d_logits.copy_(d_out @ v)
+        return d_logits.sub_(row_sums).mul_(weights)
+
+    def _add(self, chunk: _Chunk, d_k: Tensor, d_v: Tensor, *d_tables: Tensor) -> None:
+        self.k[chunk.heads] += d_k
+        self.v[chunk.heads] += d_v
+        if d_tables:
+            self.tables[0][chunk.rows] += d_tables[0]
+            self.tables[1] += d_tables[1]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from workbench.errors import ConfigError
 from workbench.models.backbones import Backbone, BlockOptions, Observer
@@ -18,14 +20,23 @@ class FusedImageEncoder(nn.Module):
         fusion: gives each fused block its text tokens.
         windowed: True keeps the backbone's windows, False lets every block attend globally.
         implementation: of the attention, instead of the one that the policy chooses.
+        checkpointed: in training, keep only what enters each block, and run it again for its gradients.
     """
 
-    def __init__(self, backbone: Backbone, fusion: Fusion, windowed: bool, implementation: str | None = None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        fusion: Fusion,
+        windowed: bool,
+        implementation: str | None = None,
+        checkpointed: bool = False,
+    ) -> None:
         super().__init__()
         self.vit = backbone
         self.fusion = fusion
         self.windowed = windowed
         self.implementation = implementation
+        self.checkpointed = checkpointed
 
     @property
     def patch_size(self) -> int:
@@ -70,7 +81,7 @@ class FusedImageEncoder(nn.Module):
         tokens = self.vit.embed(image)
         options = self._options(observer)
         for layer in range(self.first_fused):
-            tokens, _ = self.vit.run_block(layer, tokens, None, None, False, options)
+            tokens, _ = self._run(layer, tokens, None, None, None, options)
         return tokens
 
     def with_text(
@@ -86,14 +97,50 @@ class FusedImageEncoder(nn.Module):
         if text is not None:
             text = self.fusion.text_projection(text)
         for layer in range(self.first_fused, self.depth):
-            if text is not None and layer in self.fusion.layers:
-                words = self.fusion.tokens(BlockInput(layer, text, text_mask, words, tokens))
-                keep = self.fusion.reads_output(layer)
-                tokens, evolved = self.vit.run_block(layer, tokens, words, text_mask, keep, options)
-                words = evolved if self.fusion.evolves else None
-            else:
-                tokens, _ = self.vit.run_block(layer, tokens, None, None, False, options)
+            tokens, words = self._run(layer, tokens, text, text_mask, words, options)
         return self.vit.embedding(tokens)
+
+    def _run(
+        self,
+        layer: int,
+        tokens: Tensor,
+        text: Tensor | None,
+        text_mask: Tensor | None,
+        words: Tensor | None,
+        options: BlockOptions,
+    ) -> tuple[Tensor, Tensor | None]:
+        """`_block`, or the same with its activations dropped until the backward pass."""
+        inputs = (layer, tokens, text, text_mask, words, options)
+        # An observer is to see each block once.
+        if not (self.checkpointed and self.training and torch.is_grad_enabled()) or options.observer is not None:
+            return self._block(*inputs)
+        # It restores the random state and autocast, so that dropout draws the same when the block runs again.
+        again: tuple[Tensor, Tensor | None] = checkpoint(self._block, *inputs, use_reentrant=False)
+        return again
+
+    def _block(
+        self,
+        layer: int,
+        tokens: Tensor,
+        text: Tensor | None,
+        text_mask: Tensor | None,
+        words: Tensor | None,
+        options: BlockOptions,
+    ) -> tuple[Tensor, Tensor | None]:
+        """A block and, where it is fused, the making of its text tokens.
+
+        Args:
+            words: the text output of the last fused block, B×L×C, or None.
+
+        Returns:
+            Image tokens B×H×W×C, and `words` for the blocks after it.
+        """
+        if text is None or layer not in self.fusion.layers:
+            return self.vit.run_block(layer, tokens, None, None, False, options)[0], words
+        made = self.fusion.tokens(BlockInput(layer, text, text_mask, words, tokens))
+        keep = self.fusion.reads_output(layer)
+        tokens, evolved = self.vit.run_block(layer, tokens, made, text_mask, keep, options)
+        return tokens, evolved if self.fusion.evolves else None
 
     def _options(self, observer: Observer | None) -> BlockOptions:
         return BlockOptions(self.windowed, self.implementation, observer)

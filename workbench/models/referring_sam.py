@@ -27,6 +27,8 @@ UNUSED = (
 )
 """Parts of SAM that a referring expression never reaches; they get no gradient."""
 
+REST = "rest"
+
 
 class ReferringSam(nn.Module):
     """F(I, T) = F_d(F_v(I, φ(F_t(T))), F_t(T)); images are normalised by `normalise` first.
@@ -179,10 +181,11 @@ class ReferringSam(nn.Module):
         }
 
     def all_parts(self) -> dict[str, list[nn.Parameter]]:
-        """All parameters by part; `text_projection` is what is in none of `FreezeConfig`'s."""
+        """All parameters by part. `REST` is what is in none of `FreezeConfig`'s, such as the words' projection for the
+        mask decoder."""
         parts = self.parts()
         named = {id(p) for parameters in parts.values() for p in parameters}
-        return {**parts, "text_projection": [p for p in self.parameters() if id(p) not in named]}
+        return {**parts, REST: [p for p in self.parameters() if id(p) not in named]}
 
     def freeze(self, config: FreezeConfig) -> None:
         """Turn off the gradients of the named parts, and of the parts of SAM that text never reaches."""

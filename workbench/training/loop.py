@@ -5,6 +5,7 @@ What is random in step t depends only on (seed, t, process), so no random state 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,6 +25,8 @@ from workbench.training.checkpointing import Counts
 from workbench.training.divergence import DivergenceWatch
 from workbench.training.features import cached_features
 from workbench.training.losses import mask_loss
+from workbench.training.micro_batches import micro_batches
+from workbench.training.multi_scale import resized_batch
 from workbench.training.reporting import Interval, Reporter
 from workbench.training.setup import Parts
 from workbench.training.validation import Validation
@@ -116,11 +119,18 @@ class Loop:
     def _step(self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """One step; the loss, and the norm of the whole gradient before it was clipped."""
         parts, accelerator = self._parts, self._accelerator
+        patch = parts.model.image_encoder.vit.patch_size
         model.train()
-        with accelerator.autocast():
-            loss = batch_loss(model, parts.tokenizer, batch, parts.config, accelerator.device)
         optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(loss)
+        batch = resized_batch(batch, parts.config, patch, parts.seed, self._counts.step)
+        loss = torch.zeros((), device=accelerator.device)
+        for part in micro_batches(batch, parts.config.machine.micro_batch):
+            # Processes add up their gradients once, with the last part.
+            with contextlib.nullcontext() if part.last else accelerator.no_sync(model):
+                with accelerator.autocast():
+                    own = batch_loss(model, parts.tokenizer, part.batch, parts.config, accelerator.device) * part.share
+                accelerator.backward(own)
+            loss += own.detach()
         limit = parts.config.training.optimizer.clip_norm
         if limit is None:
             norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
@@ -130,7 +140,7 @@ class Loop:
         parts.schedule.step()
         if parts.ema is not None:
             parts.ema.update_parameters(parts.model)
-        return loss.detach(), norm
+        return loss, norm
 
     def _norms(self, norm: Tensor) -> dict[str, Tensor]:
         """The norm of the gradient as it was before it was clipped, in total and by part."""

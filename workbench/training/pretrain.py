@@ -102,7 +102,7 @@ def pretrain_sam(out: Path, data_root: Path, recipe: PretrainRecipe, progress: P
 
 
 def pretrain_bert(out: Path, data_root: Path, recipe: PretrainRecipe, progress: Progress) -> dict[str, Any]:
-    """Train `bert_mini` or `bert_mini2` on the train split's sentences with masked words, and write its folder into `out`.
+    """Train `bert_mini` or `bert_mini2` on sentences of the train split with masked words, and write its folder.
 
     As BERT: 15 % of the word pieces are predicted; of these 80 % are masked, 10 % replaced, 10 % left.
 

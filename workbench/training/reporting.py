@@ -190,7 +190,9 @@ class Reporter:
             error=None,
         )
 
-    def completed(self, parts: Parts, counts: Counts, metrics: dict[str, dict[str, float]], evaluation_seconds: float) -> None:
+    def completed(
+        self, parts: Parts, counts: Counts, metrics: dict[str, dict[str, float]], evaluation_seconds: float
+    ) -> None:
         """The final record; steps that were lost and repeated count once in the times."""
         if self._log is not None:
             for scored_file in self._folder.checkpoints.scored():

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from workbench.config import EmaConfig, RunConfig
+from workbench.config import RunConfig
 from workbench.data.datasets import open_dataset
 from workbench.data.loading import ReferringDataset, steps_per_epoch
 from workbench.data.tables import ReferData
@@ -24,6 +24,8 @@ from workbench.models.fusion import variants
 from workbench.models.referring_sam import ReferringSam
 from workbench.models.text_encoder import Tokenizer, load_tokenizer
 from workbench.results.folders import RunFolder
+from workbench.training.averaging import averaged
+from workbench.training.optimizer import build_optimizer
 from workbench.training.schedule import rate_factor
 
 
@@ -68,10 +70,12 @@ def build_parts(config: RunConfig, seed: int, folder: RunFolder, device: torch.d
     if threads := record.threads or machine.threads:
         torch.set_num_threads(threads)
     set_determinism(training.deterministic)
+    use_tf32(training.tf32)
     check_digests(config, record.provenance.digests() if record.provenance else {}, folder.name)
     data = open_dataset(config)
     dataset = split_of(data, config.data.train_split, config)
-    steps = training_steps(config, dataset)
+    epoch_steps = steps_per_epoch(dataset, config.data, training.batch_size)
+    steps = training_steps(config, epoch_steps)
     torch.manual_seed(seed)
     model = build_model(config)
     start_from_run_sha256 = _begin_from_run(model, config, seed, folder)
@@ -81,7 +85,7 @@ def build_parts(config: RunConfig, seed: int, folder: RunFolder, device: torch.d
     if machine.compile and not training.cache_features:  # cached features leave little to compile
         _compile(model, device)
     optimizer = build_optimizer(model, config)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(training.schedule, steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(training.schedule, steps, epoch_steps))
     return Parts(
         config, seed, data, dataset, steps, model, tokenizer, ema, optimizer, schedule, start_from_run_sha256
     )  # fmt: skip
@@ -101,41 +105,34 @@ def split_of(data: ReferData, name: str, config: RunConfig, images: int | None =
     return ReferringDataset(data, name, config.backbone.image_size, config.data, config.machine.cache_images, images)
 
 
-def training_steps(config: RunConfig, dataset: ReferringDataset) -> int:
-    """How many steps a run trains."""
+def training_steps(config: RunConfig, epoch_steps: float) -> int:
+    """How many steps a run trains.
+
+    Args:
+        epoch_steps: how many steps a pass over the training split has.
+    """
     training = config.training
     if training.steps is not None:
         return training.steps
-    epochs = variants[config.fusion.variant].released_epochs if training.epochs == "released" else training.epochs
+    epochs = released_epochs(config) if training.epochs == "released" else training.epochs
     assert epochs is not None
-    return math.ceil(epochs * steps_per_epoch(dataset, config.data, training.batch_size))
+    return math.ceil(epochs * epoch_steps)
 
 
-def averaged(model: nn.Module, config: EmaConfig) -> AveragedModel | None:
-    """The moving average of a model's weights, or None where it is off."""
-    if config.decay is None:
-        return None
-    limit = config.decay
-
-    def average(averages: Any, weights: Any, updates: Any) -> None:
-        decay = min(limit, (1 + int(updates)) / (10 + int(updates)))
-        torch._foreach_lerp_(averages, weights, 1 - decay)
-
-    return AveragedModel(model, multi_avg_fn=average)
+def released_epochs(config: RunConfig) -> int:
+    """How many epochs the released code trains a configuration: 25 with a frozen image encoder or ViT-H, else by
+    variant."""
+    shortened = config.training.freeze.image_encoder or config.backbone.name == "vit_h"
+    return 25 if shortened else variants[config.fusion.variant].released_epochs
 
 
-def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    """The run's optimiser over what is not frozen."""
-    options = config.training.optimizer
-    kind: Any = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[options.name]
-    optimizer: torch.optim.Optimizer = kind(
-        [p for p in model.parameters() if p.requires_grad],
-        lr=options.learning_rate,
-        betas=options.betas,
-        eps=options.eps,
-        weight_decay=options.weight_decay,
-    )
-    return optimizer
+def use_tf32(allowed: bool) -> None:
+    """Say whether a GPU may compute products and convolutions of fp32 numbers in TF32; torch's own defaults differ."""
+    with warnings.catch_warnings():
+        # Some versions of torch call these flags old; torch.compile reads them, and fails where only the new are set.
+        warnings.simplefilter("ignore")
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+        torch.backends.cudnn.allow_tf32 = allowed
 
 
 def _begin_from_run(model: ReferringSam, config: RunConfig, seed: int, folder: RunFolder) -> str | None:

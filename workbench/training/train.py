@@ -93,6 +93,7 @@ def _train(
     source: dict[str, Any] | None,
 ) -> None:
     """Set up, train what is left of it, evaluate, and write the final record."""
+    config.check_processes(accelerator.num_processes)
     parts = build_parts(config, seed, folder, accelerator.device)
     counts = resume(folder, parts, accelerator)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ WORDS = 20
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 FP32_ERROR = 2e-3
 """The most that a gradient may differ from the CPU's, relative to its norm: sums are in another order."""
+MEETING = timedelta(seconds=60)
 LEAST_COSINE = 0.97
 """Between the gradients in bf16 and in fp32."""
 
@@ -142,7 +144,7 @@ def bf16(hour: Hour) -> Figures:
         model = small_model(variant, attention).to(hour.device)
         batch = random_batch(4, 64, hour.device)
         both = [gradients(model, batch, precision) for precision in (torch.bfloat16, None)]
-        narrow, wide = (torch.cat([g.flatten() for g in one.values()]) for one in both)
+        narrow, wide = (torch.cat([g.flatten() for name, g in one.items() if name != "loss"]) for one in both)
         cosine = float(torch.cosine_similarity(narrow, wide, dim=0))
         if not cosine >= LEAST_COSINE:
             raise WorkbenchError(f"{variant}, {attention}: the cosine of bf16's gradients and fp32's is {cosine:.4f}")
@@ -190,6 +192,8 @@ def compiled(hour: Hour) -> Figures:
     error, name = worst(gradients(model, batch), wanted)
     if not error <= FP32_ERROR:
         raise WorkbenchError(f"compiled: {name} differs by {error:.1e}")
+    if hour.device == "cpu":  # compiling takes minutes there
+        return {"largest_difference": error}
     narrow = gradients(model, batch, torch.bfloat16)
     return {"largest_difference": error, "bf16_loss": float(narrow["loss"])}
 
@@ -216,7 +220,9 @@ def _half(rank: int, device: str, meeting: str, place: str) -> None:
     torch.backends.cudnn.allow_tf32 = False
     name = f"cuda:{rank}" if device == "cuda" else device
     backend = "nccl" if device == "cuda" else "gloo"
-    torch.distributed.init_process_group(backend, init_method=f"file://{meeting}", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        backend, init_method=f"file://{meeting}", rank=rank, world_size=2, timeout=MEETING
+    )
     if device == "cuda":
         torch.cuda.set_device(rank)
     try:

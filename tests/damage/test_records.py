@@ -127,7 +127,7 @@ def _check_what_is_shown(case: str, ground: Ground, file: Path, outcomes: dict[t
         document: dict[str, Any] = json.loads((ground.results / "ground" / "table.json").read_text())
         shown = {(setting, seed) for setting, seeds in document["seeds"].items() for seed in seeds}
         completed = {(setting, seed) for setting in ("a", "b") for seed in (0, 1, 2)}
-        assert completed - touched <= shown, f"{case}: a sound run is not shown: {table.out}"
+        assert completed - touched <= shown, f"{case}: a sound run is not shown: {table.out}{table.err}"
         for run in (touched & completed) - shown:
             missing = f"{run[0]} seed {run[1]} ("
             assert missing in table.out, f"{case}: {table.out}"

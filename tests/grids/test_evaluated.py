@@ -107,6 +107,14 @@ def test_a_run_with_another_ground_truth_is_damaged(grid: Grid, results: Path, c
     assert "was evaluated on other expressions" in str(runs.incomplete[0])
 
 
+def test_a_run_without_a_column_that_came_later_damages_no_other(grid: Grid, results: Path) -> None:
+    folder = folder_of(grid, results, "a", 2)
+    folder.write_expressions(folder.expressions().drop(columns="target_area"))
+    runs = evaluated(grid, RunFolders(results))
+    assert runs.seeds("a") == (0, 1, 2, 3, 4)
+    assert not runs.incomplete
+
+
 def test_a_folder_of_another_configuration_is_damaged(grid: Grid, results: Path) -> None:
     record = folder_of(grid, results, "a", 1).record_file
     document = json.loads(record.read_text())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,12 +180,7 @@ def _leave_out_other_expressions(
     """Take out runs that were evaluated on other expressions than most runs on the same data set: one is damaged."""
     signatures: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
     columns = ["image_id", *KEY[1:], "sentence"]
-    # Runs made before there was a column lack it, and beside one of these the column of the others has another type.
-    columns += [
-        name
-        for name in ("target_area", "no_target")
-        if all(name in frame and not frame[name].isna().any() for frame in expressions.values())
-    ]
+    columns += _in_all(expressions.values(), "target_area", "no_target")
     for setting, frame in expressions.items():
         data = grid.settings[setting].data
         data_set = repr((data.dataset, data.split_by, data.recipe, data.sha256))
@@ -240,9 +235,17 @@ def _add_scored(
     return sources
 
 
+def _in_all(frames: Collection[pd.DataFrame], *columns: str) -> list[str]:
+    """The columns that every run of these frames has.
+
+    Runs made before there was a column lack it; beside one of these, the column of the others has another type.
+    """
+    return [name for name in columns if all(name in frame and not frame[name].isna().any() for frame in frames)]
+
+
 def _same_expressions(one: pd.DataFrame, other: pd.DataFrame) -> bool:
     """Whether two frames hold the same expressions with the same ground truth."""
     columns = ["image_id", *KEY[1:], "sentence"]
-    columns += ["target_area"] if "target_area" in one and "target_area" in other else []
+    columns += _in_all([one, other], "target_area")
     first, second = (frame[columns].drop_duplicates().reset_index(drop=True) for frame in (one, other))
     return first.equals(second)

@@ -23,7 +23,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $(READY)
 
 demo: setup  ## train and compare three fusion variants on two CPU cores
-	$(BIN)/workbench submit ablations/demo.yaml --workers 3
+	$(BIN)/workbench submit ablations/demo.yaml --workers 2
 	$(BIN)/workbench table ablations/demo.yaml
 	$(BIN)/workbench figure all ablations/demo.yaml
 

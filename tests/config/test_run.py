@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from tests.conftest import ROOT
 from workbench.config import RunConfig, difference, run_id
 from workbench.errors import ConfigError
 

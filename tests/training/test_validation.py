@@ -71,6 +71,17 @@ def test_the_best_step_is_the_one_that_the_log_shows(tmp_path: Path, make_config
     assert last.record().metrics["val"]["miou"] < record.metrics["val"]["miou"]
 
 
+def test_a_last_step_that_is_the_best_needs_no_other_weights(tmp_path: Path, make_config: Make) -> None:
+    config = make_config(fusion__variant="l_dit", validation__every={"steps": 6})
+    folder = run(tmp_path, config)
+    record, latest = folder.record(), folder.checkpoints.latest()
+    assert record.best is not None
+    assert latest is not None
+    assert record.best.step == record.evaluated_step == 6
+    assert folder.evaluated_weights() == latest.model
+    load_trained(config, folder)
+
+
 @pytest.mark.parametrize("stop_at", [3, 4, 7])
 def test_a_resumed_run_takes_the_same_step(tmp_path: Path, make_config: Make, stop_at: int) -> None:
     config = make_config(**OVERFITS, training__ema__decay=0.5)

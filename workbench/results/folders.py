@@ -152,7 +152,9 @@ class RunFolder:
             CheckpointError: there is none.
         """
         record = self.record()
-        if record.best is not None and record.evaluated_step == record.best.step:
+        evaluation = record.config.get("evaluation")
+        takes_best = isinstance(evaluation, dict) and evaluation.get("checkpoint") == "best"
+        if takes_best and record.best is not None and record.evaluated_step == record.best.step:
             file = self.checkpoints.best(record.best.step)
             if not file.is_file():
                 raise CheckpointError(f"{self.name} no longer has the weights of its best step, {file}")

@@ -48,7 +48,10 @@ OTHER: dict[str, Any] = {
     "training.optimizer.clip_norm": None,
     "training.optimizer.rates": {"text_encoder": 0.1},
     "training.schedule.name": "constant",
+    "training.schedule.warmup_epochs": 3.0,
     "training.ema.decay": 0.9,
+    "training.ema.start": "initial",
+    "data.augmentation.batch_scales": [0.5, 1.0],
     "training.precision": "bf16",
     "evaluation.splits": ["testA"],
 }

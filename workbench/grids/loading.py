@@ -200,7 +200,7 @@ def _short(value: Any) -> str:
     return ":".join(f"{k}:{v}" for k, v in value.items()) if isinstance(value, dict) else str(value).replace(" ", "")
 
 
-REPLACED = frozenset({"fusion.layers", "exclude"})
+REPLACED = frozenset({"fusion.layers", "validation.every", "exclude"})
 """Keys whose mapping is one value: a later one takes the place of an earlier one instead of joining it."""
 
 

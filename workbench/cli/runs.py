@@ -248,6 +248,7 @@ def train(
     from workbench.errors import WorkbenchError
     from workbench.grids import is_preset, load_preset
     from workbench.registry import unknown_name
+    from workbench.results.curves import name_curves
     from workbench.results.folders import RunFolder
 
     if is_preset(config):
@@ -267,6 +268,8 @@ def train(
     with progress_of(f"data set {chosen.data.dataset}", "images") as step:
         open_dataset(chosen, step)
     folder = RunFolder.of(results, chosen, seed)
+    if "tensorboard" in chosen.machine.trackers:
+        name_curves(results, config.stem, [(setting or "train", folder)])
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, frame: stopping.append(received))

@@ -19,6 +19,8 @@ from workbench.launch.room import check_room
 from workbench.launch.scheduler import SchedulerError
 from workbench.launch.states import Look, forgiving, look_at_queue
 from workbench.launch.submissions import Submissions, Warn
+from workbench.results.curves import name_curves
+from workbench.results.folders import RunFolder
 from workbench.results.record import FAILED
 
 if TYPE_CHECKING:
@@ -121,7 +123,7 @@ def submit(grid: Grid, request: Request) -> SubmissionOutcome:
             request.progress,
             request.begun,
         )
-        _carry_out(grid, outcome, executor)
+        _carry_out(grid, outcome, request.results, executor)
         outcome.logs, outcome.artefacts = executor.logs, executor.artefacts
         outcome.after = plan_runs(grid.runs(), request.results, forgiving(look_at_queue))
         return outcome
@@ -132,7 +134,7 @@ def submit(grid: Grid, request: Request) -> SubmissionOutcome:
         check_room([planned.run for planned in outcome.chosen], request.profile)
         with _saying_what_was_taken(outcome):
             Submissions(request.results).all()
-            _carry_out(grid, outcome, SlurmExecutor(outcome, request, lock))
+            _carry_out(grid, outcome, request.results, SlurmExecutor(outcome, request, lock))
     return outcome
 
 
@@ -141,11 +143,13 @@ def _planned(grid: Grid, request: Request, look: Look) -> SubmissionOutcome:
     return SubmissionOutcome(planned, to_train(planned, request.retry))
 
 
-def _carry_out(grid: Grid, outcome: SubmissionOutcome, executor: Executor) -> None:
+def _carry_out(grid: Grid, outcome: SubmissionOutcome, results: Path, executor: Executor) -> None:
     by_id = {planned.run.id: planned for planned in outcome.chosen}
     for stage in stages(grid):
         chosen = [by_id[run.id] for run in stage.runs if run.id in by_id]
         if chosen:
+            curves = (run for run in stage.runs if "tensorboard" in run.config.machine.trackers)
+            name_curves(results, stage.grid.name, ((run.setting, RunFolder(results, run.id)) for run in curves))
             executor.train(stage, chosen)
         executor.report(stage)
 

@@ -128,8 +128,8 @@ class RunFolder:
 
     @property
     def tracker_folder(self) -> Path:
-        """Where trackers such as TensorBoard write."""
-        return self.results / TENSORBOARD / self.name
+        """Where trackers such as TensorBoard write; `workbench.results.curves` gives it a name that says what it is."""
+        return self.path / TENSORBOARD
 
     def record(self) -> RunRecord:
         """The content of `run.json`, all defaults for a new run.

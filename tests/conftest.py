@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -29,6 +30,21 @@ ALONE = (
     "paper/test_notebooks.py",
 )
 """Tests that measure time, watch ports or keep several processes busy: no two of them at once."""
+
+
+EXHAUSTIVE = bool(os.environ.get("WORKBENCH_EXHAUSTIVE"))
+"""Whether to run also what takes longest, and samples in full: CI does."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [] if EXHAUSTIVE else [item for item in items if item.get_closest_marker("exhaustive")]
+    if left_out:
+        items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
+        config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_report_header() -> str:
+    return "exhaustive tests: run" if EXHAUSTIVE else "exhaustive tests: left out (WORKBENCH_EXHAUSTIVE=1 runs them)"
 
 
 def group_of(node_id: str) -> str:

@@ -11,7 +11,7 @@ from workbench.benchmarks import launch
 Command = Callable[..., Any]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_bench_launch_prints_its_figures(workbench: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "SETTINGS", 2)
     monkeypatch.setattr(launch, "SEEDS", 10)

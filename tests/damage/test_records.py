@@ -1,6 +1,6 @@
 """Damaged records through the commands: no traceback, the file is named, every sound run is still shown.
 
-`WORKBENCH_DAMAGE_CASES` says how many; the default is a sample.
+`WORKBENCH_DAMAGE_CASES` says how many; without it, a sample.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any
 import nbformat
 import pytest
 
-from tests.conftest import ROOT, Outcome
+from tests.conftest import EXHAUSTIVE, ROOT, Outcome
 from tests.damage.ground import Ground, build, slurm
 from tests.damage.mutations import mutate, restore
 
-CASES = int(os.environ.get("WORKBENCH_DAMAGE_CASES", "120"))
+CASES = int(os.environ.get("WORKBENCH_DAMAGE_CASES", "400" if EXHAUSTIVE else "40"))
 BATCH = 20
 FIGURE_EVERY, NOTEBOOK_EVERY = 5, 3
 Command = Callable[..., Outcome]

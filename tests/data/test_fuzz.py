@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import EXHAUSTIVE, ROOT
 from tests.data.fuzzing import KINDS
 
 pytestmark = pytest.mark.slow
-FEWEST = 2000
+TIMES = 1.0 if EXHAUSTIVE else 0.25
+FEWEST = 2000 * TIMES
 LONGEST_MESSAGE = 2000
 MEMORY = 800 * 1024**2
 """That a case may take; decoding an image of the most pixels that are allowed takes 735 MiB."""
@@ -32,7 +33,7 @@ SHOWN = 20
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What became of each case, in a process of their own; the last says how many there were."""
     scratch = tmp_path_factory.mktemp("fuzz")
-    command = [sys.executable, "-m", "tests.data.fuzzing", str(scratch)]
+    command = [sys.executable, "-m", "tests.data.fuzzing", str(scratch), "", str(TIMES)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace", check=False)
     file = Path(scratch / "outcomes.jsonl")
     found = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
@@ -70,7 +71,7 @@ def test_what_is_damaged_ends_in_a_clear_message_and_does_nothing(kind: str, out
     assert not found, f"{len(found)} of {len(cases)} cases\n" + "\n".join(lines)
 
 
-def test_thousands_of_cases_ran_in_one_process(outcomes: list[dict[str, Any]]) -> None:
+def test_all_cases_ran_in_one_process(outcomes: list[dict[str, Any]]) -> None:
     ran = len(outcomes) - 1
     assert ran >= FEWEST
     assert outcomes[-1] == {"cases": ran, "processes": 1}

@@ -53,7 +53,7 @@ def test_without_text_it_is_segment_anything_s_encoder(variant: str, size: tuple
         torch.testing.assert_close(encoder(vit, variant, windowed=True)(image), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_vit_b_at_1024_px_is_segment_anything_s_encoder() -> None:
     vit = random_vit(VIT_B)
     image = torch.randn(1, 3, 1024, 1024)
@@ -196,7 +196,7 @@ def test_a_size_that_is_no_multiple_of_a_patch_is_an_error() -> None:
         model(torch.randn(1, 3, 100, 96))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore")
 def test_a_compiled_encoder_computes_the_same() -> None:
     shape = dataclasses.replace(SMALL, depth=1, image_size=32, window_size=3)

@@ -150,7 +150,7 @@ train(config, 0, RunFolder.of(Path(sys.argv[2]), config, 0))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_with_parts_train_to_the_weights_of_one_without(
     tmp_path: Path, make_config: Make, still_bert: Path
 ) -> None:

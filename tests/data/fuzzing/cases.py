@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -64,9 +65,11 @@ def kind(count: int | Callable[[], int], more: bool = True) -> Callable[[Maker],
     return register
 
 
-def plan(times: int = 1) -> Iterator[tuple[str, int]]:
+def plan(times: float = 1) -> Iterator[tuple[str, int]]:
+    """Kind and seed of each case; `times` scales how many there are of the kinds that can have more."""
     for name, (count, more, _) in KINDS.items():
-        for seed in range((count if isinstance(count, int) else count()) * (times if more else 1)):
+        whole = count if isinstance(count, int) else count()
+        for seed in range(math.ceil(whole * times) if more else whole):
             yield name, seed
 
 

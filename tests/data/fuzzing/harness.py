@@ -231,7 +231,7 @@ def warm_up(ground: Ground, guard: Guard) -> None:
     assert run(of_file("prepare", "refs", IMAGE, b"no picture"), ground, guard)["code"] == 2
 
 
-def work(scratch: Path, process: int, first: int, only: str, times: int) -> None:
+def work(scratch: Path, process: int, first: int, only: str, times: float) -> None:
     """Run the cases from that number on."""
     import typer
 
@@ -279,7 +279,7 @@ def _listing(scratch: Path) -> frozenset[str]:
     return frozenset(here | {f"outside/{entry.name}" for entry in os.scandir(scratch / "outside")})
 
 
-def main(scratch: Path, only: str = "", times: int = 1) -> int:
+def main(scratch: Path, only: str = "", times: float = 1) -> int:
     outside = scratch / "outside"
     outside.mkdir(parents=True)
     (outside / "secret.jpg").write_bytes(picture())

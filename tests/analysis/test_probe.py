@@ -11,7 +11,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from tests.conftest import Outcome
-from workbench.analysis.probe import asked_of, baseline_table, run_table
+from workbench.analysis.probe import asked_of, baseline_table, over_seeds, run_table
 from workbench.config import DataConfig, RefshapesRecipe, RunConfig
 from workbench.data.datasets import open_data
 from workbench.data.loading import Expressions
@@ -101,3 +101,17 @@ def test_the_command_shows_both_tables(
     refused = workbench("data", "probe")
     assert refused.code != 0
     assert "name either a data set or, with --grid, a grid" in refused.err
+
+
+def test_seeds_of_a_setting_are_one_row_with_their_spread() -> None:
+    def row(seed: int, split: str, as_written: float, replaced: float) -> dict[str, Any]:
+        return {"setting": "a", "seed": seed, "part": "anchor", "split": split, "expressions": 7,
+                "as_written": as_written, "replaced": replaced, "honest": 0.25}  # fmt: skip
+
+    rows = [row(1, "val", 0.5, 0.4), row(2, "val", 0.7, 0.3), row(1, "testB", 0.2, 0.2)]
+    found = over_seeds(rows).set_index("split")
+    assert list(found.index) == ["val", "testB"]
+    assert found.loc["val", ["seeds", "expressions", "reader_fall"]].tolist() == [2, 7, 0.75]
+    np.testing.assert_allclose(found.loc["val", ["as_written", "replaced", "fall"]].astype(float), [0.6, 0.35, 0.25])
+    np.testing.assert_allclose(found.loc["val", "fall_sd"], np.std([0.1, 0.4], ddof=1))
+    assert np.isnan(found.loc["testB", "fall_sd"])

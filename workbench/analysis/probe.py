@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -157,6 +157,26 @@ def run_table(
             )
             dataset.expressions = Expressions(data, split)
     return pd.DataFrame(rows)
+
+
+def over_seeds(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Means and standard deviations over the seeds of each setting.
+
+    Args:
+        rows: those of `run_table`, with `setting` and `seed`.
+
+    Returns:
+        One row per setting, part and split, in their order: `seeds`, `expressions`, and `as_written`, `replaced` and
+        `fall` (their difference) each with its `_sd`; and `reader_fall`, that of a reader who is always right.
+    """
+    frame = pd.DataFrame(rows)
+    frame["fall"] = frame["as_written"] - frame["replaced"]
+    measured = ["as_written", "replaced", "fall"]
+    groups = frame.groupby(["setting", "part", "split"], sort=False)
+    means, spreads = groups[measured].mean(), groups[measured].std().add_suffix("_sd")
+    rest = groups.agg(seeds=("seed", "nunique"), expressions=("expressions", "first"), honest=("honest", "first"))
+    rest["reader_fall"] = 1.0 - rest.pop("honest")
+    return pd.concat([rest, means, spreads], axis=1).reset_index()
 
 
 def _questions(

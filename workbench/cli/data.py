@@ -180,8 +180,8 @@ def data_probe(
     )
     if runs:
         print()
-        header = ("setting", "seed", "replaced", "split", "n", "as written", "replaced", "a reader who answers it")
-        print_rows(header, [_probed_row(row) for row in runs])
+        header = ("setting", "seeds", "replaced", "split", "n", "as written", "replaced", "falls by", "a reader's")
+        print_rows(header, [_probed_row(row) for row in probe.over_seeds(runs).to_dict("records")])
 
 
 def _grid_and_data(grid: Path, root: Path | None) -> tuple[Any, tuple[Any, ReferData]]:
@@ -219,11 +219,14 @@ def _probed_runs(grid: Any, data: ReferData, results: Path) -> list[dict[str, An
 
 
 def _probed_row(row: dict[str, Any]) -> tuple[Any, ...]:
-    def percent(value: float) -> str:
-        return "–" if value != value else f"{100 * value:.1f}"
+    def percent(name: str) -> str:
+        if row[name] != row[name]:
+            return "–"
+        spread = f" ± {100 * row[f'{name}_sd']:.1f}" if row["seeds"] > 1 and f"{name}_sd" in row else ""
+        return f"{100 * row[name]:.1f}{spread}"
 
-    shown = (percent(row["as_written"]), percent(row["replaced"]), percent(row["honest"]))
-    return (row["setting"], row["seed"], row["part"], row["split"], row["expressions"], *shown)
+    shown = (percent(name) for name in ("as_written", "replaced", "fall", "reader_fall"))
+    return (row["setting"], row["seeds"], row["part"], row["split"], row["expressions"], *shown)
 
 
 def refshapes_recipe(data: ReferData) -> Any:

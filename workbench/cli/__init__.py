@@ -6,12 +6,12 @@ import os
 import sys
 
 # isort: off - in the order that --help lists the commands
-from workbench.cli import cluster, data, outputs, runs, tools
+from workbench.cli import cluster, data, outputs, predict, runs, tools
 
 # isort: on
 from workbench.cli.options import app
 
-__all__ = ["app", "cluster", "data", "main", "outputs", "runs", "tools"]
+__all__ = ["app", "cluster", "data", "main", "outputs", "predict", "runs", "tools"]
 
 
 def main() -> None:

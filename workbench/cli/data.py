@@ -181,7 +181,8 @@ def data_probe(
     if runs:
         print()
         header = ("setting", "seeds", "replaced", "split", "n", "as written", "replaced", "falls by", "a reader's")
-        print_rows(header, [_probed_row(row) for row in probe.over_seeds(runs).to_dict("records")])
+        records: list[Any] = probe.over_seeds(runs).to_dict("records")
+        print_rows(header, [_probed_row(row) for row in records])
 
 
 def _grid_and_data(grid: Path, root: Path | None) -> tuple[Any, tuple[Any, ReferData]]:

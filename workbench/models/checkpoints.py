@@ -29,6 +29,9 @@ from workbench.models.text_encoder import TextEncoder, text_encoder_of
 
 StateDict = Mapping[str, Tensor]
 
+SIZES = "sizes"
+"""Where a file of an imported model holds its sizes."""
+
 
 def locate(config: BackboneConfig, root: Path) -> Path | None:
     """The backbone's weights file; None for random weights, CheckpointError if it is missing."""
@@ -190,18 +193,30 @@ def write_model(file: Path, model: ReferringSam, sizes: released.ReleasedSizes) 
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.part")
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
-    save_file(state, temporary, metadata={"sizes": sizes.as_json()})
+    save_file(state, temporary, metadata={SIZES: sizes.as_json()})
     temporary.replace(file)
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """What a safetensors file says of itself beside its tensors; CheckpointError where it is damaged."""
+    try:
+        with safe_open(file, "pt") as opened:
+            return dict(opened.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file}: truncated or damaged weights file: {error}") from None
+
+
+def sizes_of(file: Path) -> released.ReleasedSizes:
+    """The sizes of a model that `write_model` wrote; CheckpointError for anything else."""
+    text = read_metadata(file).get(SIZES)
+    if text is None:
+        raise CheckpointError(f"{file}: it does not hold its sizes; only files written by import-released do")
+    return released.ReleasedSizes.from_json(text)
 
 
 def load_model(file: Path) -> ReferringSam:
     """A model that `write_model` wrote, in evaluation mode; CheckpointError for anything else."""
-    state = read_state_dict(file)
-    with safe_open(file, "pt") as opened:
-        sizes_text = (opened.metadata() or {}).get("sizes")
-    if sizes_text is None:
-        raise CheckpointError(f"{file}: it does not hold its sizes; only files written by import-released do")
-    sizes = released.ReleasedSizes.from_json(sizes_text)
+    state, sizes = read_state_dict(file), sizes_of(file)
     prefix = "text_encoder.bert."
     text = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     model = assemble_released(sizes, text_encoder_of(text, sizes.text_heads, str(file)) if text else None)

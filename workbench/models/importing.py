@@ -77,7 +77,10 @@ def import_checkpoint(
     files = [weights]
     name = _registered(sizes)
     if name is not None:
-        values = _configuration(name, sizes, weights, has_text=bool(parts.text_encoder))
+        values = released_configuration(sizes, name, has_text=bool(parts.text_encoder)) | {
+            "start_from": {"file": weights.name, "sha256": digest_of(weights)},
+            "machine": {"checkpoint_root": str(weights.parent)},
+        }
         RunConfig.parse(values)
         files.append(written)
         head = CONFIGURATION.format(source=file.name, variant=variant, file=written)
@@ -97,7 +100,13 @@ def _registered(sizes: released.ReleasedSizes) -> str | None:
     return None
 
 
-def _configuration(name: str, sizes: released.ReleasedSizes, weights: Path, has_text: bool) -> dict[str, Any]:
+def released_configuration(sizes: released.ReleasedSizes, backbone: str, has_text: bool) -> dict[str, Any]:
+    """A configuration that evaluates a released model on RefCOCO as the released code does, but for its weights.
+
+    Args:
+        backbone: the registered one of these sizes.
+        has_text: whether the text encoder's weights are among the model's.
+    """
     fusion: dict[str, Any] = {"variant": sizes.fusion.variant}
     if sizes.fusion.text_projection:
         fusion["text_projection"] = True
@@ -105,7 +114,7 @@ def _configuration(name: str, sizes: released.ReleasedSizes, weights: Path, has_
         fusion["cross_attention"] = sizes.fusion.cross_attention.model_dump()
     return {
         "backbone": {
-            "name": name,
+            "name": backbone,
             "checkpoint": None,
             "image_size": 512,
             "attention": "global",
@@ -120,9 +129,7 @@ def _configuration(name: str, sizes: released.ReleasedSizes, weights: Path, has_
             "mask_padding": False,
             "pretrained": not has_text,
         },
-        "start_from": {"file": weights.name, "sha256": digest_of(weights)},
         "data": {"dataset": "refcoco", "split_by": "unc", "padding": "centred"},
         "training": {"steps": 0},
         "evaluation": {"splits": ["val", "testA", "testB"], "threshold": 0.35, "masks": "dilated"},
-        "machine": {"checkpoint_root": str(weights.parent)},
     }

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 PALETTE = ("#999999", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#D55E00")
 """Okabe and Ito's colours; grey comes first, for a baseline."""
 ERROR = "#D55E00"
+PREDICTION = "#0072B2"
 MAP = "viridis"
 DARK = ("#0072B2",)
 """Colours of the palette that take white text."""

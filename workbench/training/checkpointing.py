@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,9 @@ from workbench.models.referring_sam import ReferringSam
 from workbench.results.checkpoints import Checkpoint
 from workbench.results.folders import RunFolder
 from workbench.training.setup import Parts
+
+CONFIG = "workbench_config"
+"""Where a file of weights says of which configuration they are."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,9 @@ class Counts:
 def save(folder: RunFolder, parts: Parts, counts: Counts, accelerator: Accelerator) -> None:
     """Write a checkpoint; it replaces older ones once it is whole."""
     with folder.checkpoints.new(counts.step) as checkpoint:
-        save_file(tensors(parts.model), checkpoint.model)
+        save_file(tensors(parts.model), checkpoint.model, _metadata(parts))
         if parts.ema is not None:
-            save_file(tensors(parts.ema.module), checkpoint.ema)
+            save_file(tensors(parts.ema.module), checkpoint.ema, _metadata(parts))
         state = {
             "step": counts.step,
             "first_loss": counts.first_loss,
@@ -72,10 +76,14 @@ def save(folder: RunFolder, parts: Parts, counts: Counts, accelerator: Accelerat
         folder.checkpoints.keep_best(counts.best.step)
 
 
+def _metadata(parts: Parts) -> dict[str, str]:
+    return {CONFIG: json.dumps(parts.config.identity_document()["config"])}
+
+
 def save_best(folder: RunFolder, parts: Parts, step: int) -> None:
     """Keep the weights that were just validated as the best ones."""
     with folder.checkpoints.new_best(step) as file:
-        save_file(tensors(parts.evaluated), file)
+        save_file(tensors(parts.evaluated), file, _metadata(parts))
 
 
 def resume(folder: RunFolder, parts: Parts, accelerator: Accelerator) -> Counts:

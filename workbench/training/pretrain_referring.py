@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
+
+from safetensors.torch import load_file, save_file
 
 from workbench.config import RunConfig
 from workbench.results.folders import RunFolder
@@ -55,7 +56,8 @@ def pretrain_referring(out: Path, data_root: Path, steps: int, progress: Progres
             progress(event["step"], steps, {"loss": event["loss"]})
 
     train(config, 0, folder, report=report)
-    shutil.copyfile(folder.evaluated_weights(), out / f"{NAME}.safetensors")
+    # Tensors alone, as shipped: the digest of the file is part of the runs that begin from it.
+    save_file(load_file(folder.evaluated_weights()), out / f"{NAME}.safetensors")
     miou = {split: metrics["miou"] for split, metrics in folder.record().metrics.items()}
     document = {"command": f"workbench pretrain {NAME}", "config": config.identity_document()["config"], "miou": miou}
     (out / f"{NAME}.json").write_text(json.dumps(document, indent=2) + "\n")

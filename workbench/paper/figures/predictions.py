@@ -18,9 +18,8 @@ from workbench.grids.evaluated import Evaluated
 from workbench.paper.figures.chosen import choose, key_of
 from workbench.paper.figures.data import FigureData
 from workbench.paper.figures.panels import greyed, image_arrays, panels, photo
-from workbench.paper.style import ERROR
+from workbench.paper.style import ERROR, PREDICTION
 
-PREDICTION = "#0072B2"
 WRONG_IOU = 0.5
 """A prediction at or under this IoU is boxed as an error."""
 

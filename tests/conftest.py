@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from workbench import cli
+from workbench import cli, receipts
 from workbench.config import SHIPPED_BERTS, DataConfig, RefshapesRecipe, RunConfig
 from workbench.data.datasets import open_data
 from workbench.results.folders import RunFolder
@@ -68,6 +68,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return group_of(nodeid)
 
     return ByGroup(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_receipts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests check is not remembered for the user, nor what the user checked for tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(receipts.VARIABLE, str(tmp_path_factory.mktemp("receipts")))
+        yield
 
 
 @pytest.fixture(scope="session")

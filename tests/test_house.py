@@ -110,6 +110,7 @@ COVERED_BY = {
     "errors.py": "test_failures.py",
     "evaluation/scoring.py": "evaluation/test_metrics.py",
     "files.py": "results/test_folders.py",
+    "grids/checked.py": "test_receipts.py",
     "grids/document.py": "grids/test_grid.py",
     "grids/file.py": "grids/test_loading.py",
     "launch/arrays.py": "launch/test_submit.py",
@@ -140,6 +141,7 @@ COVERED_BY = {
     "training/divergence.py": "training/test_train.py",
     "training/final_evaluation.py": "training/test_train.py",
     "training/loop.py": "training/test_train.py",
+    "training/needs.py": "training/test_memory.py",
     "training/reporting.py": "training/test_train.py",
     "training/schedule.py": "training/test_losses.py",
 }

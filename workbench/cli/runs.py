@@ -145,7 +145,9 @@ def _submit(
 ) -> None:
     from workbench.cli.progress import SubmissionProgress
     from workbench.errors import WorkbenchError
+    from workbench.grids import check_grid
     from workbench.launch import submit as launch
+    from workbench.launch.plan import stages
     from workbench.paper.report import report
 
     profile = _profile(profile_file)
@@ -156,7 +158,8 @@ def _submit(
         SubmissionProgress, _print_begun, workers,
     )  # fmt: skip
     if dry_run:
-        launch.dry_run(grid, request)
+        for stage in stages(grid) if launch.dry_run(grid, request).chosen else ():
+            check_grid(stage.grid)
         return
     outcome = launch.submit(grid, request)
     if profile.backend == "slurm":

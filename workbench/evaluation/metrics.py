@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from workbench.registry import Registry
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 RELEASED_PROCESSES = 4
 """How many GPUs the released code trains and evaluates on."""
 Floats = NDArray[np.float64]
-Parts = Callable[[pd.DataFrame], tuple[Floats, Floats]]
+Parts = Callable[["pd.DataFrame"], tuple[Floats, Floats]]
 """From evaluated expressions to what each adds to the numerator and to the denominator."""
 
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from workbench.config import RunConfig
 from workbench.errors import ConfigError, WorkbenchError
+from workbench.grids.checked import check
 from workbench.grids.file import GridError, GridFile, read_yaml
 from workbench.grids.grid import Grid, Need, check_report
 from workbench.registry import unknown_name
@@ -129,25 +130,11 @@ def check_grid(grid: Grid, weights: bool = True) -> None:
     Raises:
         GridError: names file and setting.
     """
-    from workbench.models.build import check_config, check_weights
-
     for name, config in grid.settings.items():
         try:
-            check_config(config)
-            _check_trackers(config)
-            if weights:
-                check_weights(config)
+            check(config, weights)
         except WorkbenchError as error:
             raise GridError(f"{grid.file}: setting {name!r}: {error}") from None
-
-
-def _check_trackers(config: RunConfig) -> None:
-    from accelerate.utils import LoggerType
-
-    known = [str(kind.value) for kind in LoggerType if kind.value != "all"]
-    for name in config.machine.trackers:
-        if name not in known:
-            raise ConfigError("machine.trackers", unknown_name("tracker", name, known))
 
 
 def _with_presets(file: Path, key: str, own: dict[str, Any], reading: _Reading) -> dict[str, Any]:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from workbench.config import RunConfig
 from workbench.errors import WorkbenchError
+from workbench.grids.checked import named_places
 from workbench.launch.profiles import Profile
+from workbench.receipts import remembered, state_of
+from workbench.training.needs import Memory
 
 if TYPE_CHECKING:
     from workbench.grids import Run
-    from workbench.training.memory import Memory
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,15 @@ def needs(runs: Iterable[Run], processes: int = 1) -> list[Need]:
     return [_need(tuple(names), config, processes) for config, names in alike.values()]
 
 
-_counted: dict[tuple[str, int], Memory] = {}
-"""What was counted in this process, because it takes seconds."""
-
-
 def _need(settings: tuple[str, ...], config: RunConfig, processes: int) -> Need:
-    from workbench.training.memory import step_memory
+    def count() -> dict[str, int]:
+        from workbench.training.memory import step_memory
 
-    key = (_what_counts(config), processes)
+        return vars(step_memory(config, processes))
+
     try:
-        if key not in _counted:
-            _counted[key] = step_memory(config, processes)
-        return Need(settings, _counted[key])
+        inputs = [_what_counts(config), processes, state_of(named_places(config))]
+        return Need(settings, Memory(**remembered("memory", inputs, count)))
     except WorkbenchError as error:
         raise WorkbenchError(f"setting {settings[0]!r}: {error}") from None
 

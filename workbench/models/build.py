@@ -11,7 +11,6 @@ from torch import Tensor
 
 from workbench.config import RunConfig
 from workbench.errors import CheckpointError, ConfigError
-from workbench.files import digest_of
 from workbench.models import checkpoints
 from workbench.models.backbones import Backbone, backbones
 from workbench.models.fusion import Sizes, build_fusion, variants
@@ -25,6 +24,7 @@ from workbench.models.text_encoder import (
     locate,
     weights_file,
 )
+from workbench.receipts import known_digest
 
 
 def build_model(config: RunConfig) -> ReferringSam:
@@ -113,7 +113,7 @@ def weights_digests(config: RunConfig) -> dict[str, str | None]:
     text = weights_file(locate(config.text_encoder, root)) if config.text_encoder.pretrained else None
     start = checkpoints.locate_start(config.start_from, root)
     files = {"checkpoint_sha256": backbone, "text_encoder_sha256": text, "start_from_sha256": start}
-    return {name: None if file is None else digest_of(file) for name, file in files.items()}
+    return {name: None if file is None else known_digest(file) for name, file in files.items()}
 
 
 def check_digests(config: RunConfig, stored: Mapping[str, Any], run: str) -> None:

@@ -1,0 +1,64 @@
+"""The checks of a configuration that need its model, done once for each state of its files and of the code."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from workbench.config import SHIPPED_BERTS, RunConfig
+from workbench.errors import ConfigError
+from workbench.receipts import remembered, state_of
+from workbench.registry import unknown_name
+
+MODULES = {"tensorboard": ("tensorboard", "tensorboardX")}
+"""Modules of which a tracker needs one; those of all others have their tracker's name."""
+
+
+def check(config: RunConfig, weights: bool) -> None:
+    """All that shows only when the model is built; with `weights`, also that its files are there and fit.
+
+    Raises:
+        WorkbenchError: says what is wrong.
+    """
+
+    def build() -> bool:
+        from workbench.models.build import check_config, check_weights
+
+        check_config(config)
+        _check_trackers(config)
+        if weights:
+            check_weights(config)
+        return True
+
+    if on_a_hub(config):
+        build()
+    else:
+        inputs = [config.model_dump(mode="json"), str(Path.cwd()), weights, state_of(named_places(config))]
+        remembered("check", inputs, build)
+    for name in config.machine.trackers:
+        if not any(importlib.util.find_spec(module) for module in MODULES.get(name, (name,))):
+            raise ConfigError("machine.trackers", f"{name} is not installed here; install it, or leave it out")
+
+
+def named_places(config: RunConfig) -> list[Path]:
+    """Where the files may be that a configuration names; what is shipped goes with the code."""
+    root = config.machine.checkpoint_root
+    names = [config.backbone.checkpoint, config.start_from.file, config.text_encoder.name]
+    paths = [Path(name).expanduser() for name in names if name is not None]
+    return [place for path in paths for place in (path, root / path)]
+
+
+def on_a_hub(config: RunConfig) -> bool:
+    """Whether the text encoder is none of the shipped ones, nor in a folder here: a hub may change its mind."""
+    name = config.text_encoder.name
+    path = Path(name).expanduser()
+    return name not in SHIPPED_BERTS and not any(p.is_dir() for p in (path, config.machine.checkpoint_root / path))
+
+
+def _check_trackers(config: RunConfig) -> None:
+    from accelerate.utils import LoggerType
+
+    known = [str(kind.value) for kind in LoggerType if kind.value != "all"]
+    for name in config.machine.trackers:
+        if name not in known:
+            raise ConfigError("machine.trackers", unknown_name("tracker", name, known))

@@ -1,0 +1,85 @@
+"""What was checked or counted before, kept by all that it depends on, so that nobody waits for it again."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from workbench.files import digest_of, write_atomically
+
+PACKAGE = Path(__file__).resolve().parent
+LIBRARIES = ("torch", "transformers", "segment-anything", "accelerate")
+VARIABLE = "WORKBENCH_CACHE"
+SMALL = 1 << 20
+"""Files under a mebibyte are read faster than what was noted of them."""
+
+
+def folder() -> Path:
+    """Where receipts are kept: in `WORKBENCH_CACHE`, else in the user's cache. It can be removed at any time."""
+    chosen = os.environ.get(VARIABLE)
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(chosen) if chosen else Path(cache) / "dit-workbench"
+
+
+def remembered(kind: str, inputs: Any, make: Callable[[], Any]) -> Any:
+    """What `make` returns, from a receipt where the same was made before by the same code.
+
+    Args:
+        kind: what it is.
+        inputs: all that it depends on but the code, as plain JSON.
+        make: returns plain JSON. An error is raised, and not remembered.
+    """
+    text = json.dumps([kind, _stamp(), inputs], sort_keys=True)
+    file = folder() / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(file.read_bytes())["value"]
+    value = make()
+    with contextlib.suppress(OSError):  # a cache that cannot be written is none
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps({"value": value}).encode())
+    return value
+
+
+def state_of(places: Iterable[Path]) -> list[Any]:
+    """What shows that files changed, those in folders included: path, size and time of each; None where none is."""
+    state: list[Any] = []
+    for place in places:
+        files = sorted(place.iterdir()) if place.is_dir() else [place]
+        state += [[str(file), *_stat(file)] for file in files]
+    return state
+
+
+def known_digest(file: Path) -> str:
+    """The SHA-256 of a file's content, which is read once and again only when the file has changed."""
+    if file.stat().st_size < SMALL:
+        return digest_of(file)
+    digest: str = remembered("digest", state_of([file.absolute()]), lambda: digest_of(file))
+    return digest
+
+
+def _stat(file: Path) -> list[int] | list[None]:
+    try:
+        found = file.stat()
+    except OSError:
+        return [None]
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+@functools.cache
+def _stamp() -> str:
+    """What changes with the code: this package, file by file, and the versions of what it builds models with."""
+    digest = hashlib.sha256()
+    for file in sorted(PACKAGE.rglob("*")):
+        if file.suffix != ".pyc" and file.is_file():
+            digest.update(json.dumps([str(file), *_stat(file)]).encode())
+    for library in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            digest.update(f"{library} {metadata.version(library)}\n".encode())
+    return digest.hexdigest()

@@ -244,18 +244,29 @@ def refshapes_recipe(data: ReferData) -> Any:
 
 
 def _source(name: str, root: Path, split_by: str | None) -> Any:
-    from workbench.data.datasets import datasets, find
+    from workbench.data.datasets import datasets, find, own_folders
     from workbench.data.tables import plain_name
     from workbench.errors import DataError
     from workbench.registry import unknown_name
 
-    plain_name(name, "NAME")
     known = [known for known in datasets if known != "refshapes"]
-    folders = sorted(path.name for path in root.glob("*") if (path / "instances.json").is_file())
-    if name not in known and name not in folders:
+    folders = own_folders(root)
+    if name not in known and name not in folders and not (root / plain_name(name, "NAME")).is_dir():
         raise DataError(f"{unknown_name('data set', name, list(dict.fromkeys([*known, *folders])))} (under {root})")
     wanted = split_by or ("umd" if name == "refcocog" else "unc")
     return find(root / name, "refshapes" if name.startswith("refshapes-") else name, plain_name(wanted, "--split-by"))
+
+
+def _folder_of_refshapes(root: Path) -> str:
+    """The folder of the procedural data set, where there is one under the root."""
+    from workbench.data.datasets import own_folders
+    from workbench.errors import DataError
+
+    folders = [folder for folder in own_folders(root) if folder.startswith("refshapes-")]
+    if len(folders) == 1:
+        return folders[0]
+    made = f"name one of {', '.join(folders)}" if folders else "make it first: workbench data make refshapes"
+    raise DataError(f"{len(folders) or 'no'} folders of refshapes are in {root}; {made}")
 
 
 def open_named(name: str, root: Path, split_by: str | None) -> tuple[ReferData, str]:
@@ -267,7 +278,7 @@ def open_named(name: str, root: Path, split_by: str | None) -> tuple[ReferData, 
     from workbench.data.readers import read
     from workbench.data.tables import plain_name
 
-    plain_name(name, "NAME")
+    name = _folder_of_refshapes(root) if name == "refshapes" else plain_name(name, "NAME")
     wanted = plain_name(split_by or ("umd" if name == "refcocog" else "unc"), "--split-by")
     try:
         return open_prepared(prepared_folder(root, name, wanted)), wanted

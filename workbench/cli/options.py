@@ -47,9 +47,14 @@ def load_grid_file(file: Path, data_root: Path | None = None, checkpoint_root: P
         grid = load_grid(file, machine_of(data_root, checkpoint_root), progress)
     for config in {c.data.dataset: c for c in grid.settings.values() if c.data.recipe is None}.values():
         if config.data.sha256 is None:
+            from workbench.data.datasets import datasets, names_in
+            from workbench.registry import unknown_name
+
+            name, root = config.data.dataset, config.machine.data_root
+            what = f"the data set {name}" if name in datasets else unknown_name("data set", name, names_in(root))
             warn(
-                f"the data set {config.data.dataset} is not in {config.machine.data_root}, so the ids of its runs are "
-                "not known; name its folder with --data-root, or pin data.sha256"
+                f"{what}: it is not in {root}, so the ids of its runs are not known; name its folder with --data-root, "
+                "or pin data.sha256"
             )
     return grid
 

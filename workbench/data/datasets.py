@@ -14,9 +14,9 @@ from workbench.data.images import check_images_are_there
 from workbench.data.prepare import prepare
 from workbench.data.prepared import NotPrepared, open_prepared, prepared_digest, prepared_folder, read_record
 from workbench.data.readers import Source, read, readers
-from workbench.data.tables import Progress, ReferData
-from workbench.errors import DataError
-from workbench.registry import Registry
+from workbench.data.tables import Progress, ReferData, plain_name
+from workbench.errors import ConfigError, DataError
+from workbench.registry import Registry, unknown_name
 
 Folder = Callable[[DataConfig, Path, Progress | None], Path]
 """The folder of a data set's annotations under a root; made first where it is procedural."""
@@ -50,6 +50,32 @@ datasets.register("refcoco")(Dataset(("refs", "released")))
 datasets.register("refcoco+")(Dataset(("refs", "released")))
 datasets.register("refcocog")(Dataset(("refs", "released")))
 datasets.register("grefcoco")(Dataset(("grefs", "released")))
+
+
+def dataset_of(config: DataConfig, root: Path) -> Dataset:
+    """The data set of a configuration: a known one, or one of its user's, which is a folder of that name.
+
+    Raises:
+        ConfigError: neither; lists the known ones and the folders that are there.
+        DataError: no plain name.
+    """
+    name = plain_name(config.dataset, "data.dataset")
+    if name in datasets:
+        return datasets[name]
+    if (root / name).is_dir() or prepared_folder(root, name, config.split_by).is_dir():
+        return Dataset(tuple(readers))
+    unknown = unknown_name("data set", name, names_in(root))
+    raise ConfigError("data.dataset", f"{unknown}; one of your own is a folder in {root}")
+
+
+def names_in(root: Path) -> list[str]:
+    """The known data sets, and the folders of others under a root."""
+    return list(dict.fromkeys([*datasets, *own_folders(root)]))
+
+
+def own_folders(root: Path) -> list[str]:
+    """The folders under a root that hold annotations."""
+    return sorted(path.parent.name for path in root.glob("*/instances.json"))
 
 
 def find(folder: Path, name: str, split_by: str) -> Source:
@@ -108,7 +134,7 @@ def open_data(config: DataConfig, root: Path, progress: Progress | None = None) 
 
     Where nothing can be written under the root, the original files are read, once per process.
     """
-    folder = datasets[config.dataset].folder(config, root, progress)
+    folder = dataset_of(config, root).folder(config, root, progress)
     place = prepared_folder(root, folder.name, config.split_by)
     try:
         source = find(folder, config.dataset, config.split_by)
@@ -143,9 +169,13 @@ def pinned(config: RunConfig, progress: Progress | None = None) -> RunConfig:
     refshapes is identified by its recipe. A missing data set is reported by `open_dataset`, not here; one of which only
     the images are missing still has a digest.
     """
-    if config.data.sha256 is not None or config.data.dataset not in datasets or config.data.recipe is not None:
+    if config.data.sha256 is not None or config.data.recipe is not None:
         return config
     root, name, split_by = config.machine.data_root, config.data.dataset, config.data.split_by
+    try:
+        dataset_of(config.data, root)
+    except ConfigError:
+        return config
     try:
         source = find(root / name, name, split_by)
     except DataError:

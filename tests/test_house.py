@@ -113,6 +113,7 @@ COVERED_BY = {
     "grids/checked.py": "test_receipts.py",
     "grids/document.py": "grids/test_grid.py",
     "grids/file.py": "grids/test_loading.py",
+    "grids/seeds.py": "cli/test_runs.py",
     "launch/arrays.py": "launch/test_submit.py",
     "launch/doctor.py": "cluster/test_cluster.py",
     "launch/housekeeping.py": "launch/test_submit.py",

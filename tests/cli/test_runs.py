@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
+from tests.conftest import ROOT
 from workbench.config import DataConfig, RefshapesRecipe
 from workbench.data import refshapes
 from workbench.data.datasets import open_data
@@ -39,6 +43,55 @@ def test_help_loads_no_heavy_library() -> None:
     assert done.returncode == 0, done.stderr
     for command in ("plan", "submit", "status", "table", "figure", "train", "pretrain", "lab", "data"):
         assert command in done.stdout
+
+
+def test_help_lists_commands_in_the_order_of_use_with_whole_sentences(workbench: Any) -> None:
+    shown = workbench("--help").out
+    lines = shown.partition("Commands:")[2].splitlines()
+    names = [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "]
+    assert names[:4] == ["plan", "submit", "status", "logs"]
+    assert "..." not in shown.partition("Commands:")[2]
+    assert re.fullmatch(r"dit-workbench \d+\.\d+.*\n", workbench("--version").out)
+
+
+def test_overrides_are_laid_over_every_setting(workbench: Any, grid_file: Write, tmp_path: Path) -> None:
+    grid = grid_file("settings: {a: {training.steps: 9}, b: {fusion.variant: l_dit}}\n")
+    given = ("-o", "training.steps=3", "-o", "evaluation.splits=[val]")
+    for setting in ("a", "b"):
+        shown = json.loads(workbench("config", grid, setting, *given, "--json").out)
+        assert (shown["config"]["training"]["steps"], shown["config"]["evaluation"]["splits"]) == (3, ["val"])
+        text = workbench("config", grid, setting, *given).out
+        assert yaml.safe_load(text) == shown["config"]
+        assert text.splitlines()[0] == f"# {shown['id']}"
+        assert shown["id"] in workbench("plan", grid, *given, "--json").out
+        assert shown["id"] not in workbench("plan", grid, "--json").out
+    done = workbench("submit", grid, "--only", "a", *given, "--results", tmp_path / "results")
+    assert done.code == 0, done.err
+    (record,) = (tmp_path / "results" / "runs").glob("*/seed0/run.json")
+    assert json.loads(record.read_text())["steps"] == 3
+    fails(workbench("plan", grid, "-o", "training.stepz=3"), "setting 'a'", "training.stepz", "did you mean 'steps'?")
+    fails(workbench("plan", grid, "-o", "training.steps"), "-o training.steps", "KEY=VALUE is expected")
+    fails(workbench("plan", grid, "-o", "training.steps=[1"), "not readable as YAML")
+    fails(workbench("config", grid, "c"), "unknown setting 'c'", "known: a, b")
+    fails(workbench("config", grid), "name a setting of the grid: a, b")
+
+
+def test_a_part_of_a_configuration_is_not_trained(workbench: Any, tmp_path: Path) -> None:
+    for command in ("train", "config"):
+        fails(workbench(command, ROOT / "ablations" / "presets" / "corrected.yaml"), "a part of a configuration",
+              "without backbone.name and data.dataset", "name it as 'preset:' in a grid")  # fmt: skip
+    assert workbench("config", ROOT / "ablations" / "presets" / "refshapes-mini.yaml").code == 0
+
+
+def test_a_grid_anywhere_finds_the_presets_and_writes_seeds_as_a_range(workbench: Any, tmp_path: Path) -> None:
+    grid = tmp_path / "mine.yaml"
+    grid.write_text("title: t\nbase: {preset: refshapes-mini}\nsettings: {a: {}}\nseeds: 0-2,7\n")
+    planned = json.loads(workbench("plan", grid, "--json").out)
+    assert [run["seed"] for run in planned["runs"]] == [0, 1, 2, 7]
+    grid.write_text("title: t\nbase: {preset: refshapes-mimi}\nsettings: {a: {}}\n")
+    fails(workbench("plan", grid), "unknown preset 'refshapes-mimi' (did you mean 'refshapes-mini'?)")
+    grid.write_text("title: t\nsettings: {a: {}}\nseeds: 3..5\n")
+    fails(workbench("plan", grid), "seeds", "'3..5' is none of the forms 3, 0-4 and 0,2,5-7")
 
 
 @pytest.mark.parametrize(

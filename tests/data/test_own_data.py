@@ -61,7 +61,6 @@ def test_from_a_folder_to_a_table(place: Path, workbench: Command) -> None:
     assert shorter.count("steps: 2") == 1
     text = shorter.replace("base:\n", "base:\n  validation.every: null\n  machine: {trackers: [], threads: 1}\n")
     (place / "mygrid.yaml").write_text(text)
-    shutil.copytree(ROOT / "ablations" / "presets", place / "presets")
     lines = [line.partition("#")[0] for block in blocks("bash") for line in block.splitlines()]
     assert len(lines) == 7
     printed = {}

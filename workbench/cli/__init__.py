@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
-# isort: off - in the order that --help lists the commands
+import typer
+
 from workbench.cli import cluster, data, outputs, predict, runs, tools
-
-# isort: on
 from workbench.cli.options import app
 
 __all__ = ["app", "cluster", "data", "main", "outputs", "predict", "runs", "tools"]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"dit-workbench {version('dit-workbench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Ablations and attention maps of Deep Instruction Tuning for Segment Anything."""
 
 
 def main() -> None:

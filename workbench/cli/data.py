@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from workbench.cli.options import RESULTS, Json, Results, app, preparing, print_rows, progress_of
+from workbench.cli.options import RESULTS, Commands, Json, Results, app, preparing, print_rows, progress_of
 
 if TYPE_CHECKING:
     from workbench.data.tables import ReferData
 
-data_app = typer.Typer(help="Make, prepare, check and look at data sets.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(
+    cls=Commands, help="Make, prepare, check and look at data sets.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(data_app, name="data")
 
 Name = Annotated[

@@ -9,14 +9,42 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from workbench.grids import Grid
 
+
+ORDER = (
+    "plan", "submit", "status", "logs", "cancel", "retry", "table", "figure", "predict", "lab", "data", "variants",
+    "config", "train", "evaluate", "summarise", "doctor", "bench", "gc", "import-released", "pretrain",
+)  # fmt: skip
+"""Of the commands in --help."""
+
+
+class Commands(TyperGroup):
+    """A list of commands that says the whole first sentence of each."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """What a newcomer needs first comes first."""
+        names = list(super().list_commands(ctx))
+        return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Name and sentence, wrapped to the terminal's width."""
+        rows = []
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            assert command is not None
+            rows.append((name, (command.help or "").split("\n\n")[0].replace("\n", " ")))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Ablations and attention maps of Deep Instruction Tuning for Segment Anything.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -33,18 +61,51 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 RESULTS = Path("results")
 
 
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-o", "--override", metavar="KEY=VALUE",
+        help="Another value for every setting, e.g. -o training.steps=100; may be given several times. Whatever "
+        "changes a result makes other runs.",
+    ),
+]  # fmt: skip
+
+
+def changes_of(given: list[str] | None) -> dict[str, Any]:
+    """Dotted keys and their values, which are read as YAML."""
+    import yaml
+
+    from workbench.errors import WorkbenchError
+
+    changes: dict[str, Any] = {}
+    for one in given or []:
+        key, equals, value = one.partition("=")
+        if not equals or not key.strip():
+            raise WorkbenchError(f"-o {one}: KEY=VALUE is expected, e.g. training.steps=100")
+        try:
+            changes[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise WorkbenchError(f"-o {one}: the value is not readable as YAML") from None
+    return changes
+
+
 def machine_of(data_root: Path | None, checkpoint_root: Path | None) -> dict[str, Any]:
     """The fields of `machine` that options override."""
     given = {"data_root": data_root, "checkpoint_root": checkpoint_root}
     return {name: str(path) for name, path in given.items() if path is not None}
 
 
-def load_grid_file(file: Path, data_root: Path | None = None, checkpoint_root: Path | None = None) -> Grid:
+def load_grid_file(
+    file: Path,
+    data_root: Path | None = None,
+    checkpoint_root: Path | None = None,
+    changes: list[str] | None = None,
+) -> Grid:
     """A checked grid, its data sets prepared where they are here and were not."""
     from workbench.grids import load_grid
 
     with preparing() as progress:
-        grid = load_grid(file, machine_of(data_root, checkpoint_root), progress)
+        grid = load_grid(file, machine_of(data_root, checkpoint_root), progress, changes_of(changes))
     for config in {c.data.dataset: c for c in grid.settings.values() if c.data.recipe is None}.values():
         if config.data.sha256 is None:
             from workbench.data.datasets import datasets, names_in

@@ -11,12 +11,14 @@ import typer
 
 from workbench.cli.options import (
     RESULTS,
+    Changes,
     CheckpointRoot,
     DataRoot,
     GridFile,
     Json,
     Results,
     app,
+    changes_of,
     load_grid_file,
     machine_of,
     preparing,
@@ -28,6 +30,7 @@ from workbench.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from workbench.config import RunConfig
     from workbench.grids import Grid
     from workbench.launch.plan import PlannedRun
     from workbench.launch.profiles import Profile
@@ -52,6 +55,7 @@ def plan(
     results: Results = RESULTS,
     data_root: DataRoot = None,
     checkpoint_root: CheckpointRoot = None,
+    changes: Changes = None,
     as_json: Json = False,
 ) -> None:
     """Check a grid and list its runs with their ids and states, and what they need on a GPU. Changes nothing."""
@@ -60,7 +64,7 @@ def plan(
     from workbench.launch.room import check_room, needs
 
     given = _profile(profile)
-    loaded = load_grid_file(grid, data_root, checkpoint_root)
+    loaded = load_grid_file(grid, data_root, checkpoint_root, changes)
     check_grid(loaded, weights=False)
     planned = make_plan(loaded, results, warn=warn)
     memory = needs(loaded.runs(), given.processes)
@@ -78,6 +82,52 @@ def plan(
     check_room(loaded.runs(), given, memory)
 
 
+@app.command("config")
+def show_config(
+    config: Annotated[Path, typer.Argument(help="A grid, or a preset.", show_default=False)],
+    setting: Annotated[str | None, typer.Argument(help="Which setting of the grid.", show_default=False)] = None,
+    data_root: DataRoot = None,
+    checkpoint_root: CheckpointRoot = None,
+    changes: Changes = None,
+    as_json: Json = False,
+) -> None:
+    """Print one setting's configuration in full: presets, overrides and defaults resolved, and its id."""
+    chosen = _configuration(config, setting, data_root, checkpoint_root, changes)
+    document = chosen.model_dump(mode="json")
+    if as_json:
+        print(json.dumps({"id": chosen.setting_id, "config": document}, indent=1))
+        return
+    import yaml
+
+    print(f"# {chosen.setting_id}")
+    print(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120), end="")
+
+
+def _configuration(
+    file: Path,
+    setting: str | None,
+    data_root: Path | None,
+    checkpoint_root: Path | None,
+    changes: list[str] | None,
+) -> RunConfig:
+    """A preset's configuration, or that of a grid's setting."""
+    from workbench.errors import WorkbenchError
+    from workbench.grids import is_preset, load_preset
+    from workbench.registry import unknown_name
+
+    if is_preset(file):
+        if setting is not None:
+            raise WorkbenchError(f"{file}: a preset has no settings; leave {setting!r} out")
+        with preparing() as progress:
+            return load_preset(file, machine_of(data_root, checkpoint_root), progress, changes_of(changes))
+    grid = load_grid_file(file, data_root, checkpoint_root, changes)
+    if setting is None:
+        raise WorkbenchError(f"{file}: name a setting of the grid: {', '.join(grid.settings)}")
+    if setting not in grid.settings:
+        raise WorkbenchError(f"{file}: --setting: {unknown_name('setting', setting, list(grid.settings))}")
+    return grid.settings[setting]
+
+
 @app.command()
 def submit(
     grid: GridFile,
@@ -90,9 +140,10 @@ def submit(
     results: Results = RESULTS,
     data_root: DataRoot = None,
     checkpoint_root: CheckpointRoot = None,
+    changes: Changes = None,
 ) -> None:
     """Train what is not trained yet. On a cluster it returns at once; here, Ctrl-C saves checkpoints."""
-    loaded = _chosen_grid(grid, only, seeds, data_root, checkpoint_root)
+    loaded = _chosen_grid(grid, only, seeds, data_root, checkpoint_root, changes)
     _submit(loaded, results, profile, workers, retry_failed, dry_run)
 
 
@@ -125,11 +176,16 @@ def retry(
 
 
 def _chosen_grid(
-    file: Path, only: str | None, seeds: str | None, data_root: Path | None, checkpoint_root: Path | None
+    file: Path,
+    only: str | None,
+    seeds: str | None,
+    data_root: Path | None,
+    checkpoint_root: Path | None,
+    changes: list[str] | None = None,
 ) -> Grid:
     from workbench.grids import parse_seeds
 
-    loaded = load_grid_file(file, data_root, checkpoint_root)
+    loaded = load_grid_file(file, data_root, checkpoint_root, changes)
     if only is None and seeds is None:
         return loaded
     return loaded.narrowed(only, None if seeds is None else parse_seeds(seeds))
@@ -244,24 +300,15 @@ def train(
     results: Results = RESULTS,
     data_root: DataRoot = None,
     checkpoint_root: CheckpointRoot = None,
+    changes: Changes = None,
 ) -> None:
     """Train one run in the foreground."""
     import signal
 
-    from workbench.errors import WorkbenchError
-    from workbench.grids import is_preset, load_preset
-    from workbench.registry import unknown_name
     from workbench.results.curves import name_curves
     from workbench.results.folders import RunFolder
 
-    if is_preset(config):
-        with preparing() as progress:
-            chosen = load_preset(config, machine_of(data_root, checkpoint_root), progress)
-    else:
-        grid = load_grid_file(config, data_root, checkpoint_root)
-        if setting is None or setting not in grid.settings:
-            raise WorkbenchError(f"{config}: --setting: {unknown_name('setting', setting, list(grid.settings))}")
-        chosen = grid.settings[setting]
+    chosen = _configuration(config, setting, data_root, checkpoint_root, changes)
     from workbench.data.datasets import open_dataset
     from workbench.models.build import check_config, check_weights
     from workbench.training.train import train as train_run

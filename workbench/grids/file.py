@@ -14,6 +14,7 @@ from yaml import YAMLError
 
 from workbench.errors import WorkbenchError
 from workbench.evaluation.metrics import metrics as known_metrics
+from workbench.grids.seeds import seeds_in
 from workbench.registry import unknown_name
 
 Artefact = Literal["table", "figure"]
@@ -69,6 +70,11 @@ class GridFile(BaseModel):
     report: ReportConfig = ReportConfig()
     then: tuple[Artefact, ...] = ()
     """What is made when all runs have ended."""
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _written_out(cls, seeds: Any) -> Any:
+        return seeds_in(seeds) if isinstance(seeds, str) else seeds
 
     @field_validator("seeds")
     @classmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from workbench.errors import ConfigError
 from workbench.files import digest_of
 from workbench.grids.document import Document, GridDocument
 from workbench.grids.file import GridError, ReportConfig
+from workbench.grids.seeds import seeds_in
 from workbench.results.record import RunId
 from workbench.validation import Damage, parse_record
 
@@ -198,19 +198,8 @@ def check_report(where: object, report: ReportConfig, settings: Mapping[str, Run
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """`0-4` or `0,2,5-7` as numbers; GridError says what is wrong."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        span = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part.strip())
-        if span is None:
-            raise GridError(f"--seeds: {text!r} is none of the forms 3, 0-4 and 0,2,5-7")
-        first, last = int(span[1]), int(span[2] or span[1])
-        if last - first >= MOST_SEEDS:
-            raise GridError(f"--seeds: {text!r} names more than {MOST_SEEDS:,} seeds")
-        seeds += range(first, last + 1)
-    if not seeds or len(set(seeds)) != len(seeds):
-        raise GridError(f"--seeds: {text!r} names {'no seed' if not seeds else 'a seed twice'}")
-    return tuple(sorted(seeds))
-
-
-MOST_SEEDS = 100_000
+    """The seeds of `--seeds`, see `seeds_in`; GridError says what is wrong."""
+    try:
+        return seeds_in(text)
+    except ValueError as error:
+        raise GridError(f"--seeds: {error}") from None

@@ -22,6 +22,10 @@ from workbench.registry import unknown_name
 from workbench.validation import first_mistake
 
 Progress = Callable[[int, int], None]
+PRESETS = Path(__file__).resolve().parents[2] / "ablations" / "presets"
+"""The project's own, which a grid may name wherever it lies."""
+WHOLE = ("backbone.name", "data.dataset")
+"""What a preset must say to be a configuration of its own."""
 
 
 @dataclass(frozen=True)
@@ -30,28 +34,36 @@ class _Reading:
 
     Attributes:
         machine: fields of `machine` that override the files' own.
+        changes: dotted keys that override those of each of the grid's settings.
         above: the grids that are being read, each of which begins from the next.
         sources: the files that were read for the innermost, with their SHA-256.
     """
 
     machine: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)
     progress: Progress | None = None
     above: tuple[Path, ...] = ()
     sources: dict[Path, str] = field(default_factory=dict)
 
 
-def load_grid(file: Path, machine: Mapping[str, Any] | None = None, progress: Progress | None = None) -> Grid:
+def load_grid(
+    file: Path,
+    machine: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> Grid:
     """Read and check a grid file; nothing is built or run.
 
     Args:
         machine: fields of `machine` that override the file's own.
         progress: called with (steps done, steps in all) while a data set is prepared, which is done where its files
             are here and its digest, a part of the ids, is not known yet.
+        changes: dotted keys and their values, which override those of every setting.
 
     Raises:
         GridError: names file, setting, key and value.
     """
-    return _load(file, _Reading(machine or {}, progress))
+    return _load(file, _Reading(machine or {}, changes or {}, progress))
 
 
 def _load(file: Path, reading: _Reading) -> Grid:
@@ -69,7 +81,7 @@ def _load(file: Path, reading: _Reading) -> Grid:
     for name, overrides in _expanded(file, grid):
         own = _with_presets(file, f"settings.{name}", overrides, reading)
         where = _where(file, name)
-        values = _resolved(where, _merged(where, own, {"machine": reading.machine}, below=base))
+        values = _resolved(where, _merged(where, own, {"machine": reading.machine}, reading.changes, below=base))
         if need := _need(file, name, values, reading):
             needs[name] = need
         config = _checked(where, values, reading.progress)
@@ -102,7 +114,7 @@ def _need(file: Path, name: str, values: dict[str, Any], reading: _Reading) -> N
         return None
     where = f"{_where(file, name)}: start_from"
     other = file.parent / str(start["grid"])
-    grid = _load(other, reading)
+    grid = _load(other, replace(reading, changes={}))
     reading.sources.update(grid.sources)
     setting = str(start.get("setting"))
     if setting not in grid.settings:
@@ -112,10 +124,20 @@ def _need(file: Path, name: str, values: dict[str, Any], reading: _Reading) -> N
     return Need(grid, setting)
 
 
-def load_preset(file: Path, machine: Mapping[str, Any] | None = None, progress: Progress | None = None) -> RunConfig:
-    """A preset file as a configuration of its own; see `load_grid`."""
+def load_preset(
+    file: Path,
+    machine: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """A preset file as a configuration of its own; see `load_grid`. GridError for one that is only a part."""
     where = str(file)
-    values = _resolved(where, _merged(where, read_yaml(file), {"machine": machine or {}}))
+    merged = _merged(where, read_yaml(file), {"machine": machine or {}}, changes or {})
+    if missing := [key for key in WHOLE if OmegaConf.select(merged, key) is None]:
+        raise GridError(
+            f"{file}: a part of a configuration, without {' and '.join(missing)}; name it as 'preset:' in a grid"
+        )
+    values = _resolved(where, merged)
     return _checked(where, values, progress)
 
 
@@ -142,10 +164,11 @@ def _with_presets(file: Path, key: str, own: dict[str, Any], reading: _Reading) 
     names = own.get("preset", [])
     layers = []
     for name in names if isinstance(names, list) else [names]:
-        places = [file.parent / "presets" / f"{name}.yaml", file.parent / str(name), Path(str(name))]
+        folders = (file.parent / "presets", PRESETS)
+        places = [*(folder / f"{name}.yaml" for folder in folders), file.parent / str(name), Path(str(name))]
         preset = next((place for place in places if place.is_file()), None)
         if preset is None:
-            known = sorted(p.stem for p in (file.parent / "presets").glob("*.yaml"))
+            known = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
             raise GridError(f"{file}: {key}.preset: {unknown_name('preset', name, known)}")
         layers.append(read_yaml(preset, reading.sources))
     merged = _merged(f"{file}: {key}", *layers, {key: value for key, value in own.items() if key != "preset"})

@@ -100,7 +100,6 @@ COVERED_BY = {
     "cli/predict.py": "analysis/test_predictor.py",
     "data/counts.py": "data/test_prepare.py",
     "data/features.py": "training/test_features.py",
-    "data/images.py": "data/test_forms.py",
     "data/language.py": "data/test_scenes.py",
     "data/pickles.py": "data/test_forms.py",
     "data/readers/": "data/test_forms.py",

@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from tests.data import fixtures
+from workbench.paper import style
 
 Workbench = Callable[..., Any]
 
@@ -73,6 +74,40 @@ def test_show_draws_a_referent(workbench: Workbench, tmp_path: Path, name: str) 
     beyond = workbench("data", "show", name, "--index", last + 1, "--root", tmp_path, "--results", results)
     assert beyond.code == 2
     assert beyond.err.endswith(f"error: --index {last + 1}: {name} has referents 0 to {last}\n")
+
+
+@pytest.mark.parametrize("sentence", ["the $5 bill next to the $10 bill", r"the $\frac{$ sign"])
+def test_dollars_in_a_sentence_are_dollars(
+    workbench: Workbench, tmp_path: Path, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The picture is that of a sentence whose dollars are escaped, drawn by a matplotlib that reads mathematics."""
+    fixtures.write_refcoco(tmp_path)
+    refs = tmp_path / "refcoco" / "refs(unc).p"
+    arguments = ("data", "show", "refcoco", "--index", "0", "--root", tmp_path, "--results")
+
+    def shown(text: str, name: str) -> Image.Image:
+        changed = fixtures.refs(8, fixtures.SPLITS["unc"])
+        changed[0]["sentences"] = [{**changed[0]["sentences"][0], "sent": text}]
+        refs.write_bytes(pickle.dumps(changed, 2))
+        done = workbench(*arguments, tmp_path / name)
+        assert done.code == 0, done.err
+        return Image.open(tmp_path / name / "data" / "refcoco-0.png")
+
+    found = shown(sentence, "found")
+    monkeypatch.setitem(style.RC, "text.parse_math", True)
+    expected = shown(sentence.replace("$", r"\$"), "expected")
+    assert found.size == expected.size
+    assert found.tobytes() == expected.tobytes()
+
+
+def test_an_image_of_another_size_than_annotated_is_one_line(workbench: Workbench, tmp_path: Path) -> None:
+    fixtures.write_refcoco(tmp_path)
+    for file in (tmp_path / "images" / "train2014").iterdir():
+        Image.new("RGB", (7, 5)).save(file)
+    done = workbench("data", "show", "refcoco", "--index", "0", "--root", tmp_path, "--results", tmp_path / "results")
+    assert done.code == 2
+    assert "the image is 5×7, its annotation says" in done.err
+    assert done.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from workbench.data.masks import MOST_PIXELS
 from workbench.data.tables import ReferData
@@ -60,7 +60,7 @@ def read_pixels(file: Path, size: tuple[int, int] | None = None) -> torch.Tensor
             _check_size(file, (image.height, image.width), size)
             if image.format == "JPEG":
                 return _decode_jpeg(content)
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+            return torch.from_numpy(np.array(_in_eight_bits(image).convert("RGB"))).permute(2, 0, 1)
     except FileNotFoundError:
         raise DataError(f"missing image {file.name} in {file.parent}") from None
     except DataError:
@@ -69,15 +69,23 @@ def read_pixels(file: Path, size: tuple[int, int] | None = None) -> torch.Tensor
         raise DataError(f"{file}: image cannot be decoded: {_named(error)}") from None
 
 
-def read_image(file: Path) -> NDArray[np.uint8]:
+def read_image(file: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """The pixels, height×width×3; see `read_pixels`."""
-    return read_pixels(file).permute(1, 2, 0).contiguous().numpy()
+    return read_pixels(file, size).permute(1, 2, 0).contiguous().numpy()
 
 
 def _check_regular(file: Path) -> None:
     """A pipe or a device in place of an image would make the reader wait for ever."""
     if file.exists() and not file.is_file():
         raise DataError(f"{file}: not a file")
+
+
+def _in_eight_bits(image: Image.Image) -> Image.Image:
+    """Greys of 16 bits as greys of 8, of which Pillow would cut off all but the darkest."""
+    if not image.mode.startswith("I"):
+        return image
+    levels = np.array(image).astype(np.int64).clip(0, 65535)
+    return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
 
 
 def _decode_jpeg(content: bytes) -> torch.Tensor:
@@ -98,6 +106,8 @@ def _check_size(file: Path, actual: tuple[int, int], expected: tuple[int, int] |
 
 
 def _named(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # it would name the file again, or an object's address
+        return f"it is none of {', '.join(FORMATS)}"
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     # torchvision names its own source file before the reason.
     return text.rpartition(": ")[2][:200] if "decode_jpeg" in text else text[:200]
@@ -106,7 +116,9 @@ def _named(error: Exception) -> str:
 def find_image_folder(folder: Path) -> Path:
     """The image folder that belongs to a folder of annotations; DataError names the places that were searched."""
     # ".." is not resolved: in the released form the folder of annotations may not exist.
-    places = [Path(os.path.normpath(folder / name)) for name in IMAGE_FOLDERS]
+    beside = [Path(os.path.normpath(folder / name)) for name in IMAGE_FOLDERS]
+    # Where the folder is a link, images may also lie beside what it leads to.
+    places = list(dict.fromkeys([*beside, *((folder.resolve() / name).resolve() for name in IMAGE_FOLDERS)]))
     image_folder = next((place for place in places if place.is_dir()), None)
     if image_folder is None:
         raise DataError(f"missing image folder of {folder}; looked for {', '.join(map(str, places))}")

@@ -42,7 +42,7 @@ def show_referent(data: ReferData, index: int, folder: Path, name: str, split: s
     objects = [data.objects.slice(row, 1).to_pylist()[0] for row in targets]
     parts = [data.counts(row, height, width) for row in targets]
     mask = masks.decode(masks.union(parts, height, width), height, width)
-    image = read_image(data.image_file(image_row))
+    image = read_image(data.image_file(image_row), (height, width))
 
     sentences = [textwrap.fill(f"{i}. {row['sentence']}", 100) for i, row in enumerate(rows, start=1)]
     kinds = ", ".join(dict.fromkeys(o["category"] for o in objects)) or "nothing is meant"

@@ -29,6 +29,7 @@ RC: dict[Any, Any] = {
     "axes.spines.right": False,
     "figure.dpi": 100,
     "savefig.dpi": 300,
+    "text.parse_math": False,  # sentences and names may hold dollars
     "pdf.fonttype": 42,
 }
 

@@ -14,6 +14,7 @@ from yaml import YAMLError
 
 from workbench.errors import WorkbenchError
 from workbench.evaluation.metrics import metrics as known_metrics
+from workbench.grids.bounds import MOST_BYTES, check_bounds
 from workbench.grids.seeds import seeds_in
 from workbench.registry import unknown_name
 
@@ -94,11 +95,18 @@ def read_yaml(file: Path, sources: dict[Path, str] | None = None) -> dict[str, A
         GridError: says where it cannot be read, or which key stands twice.
     """
     try:
-        content = file.read_bytes()
-        loaded = OmegaConf.load(io.StringIO(content.decode()))
+        if file.exists() and not file.is_file():
+            raise GridError(f"{file}: not a file")
+        with file.open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise GridError(f"{file}: larger than {MOST_BYTES >> 20} MiB")
+        text = content.decode()
+        check_bounds(text)
+        loaded = OmegaConf.load(io.StringIO(text))
     except FileNotFoundError:
         raise GridError(f"{file}: no such file") from None
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+    except (YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]

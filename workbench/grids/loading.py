@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 
 from workbench.config import RunConfig
 from workbench.errors import ConfigError, WorkbenchError
+from workbench.grids.bounds import resolvers_in
 from workbench.grids.checked import check
 from workbench.grids.file import GridError, GridFile, read_yaml
 from workbench.grids.grid import Grid, Need, check_report
@@ -24,6 +26,7 @@ from workbench.validation import first_mistake
 Progress = Callable[[int, int], None]
 PRESETS = Path(__file__).resolve().parents[2] / "ablations" / "presets"
 """The project's own, which a grid may name wherever it lies."""
+MOST_SETTINGS = 10_000
 WHOLE = ("backbone.name", "data.dataset")
 """What a preset must say to be a configuration of its own."""
 
@@ -190,6 +193,9 @@ def _expanded(file: Path, grid: GridFile) -> Iterator[tuple[str, dict[str, Any]]
                 raise GridError(f"{file}: exclude: {unknown_name('axis', key, ['setting', *grid.axes])}")
             if value not in known:
                 raise GridError(f"{file}: exclude.{key}: {value!r} is none of its values, {known}")
+    count = max(1, len(names)) * math.prod(len(values) for values in grid.axes.values())
+    if count > MOST_SETTINGS:
+        raise GridError(f"{file}: {count:,} settings; at most {MOST_SETTINGS:,} are taken, in several grids if need be")
     is_empty = True
     for name, overrides in (names or {"": {}}).items():
         for chosen in itertools.product(*grid.axes.values()):
@@ -249,7 +255,12 @@ def _nested(path: str, value: Any) -> dict[str, Any]:
 
 
 def _resolved(where: str, values: DictConfig) -> dict[str, Any]:
-    """OmegaConf's interpolations filled in."""
+    """References to other keys filled in; nothing from outside may enter a configuration, and so an id."""
+    for key, text in resolvers_in(OmegaConf.to_container(values, resolve=False)):
+        raise GridError(
+            f"{where}: {key}: {text!r} asks for something outside the file; write the value itself, or name another "
+            "key, as in ${training.steps}"
+        )
     try:
         resolved = OmegaConf.to_container(values, resolve=True)
     except OmegaConfBaseException as error:

@@ -54,3 +54,8 @@ def shown(value: object) -> str:
         plain = len(value) <= 4 and all(isinstance(v, int | float | str) or v is None for v in value)
         return f"[{', '.join(map(shown, value))}]" if plain else f"a {type(value).__name__} of {len(value):,}"
     return f"a {type(value).__name__} of {len(value):,}" if isinstance(value, dict | set) else type(value).__name__
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name can be that of one file or folder, and be shown: no folders in it, nothing that is not printed."""
+    return name.isprintable() and name not in ("", ".", "..") and not {"/", "\\"} & set(name) and len(name) <= 200

@@ -76,3 +76,22 @@ def test_more_settings_than_anybody_means_are_refused(
     done = workbench("plan", grid_file(axes))
     assert done.code == 2
     assert "90,000 settings; at most 10,000 are taken" in done.err
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ('title: "a\\e[31m"\nsettings: {a: {}}\n', r"title: 'a\x1b[31m' holds a line break or another character"),
+        ('title: t\nsettings: {"a\\e[31m": {}}\n', r"the setting's name 'a\x1b[31m' holds a character that is not"),
+        ("title: t\nsettings: {a: {}}\nreport: {models: [../../x]}\n", "models: '../../x' is no name of a model"),
+        ("title: t\nsettings: {a: {start_from.run: ../../x}}\n", "start_from.run: '../../x' is no id of a setting"),
+    ],
+)
+def test_names_that_lead_elsewhere_or_colour_the_terminal_are_refused(
+    workbench: Callable[..., Outcome], tmp_path: Path, text: str, part: str
+) -> None:
+    (tmp_path / "grid.yaml").write_text(text)
+    done = workbench("plan", tmp_path / "grid.yaml")
+    assert done.code == 2
+    assert part in done.err
+    assert "\x1b" not in done.err

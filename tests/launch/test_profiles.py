@@ -29,6 +29,17 @@ def test_every_shipped_profile_is_valid(file: Path) -> None:
         ("backend: slurm\ntime_minutes: 1\nsignal_seconds: 60", "leaves nothing of the time limit of 1 min"),
         ("backend: slurm\nenvironment: {'A B': x}", "'A B' is no name of an environment variable"),
         ("backend: [", "unreadable YAML in line"),
+        ('backend: slurm\npartition: "gpu\\nrm -rf x"', "partition: 'gpu\\nrm -rf x' holds a space, a line break"),
+        ("backend: slurm\nconstraint: a b", "constraint: 'a b' holds a space"),
+        ("backend: slurm\naccount: ''", "account: '' holds"),
+        ('backend: slurm\npython: "/usr/bin/python\\n"', "python: '/usr/bin/python\\n' holds"),
+        ('backend: slurm\nsbatch: {comment: "a\\nb"}', "comment: 'a\\nb' holds a line break"),
+        ("backend: slurm\nsbatch: {wrap: ls}", "'wrap' is set by the workbench"),
+        ("backend: slurm\nsbatch: {arr: 1-9}", "'arr' is set by the workbench"),
+        ("backend: slurm\nsbatch: {clusters: all}", "'clusters' is set by the workbench"),
+        ("backend: slurm\nsbatch: {export_file: f}", "'export_file' is set by the workbench"),
+        ("backend: slurm\nsbatch: {p: gpu}", "'p' is no long name of an option"),
+        ("backend: slurm\nsbatch: {--reservation: x}", "'--reservation' is no long name of an option"),
     ],
 )
 def test_a_mistake_in_a_profile_names_the_file_the_key_and_what_would_be_right(
@@ -56,6 +67,20 @@ def test_a_slurm_profile_without_any_slurm_fails_with_one_line(
     missing = workbench("submit", grid, "--profile", "slurm/nope.yaml")
     assert missing.code == 2
     assert "slurm/nope.yaml: no such file; there are " in missing.err
+
+
+@pytest.mark.parametrize("folder", ["50%", "two\nlines", "back\\slash"])
+def test_a_folder_that_slurm_cannot_log_into_is_refused(
+    workbench: Callable[..., Outcome], grid_file: Callable[[str], Path], tmp_path: Path, folder: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("workbench.launch.scheduler.check_available", lambda: None)
+    profile = ROOT / "slurm" / "dev.yaml"
+    done = workbench("submit", grid_file("settings: {a: {}}\n"), "--results", tmp_path / folder, "--profile", profile)
+    assert done.code == 2
+    assert "Slurm cannot write logs there" in done.err
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / folder).exists()
 
 
 def test_a_profile_becomes_sbatch_options(tmp_path: Path) -> None:

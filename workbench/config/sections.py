@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from workbench.config.base import Fraction, Positive, Section
+from workbench.errors import shown
 from workbench.registry import unknown_name
 
 BUILTIN = "builtin"
@@ -143,6 +145,13 @@ class StartConfig(Section):
     `{grid: FILE, setting: NAME}`, and that run is then trained first."""
     seed: Annotated[int, Field(ge=0)] | Literal["same"] = "same"
     """The seed of that run; `same`: the seed of this one."""
+
+    @field_validator("run")
+    @classmethod
+    def _a_setting(cls, run: str | None) -> str | None:
+        if run is not None and not re.fullmatch(r"[A-Za-z0-9_+-]{1,255}", run):
+            raise ValueError(f"{shown(run)} is no id of a setting; workbench plan prints them")
+        return run
 
     @model_validator(mode="after")
     def _file_or_run(self) -> StartConfig:

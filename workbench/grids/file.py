@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from yaml import YAMLError
 
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, is_plain, shown
 from workbench.evaluation.metrics import metrics as known_metrics
 from workbench.grids.bounds import MOST_BYTES, check_bounds
 from workbench.grids.seeds import seeds_in
@@ -45,6 +45,9 @@ class ReportConfig(BaseModel):
     def _once(cls, models: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(models)) < len(models):
             raise ValueError("a name stands twice")
+        for name in models:
+            if not is_plain(name):
+                raise ValueError(f"{shown(name)} is no name of a model: one without folders is expected")
         return models
 
     @field_validator("metrics")
@@ -71,6 +74,13 @@ class GridFile(BaseModel):
     report: ReportConfig = ReportConfig()
     then: tuple[Artefact, ...] = ()
     """What is made when all runs have ended."""
+
+    @field_validator("title")
+    @classmethod
+    def _printable(cls, title: str) -> str:
+        if not title.isprintable():
+            raise ValueError(f"{title!r} holds a line break or another character that is not printed")
+        return title
 
     @field_validator("seeds", mode="before")
     @classmethod

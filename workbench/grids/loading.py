@@ -82,6 +82,8 @@ def _load(file: Path, reading: _Reading) -> Grid:
     owner: dict[str, str] = {}
     needs: dict[str, Need] = {}
     for name, overrides in _expanded(file, grid):
+        if not name.isprintable():
+            raise GridError(f"{file}: the setting's name {name!r} holds a character that is not printed")
         own = _with_presets(file, f"settings.{name}", overrides, reading)
         where = _where(file, name)
         values = _resolved(where, _merged(where, own, {"machine": reading.machine}, reading.changes, below=base))

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, shown
 from workbench.failures import CLASSES, FailureClass
 from workbench.grids import read_yaml
 from workbench.registry import unknown_name
@@ -16,11 +16,15 @@ from workbench.validation import first_mistake
 
 Count = Annotated[int, Field(ge=1)]
 RESERVED = frozenset({
-    "account", "array", "constraint", "cpus-per-task", "dependency", "error", "exclude", "gpus-per-node", "job-name",
-    "kill-on-invalid-dep", "mem", "nodes", "ntasks-per-node", "open-mode", "output", "partition", "qos", "requeue",
-    "signal", "time",
+    "account", "array", "chdir", "clusters", "constraint", "cpus-per-task", "dependency", "error", "exclude", "export",
+    "export-file", "gid", "gpus-per-node", "help", "input", "job-name", "kill-on-invalid-dep", "mem", "no-requeue",
+    "nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "parsable", "partition", "qos", "quiet", "requeue",
+    "signal", "test-only", "time", "uid", "usage", "verbose", "version", "wait", "wrap",
 })  # fmt: skip
-"""Options of sbatch that a profile says in its own words, or that tell the workbench its jobs."""
+"""Options of sbatch that a profile says in its own words, that would undo what the workbench relies on, or that tell it
+its jobs."""
+OPTION = re.compile(r"[a-z][a-z0-9]+([-_][a-z0-9]+)*")
+WORDS = frozenset({"partition", "account", "qos", "constraint", "exclude"})
 
 
 class ProfileError(WorkbenchError):
@@ -86,12 +90,25 @@ class Profile(BaseModel):
                 raise ValueError(f"{name!r} is no name of an environment variable")
         return values
 
+    @field_validator("name", "partition", "account", "qos", "constraint", "exclude", "python")
+    @classmethod
+    def _one_word(cls, value: str | None, field: ValidationInfo) -> str | None:
+        if value is not None and (not value or not value.isprintable() or (" " in value and field.field_name in WORDS)):
+            raise ValueError(f"{shown(value)} holds a space, a line break or a character that is not printed")
+        return value
+
     @field_validator("sbatch")
     @classmethod
     def _not_ours(cls, values: dict[str, Any]) -> dict[str, Any]:
-        for name in values:
-            if name.replace("_", "-") in RESERVED:
+        for name, value in values.items():
+            option = name.replace("_", "-")
+            if not OPTION.fullmatch(name):
+                raise ValueError(f"{shown(name)} is no long name of an option, such as 'reservation'")
+            # sbatch takes the beginning of a name for the whole.
+            if any(reserved.startswith(option) for reserved in RESERVED):
                 raise ValueError(f"{name!r} is set by the workbench, or by a key of its own")
+            if isinstance(value, str) and not value.isprintable():
+                raise ValueError(f"{name}: {shown(value)} holds a line break or another character that is not printed")
         return values
 
     @model_validator(mode="after")

@@ -128,6 +128,7 @@ def submit(grid: Grid, request: Request) -> SubmissionOutcome:
         outcome.after = plan_runs(grid.runs(), request.results, forgiving(look_at_queue))
         return outcome
     scheduler.check_available()
+    _check_folder(request.results.absolute())
     with Submissions(request.results).lock() as lock:
         outcome = _planned(grid, request, look_at_queue)
         request.say(outcome)
@@ -136,6 +137,15 @@ def submit(grid: Grid, request: Request) -> SubmissionOutcome:
             Submissions(request.results).all()
             _carry_out(grid, outcome, request.results, SlurmExecutor(outcome, request, lock))
     return outcome
+
+
+def _check_folder(results: Path) -> None:
+    """Slurm reads `%` and backslashes in the names of log files in its own way, and a script has one path a line."""
+    if not str(results).isprintable() or "%" in str(results) or "\\" in str(results):
+        raise WorkbenchError(
+            f"{str(results)!r}: Slurm cannot write logs there: the path holds a percent sign, a backslash or a "
+            "character that is not printed; name another folder with --results"
+        )
 
 
 def _planned(grid: Grid, request: Request, look: Look) -> SubmissionOutcome:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workbench.errors import is_plain, shown
 from workbench.files import write_atomically
 from workbench.results.expressions import read_expressions, write_expressions
 from workbench.results.folders import StoreError
@@ -49,10 +50,12 @@ class ScoredFolder:
 
     Args:
         results: the results folder.
-        name: of the model, as tables show it.
+        name: of the model, as tables show it; StoreError for one that is no plain name.
     """
 
     def __init__(self, results: Path, name: str) -> None:
+        if not is_plain(name):
+            raise StoreError(f"{shown(name)} is no name of a model: one without folders is expected")
         self.name = name
         self.path = results / SCORED / name
 

@@ -117,11 +117,12 @@ def test_a_log_gets_a_line_when_a_state_changes(
         run = {"setting": "default", "step": 5, "steps": 10, "rate": 12.4, "seconds_left": 70.0}
         for second, state in ((2, "running"), (4, "running"), (6, "completed")):
             clock[0] = 1000.0 + second
-            runs({**run, "state": state, **({} if state == "running" else {"step": 10, "seconds_left": None})})
-            shown.tick(1, 0)
+            ended = {} if state == "running" else {"step": 10, "seconds_left": None}
+            runs({**run, "state": state, **ended}, {"setting": "l_dit", "state": "new"})
+            shown.tick(1, 1)
     assert capsys.readouterr().err.splitlines() == [
-        "default seed 0: running 5/10, 12 expressions/s, 1:10 left",
-        "default seed 0: completed 10/10",
+        "2 runs: 1 running, 1 new; default seed 0: running 5/10, 12 expressions/s, 1:10 left",
+        "2 runs: 1 completed, 1 new; default seed 0: completed 10/10",
     ]
 
 

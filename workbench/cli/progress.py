@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -135,8 +136,11 @@ class SubmissionProgress(_Progress):
                 self._show(self._bars, status)
             return
         states = {status.run: str(status.state) for status in statuses}
-        changed, self._states = states != self._states, states
-        self._print_line("; ".join(map(_plain_status, statuses)), always=changed)
+        before, self._states = self._states, states
+        news = [s for s in statuses if s.state == "running" or (before and before.get(s.run) != states[s.run])]
+        counts = ", ".join(f"{count} {state}" for state, count in Counter(states.values()).items())
+        line = "; ".join([f"{len(states)} runs: {counts}", *map(_plain_status, news)])
+        self._print_line(line, always=before != states)
 
     def _show(self, bars: Progress, status: RunStatus) -> None:
         task, steps = self._tasks.get(status.run), status.step or 0

@@ -60,6 +60,17 @@ def test_an_error_is_not_remembered_and_a_cache_that_cannot_be_written_is_none(f
     assert [receipts.remembered("kind", 1, work)["number"] for _ in range(2)] == [1, 2]
 
 
+def test_a_user_without_a_home_has_no_receipts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in (receipts.VARIABLE, "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    work = Work()
+    assert [receipts.remembered("kind", 1, work)["number"] for _ in range(2)] == [1, 2]
+
+
 def test_a_changed_file_has_another_digest(tmp_path: Path) -> None:
     file = tmp_path / "weights"
     for fill in (b"a", b"b"):

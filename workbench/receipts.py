@@ -21,11 +21,18 @@ SMALL = 1 << 20
 """Files under a mebibyte are read faster than what was noted of them."""
 
 
-def folder() -> Path:
-    """Where receipts are kept: in `WORKBENCH_CACHE`, else in the user's cache. It can be removed at any time."""
-    chosen = os.environ.get(VARIABLE)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(chosen) if chosen else Path(cache) / "dit-workbench"
+def folder() -> Path | None:
+    """Where receipts are kept: in `WORKBENCH_CACHE`, else in the user's cache; None for a user without a home.
+
+    It can be removed at any time.
+    """
+    if chosen := os.environ.get(VARIABLE):
+        return Path(chosen)
+    try:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return Path(cache) / "dit-workbench"
 
 
 def remembered(kind: str, inputs: Any, make: Callable[[], Any]) -> Any:
@@ -36,8 +43,10 @@ def remembered(kind: str, inputs: Any, make: Callable[[], Any]) -> Any:
         inputs: all that it depends on but the code, as plain JSON.
         make: returns plain JSON. An error is raised, and not remembered.
     """
-    text = json.dumps([kind, _stamp(), inputs], sort_keys=True)
-    file = folder() / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+    text, place = json.dumps([kind, _stamp(), inputs], sort_keys=True), folder()
+    if place is None:
+        return make()
+    file = place / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
     with contextlib.suppress(OSError, ValueError):
         return json.loads(file.read_bytes())["value"]
     value = make()

@@ -137,7 +137,6 @@ COVERED_BY = {
     "paper/style.py": "paper/test_artefacts.py",
     "results/curves.py": "launch/test_local.py",
     "results/scored.py": "evaluation/test_predictions.py",
-    "training/checkpointing.py": "training/test_train.py",
     "training/divergence.py": "training/test_train.py",
     "training/final_evaluation.py": "training/test_train.py",
     "training/loop.py": "training/test_train.py",

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from workbench.config import RunConfig
@@ -96,6 +96,15 @@ def resume(folder: RunFolder, parts: Parts, accelerator: Accelerator) -> Counts:
     if checkpoint is None:
         return Counts()
     state = _read_state(checkpoint)
+    try:
+        return _load(checkpoint, state, parts, accelerator)
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise _damaged(checkpoint, f"it has another form: {type(error).__name__}") from None
+
+
+def _load(checkpoint: Checkpoint, state: dict[str, Any], parts: Parts, accelerator: Accelerator) -> Counts:
     parts.model.load_state_dict(checkpoints.read_state_dict(checkpoint.model))
     if parts.ema is not None:
         parts.ema.module.load_state_dict(checkpoints.read_state_dict(checkpoint.ema))
@@ -115,13 +124,17 @@ def resume(folder: RunFolder, parts: Parts, accelerator: Accelerator) -> Counts:
     )
 
 
+def _damaged(checkpoint: Checkpoint, why: str) -> CheckpointError:
+    return CheckpointError(f"{checkpoint.folder}: damaged checkpoint ({why}); remove it to start again")
+
+
 def _read_state(checkpoint: Checkpoint) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(checkpoint.state, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many types of error for a broken archive
-        raise CheckpointError(
-            f"{checkpoint.folder}: damaged checkpoint ({type(error).__name__}); remove it to start again"
-        ) from None
+        raise _damaged(checkpoint, type(error).__name__) from None
+    if not isinstance(state, dict):
+        raise _damaged(checkpoint, f"it holds a {type(state).__name__}")
     return state
 
 
@@ -129,7 +142,7 @@ def load_trained(config: RunConfig, folder: RunFolder) -> ReferringSam:
     """A run's model as it was evaluated, in evaluation mode on the CPU; CheckpointError when there is none yet."""
     file = folder.evaluated_weights()
     model = build_model(config)
-    state = load_file(file)
+    state = checkpoints.read_state_dict(file)
     checkpoints.check_keys(model.state_dict(), state, str(file), f"run {folder.name}")
     model.load_state_dict(state)
     return model.eval()

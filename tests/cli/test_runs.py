@@ -17,6 +17,8 @@ from tests.conftest import ROOT
 from workbench.config import DataConfig, RefshapesRecipe
 from workbench.data import refshapes
 from workbench.data.datasets import open_data
+from workbench.grids import load_grid
+from workbench.results.folders import RunFolder
 
 Write = Callable[..., Path]
 
@@ -266,3 +268,40 @@ def test_a_table_without_runs_says_how_to_get_them(workbench: Any, grid_file: Wr
     grid = grid_file("settings: {a: {}}\n")
     fails(workbench("table", grid, "--results", tmp_path), "no completed run yet", "workbench submit")
     fails(workbench("figure", "bars", grid, "--results", tmp_path), "no completed run yet")
+
+
+def test_many_runs_are_shown_by_setting(workbench: Any, grid_file: Write, tmp_path: Path) -> None:
+    grid, results = grid_file("settings: {a: {}, b: {fusion.variant: l_dit}}\nseeds: 0-29\n"), tmp_path / "results"
+    done, failed = [RunFolder(results, run.id) for run in load_grid(grid).runs() if run.seed < 1]
+    done.update(state="completed", steps=6)
+    failed.update(state="failed", error={"class": "bad_data", "message": "no image"})
+    shown = workbench("status", grid, "--results", results).out.splitlines()
+    assert [line.split()[:2] for line in shown[1:3]] == [["a", "30"], ["b", "30"]]
+    assert "1 completed, 29 new" in shown[1]
+    assert "1 failed, 29 new" in shown[2]
+    assert "a line per run: --all" in shown
+    assert "60 runs: 1 completed, 1 failed, 58 new" in shown
+    assert any(line.startswith("1 × bad_data: no image") for line in shown), "what failed is named all the same"
+    assert len(shown) < 10
+    every = workbench("status", grid, "--results", results, "--all").out.splitlines()
+    assert sum(line.startswith(("a ", "b ")) for line in every) == 60
+
+
+def test_watching_waits_for_a_beginning(
+    workbench: Any, grid_file: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, results = grid_file("settings: {a: {}}\n"), tmp_path / "results"
+    (run,) = load_grid(grid).runs()
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 2:
+            RunFolder(results, run.id).update(state="completed", steps=6)
+
+    monkeypatch.setattr("workbench.cli.cluster.time.sleep", sleep)
+    shown = workbench("status", grid, "--results", results, "--watch")
+    assert shown.code == 0
+    assert len(slept) == 2
+    assert shown.out.count("nothing has begun yet; still watching") == 2
+    assert shown.out.rstrip().endswith("1 runs: 1 completed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from workbench.launch.status import RunStatus
 
 WATCH_SECONDS = 10.0
+MOST_LINES = 50
+"""Of runs that `status` lists one by one."""
 
 
 @app.command()
@@ -36,7 +39,10 @@ def status(
     seeds: Annotated[str | None, typer.Option(help="In place of the grid's own, e.g. 0-4.")] = None,
     results: Results = RESULTS,
     data_root: DataRoot = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Again every ten seconds until all have ended.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Again every ten seconds, until what has begun has ended.")
+    ] = False,
+    every_run: Annotated[bool, typer.Option("--all", help=f"A line per run, also of more than {MOST_LINES}.")] = False,
     as_json: Json = False,
 ) -> None:
     """Where each run stands: state, step, speed, time left, and what went wrong, by cause."""
@@ -47,9 +53,12 @@ def status(
         if as_json:
             print(json.dumps([s.as_dict() for s in statuses], indent=1), flush=True)
         else:
-            _print_statuses(statuses)
-        if not watch or not any(s.state in ("queued", "running") for s in statuses):
+            _print_statuses(statuses, every_run)
+        begun = any(s.state != "new" for s in statuses)
+        if not watch or (begun and not any(s.state in ("queued", "running") for s in statuses)):
             return
+        if not begun and not as_json:
+            print("nothing has begun yet; still watching, Ctrl-C ends this", flush=True)
         time.sleep(WATCH_SECONDS)
 
 
@@ -69,13 +78,36 @@ def _statuses(
     return statuses(plan_runs(runs, results, look, warn))
 
 
-def _print_statuses(statuses: list[RunStatus]) -> None:
+def _print_statuses(statuses: list[RunStatus], every_run: bool = False) -> None:
     from workbench.failures import WAY_OUT
     from workbench.launch.status import failures
 
     if not statuses:
         print("no runs")
         return
+    if len(statuses) > MOST_LINES and not every_run:
+        _print_settings(statuses)
+    else:
+        _print_runs(statuses)
+    counts = {state: sum(s.state == state for s in statuses) for state in dict.fromkeys(s.state for s in statuses)}
+    left = [s.seconds_left for s in statuses if s.seconds_left is not None]
+    slowest = f"; the slowest running one needs {duration_of(max(left))} more" if left else ""
+    print(f"\n{len(statuses)} runs: {', '.join(f'{n} {state}' for state, n in counts.items())}{slowest}")
+    completed = dict.fromkeys((s.setting for s in statuses), 0)
+    for status in statuses:
+        completed[status.setting] += status.state == "completed"
+    if len(set(completed.values())) > 1 and (every_run or len(statuses) <= MOST_LINES):
+        seeds = ", ".join(f"{setting} {count}" for setting, count in completed.items())
+        print(f"completed seeds per setting: {seeds}")
+    for line in (line for status in statuses for line in status.damage):
+        warn(line)
+    for failure in failures(statuses):
+        named = ", ".join(failure.runs[:3]) + (f" and {len(failure.runs) - 3} more" if len(failure.runs) > 3 else "")
+        print(f"{len(failure.runs)} × {failure.cause}: {failure.message} [{named}]")
+        print(f"    way out: {WAY_OUT[failure.cause]}")
+
+
+def _print_runs(statuses: list[RunStatus]) -> None:
     rows = [
         (
             s.setting,
@@ -94,20 +126,22 @@ def _print_statuses(statuses: list[RunStatus]) -> None:
     print_rows(
         ("setting", "seed", "state", "step", "speed", "left", "best validation", "restarts", "job", "waits for"), rows
     )
-    counts = {state: sum(s.state == state for s in statuses) for state in dict.fromkeys(s.state for s in statuses)}
-    left = [s.seconds_left for s in statuses if s.seconds_left is not None]
-    slowest = f"; the slowest running one needs {duration_of(max(left))} more" if left else ""
-    print(f"\n{len(statuses)} runs: {', '.join(f'{n} {state}' for state, n in counts.items())}{slowest}")
-    completed = {s.setting: sum(o.state == "completed" for o in statuses if o.setting == s.setting) for s in statuses}
-    if len(set(completed.values())) > 1:
-        seeds = ", ".join(f"{setting} {count}" for setting, count in completed.items())
-        print(f"completed seeds per setting: {seeds}")
-    for line in (line for status in statuses for line in status.damage):
-        warn(line)
-    for failure in failures(statuses):
-        named = ", ".join(failure.runs[:3]) + (f" and {len(failure.runs) - 3} more" if len(failure.runs) > 3 else "")
-        print(f"{len(failure.runs)} × {failure.cause}: {failure.message} [{named}]")
-        print(f"    way out: {WAY_OUT[failure.cause]}")
+
+
+def _print_settings(statuses: list[RunStatus]) -> None:
+    """A line per setting, of more runs than anybody reads one by one."""
+    by_setting: dict[str, list[RunStatus]] = {}
+    for status in statuses:
+        by_setting.setdefault(status.setting, []).append(status)
+    rows = []
+    for setting, group in by_setting.items():
+        states = ", ".join(f"{count} {state}" for state, count in Counter(s.state for s in group).items())
+        rates = [s.rate for s in group if s.rate and s.state == "running"]
+        left = [s.seconds_left for s in group if s.seconds_left is not None]
+        speed = f"{sum(rates) / len(rates):.0f} expr/s" if rates else "–"
+        rows.append((setting, len(group), states, speed, duration_of(max(left)) if left else "–"))
+    print_rows(("setting", "runs", "states", "speed", "slowest left"), rows)
+    print("a line per run: --all")
 
 
 @app.command()

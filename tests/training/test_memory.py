@@ -10,7 +10,8 @@ from workbench.config import RunConfig
 from workbench.models.build import build_model
 from workbench.models.referring_sam import upsample
 from workbench.training.losses import mask_loss
-from workbench.training.memory import GIB, LiveBytes, largest_part, step_memory
+from workbench.training.memory import LiveBytes, largest_part, step_memory
+from workbench.training.needs import GIB
 
 Make = Callable[..., RunConfig]
 

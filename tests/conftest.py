@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from workbench import cli, receipts
 from workbench.config import SHIPPED_BERTS, DataConfig, RefshapesRecipe, RunConfig
 from workbench.data.datasets import open_data
+from workbench.data.refshapes import folder_name
 from workbench.results.folders import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,6 +84,12 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     open_data(DataConfig(recipe=RefshapesRecipe(**RECIPE)), root)
     return root
+
+
+@pytest.fixture(scope="session")
+def data_folder(data_root: Path) -> Path:
+    """The folder of RECIPE's data set: tests that came before may have made other sets under the same root."""
+    return data_root / folder_name(RefshapesRecipe(**RECIPE))
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from workbench.analysis.probe import asked_of, baseline_table, over_seeds, run_t
 from workbench.config import DataConfig, RefshapesRecipe, RunConfig
 from workbench.data.datasets import open_data
 from workbench.data.loading import Expressions
+from workbench.data.refshapes import ensure
 from workbench.data.tables import ReferData
 from workbench.evaluation.scoring import score
 from workbench.results.folders import RunFolder
@@ -85,8 +86,7 @@ def test_a_run_is_asked_changed_sentences(
 def test_the_command_shows_both_tables(
     tmp_path: Path, data_root: Path, workbench: Callable[..., Outcome], grid_file: Callable[[str], Path]
 ) -> None:
-    open_data(DataConfig(recipe=RECIPE), data_root)
-    [folder] = [p for p in data_root.glob("refshapes-*") if '"version": 2' in (p / "instances.json").read_text()[:400]]
+    folder = ensure(data_root, RECIPE)
     shown = workbench("data", "probe", folder.name, "--root", data_root)
     assert shown.code == 0, shown.err
     assert [line.split("  ")[0] for line in shown.out.splitlines()][-1] == "all that is written"

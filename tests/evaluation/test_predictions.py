@@ -142,7 +142,7 @@ def test_scores_are_kept_under_a_name_and_not_written_over_by_others(tmp_path: P
 
 
 def test_a_run_s_own_masks_score_as_the_run_did_and_enter_its_table(
-    tmp_path: Path, grid_file: Callable[..., Path], data_root: Path, workbench: Callable[..., Any]
+    tmp_path: Path, grid_file: Callable[..., Path], data_root: Path, data_folder: Path, workbench: Callable[..., Any]
 ) -> None:
     grid = grid_file("settings: {default: {}}\nbaseline: default\nreport: {metrics: [miou, oiou]}\n")
     results = tmp_path / "results"
@@ -153,7 +153,7 @@ def test_a_run_s_own_masks_score_as_the_run_did_and_enter_its_table(
         {"sent_id": int(r.sent_id), "segmentation": {"size": [int(r.height), int(r.width)], "counts": r.prediction}}
         for r in frame.itertuples()
     ]
-    name = next(data_root.glob("refshapes-*")).name
+    name = data_folder.name
     # Another file name is another set of predictions, only worse: every mask of val emptied.
     file = written(tmp_path, predictions)
     arguments = ("evaluate", "--predictions", file, "--dataset", name, "--root", data_root, "--results", results)

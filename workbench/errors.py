@@ -56,6 +56,11 @@ def shown(value: object) -> str:
     return f"a {type(value).__name__} of {len(value):,}" if isinstance(value, dict | set) else type(value).__name__
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things, such as `1 run` or `2,000 runs`; the noun is in the singular, and regular."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def is_plain(name: str) -> bool:
     """Whether a name can be that of one file or folder, and be shown: no folders in it, nothing that is not printed."""
     return name.isprintable() and name not in ("", ".", "..") and not {"/", "\\"} & set(name) and len(name) <= 200

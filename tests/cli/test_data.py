@@ -53,7 +53,7 @@ def test_check_exits_by_what_it_finds(workbench: Workbench, tmp_path: Path) -> N
     assert bad.code == 1
     assert "wrong: broken or missing images: 1 (" in bad.out
     assert "note: sentences of more than 8 tokens, which are cut: 24 (" in bad.out
-    assert "things wrong" in bad.out.splitlines()[-1]
+    assert "thing wrong" in bad.out.splitlines()[-1]
 
 
 @pytest.mark.parametrize("name", ["refcoco", "grefcoco"])
@@ -148,7 +148,7 @@ def test_a_grid_on_files_that_nobody_prepared_just_works(workbench: Workbench, t
     (record,) = (tmp_path / "results" / "runs").glob("*/seed0/run.json")
     digest = json.loads((tmp_path / "prepared" / "refcoco-unc" / "prepared.json").read_text())["digest"]
     assert json.loads(record.read_text())["identity"]["config"]["data"]["sha256"] == digest
-    assert "1 runs: 1 completed" in workbench("status", grid, *options).out
+    assert "1 run: 1 completed" in workbench("status", grid, *options).out
     table = workbench("table", grid, "--by", "distractors", *options)
     assert table.code == 0, table.err
     assert "mIoU by other objects of its class" in table.out

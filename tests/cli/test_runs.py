@@ -181,7 +181,7 @@ def test_bad_weights_are_one_line(workbench: Any, grid_file: Write, tmp_path: Pa
     grid = grid_file(f"settings: {{a: {{backbone.checkpoint: {file}}}}}\n")
     results = tmp_path / "results"
     torch.save({k: v for k, v in state.items() if k != "mask_decoder.iou_token.weight"} | {"odd": torch.ones(1)}, file)
-    fails(workbench("submit", grid, "--results", results), "mask_decoder.iou_token.weight", "unexpected keys (odd)")
+    fails(workbench("submit", grid, "--results", results), "mask_decoder.iou_token.weight", "1 unexpected key (odd)")
     torch.save(state, file)
     file.write_bytes(file.read_bytes()[:-5000])
     fails(workbench("submit", grid, "--results", results), "sam.pth: truncated or damaged")
@@ -304,4 +304,4 @@ def test_watching_waits_for_a_beginning(
     assert shown.code == 0
     assert len(slept) == 2
     assert shown.out.count("nothing has begun yet; still watching") == 2
-    assert shown.out.rstrip().endswith("1 runs: 1 completed")
+    assert shown.out.rstrip().endswith("1 run: 1 completed")

@@ -172,7 +172,7 @@ def test_whatever_happens_to_six_runs_each_ends_as_it_should(
     assert "nothing to submit" in said
     assert "workbench retry" in said
     said = workbench("retry", grid, "--class", "cancelled", "--results", results, "--profile", usual)
-    assert "1 runs to train" in said
+    assert "1 run to train" in said
     wait_until(lambda: runs["cancelled"].state() == "completed")
 
     codes = {name: run.record().codes for name, run in runs.items()}

@@ -10,6 +10,7 @@ from workbench.config import RunConfig, difference, run_id
 from workbench.errors import ConfigError
 
 OTHER: dict[str, Any] = {
+    "data.sentence": "raw",
     "start_from.run": "refshapes-vit_mini-l_dit-111111111111",
     "start_from.seed": 3,
     "backbone.name": "vit_b",

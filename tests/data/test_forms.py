@@ -12,12 +12,15 @@ import pytest
 
 from tests.data import fixtures
 from tests.data.fixtures import PICKLES, SENTENCES, SPLITS, mask_of
+from workbench.config import DataConfig
 from workbench.data import masks
-from workbench.data.datasets import find
+from workbench.data.datasets import find, open_data
+from workbench.data.loading import Expressions
 from workbench.data.pickles import load_plain
 from workbench.data.readers import read
 from workbench.data.tables import UNKNOWN, ReferData
 from workbench.errors import DataError
+from workbench.evaluation.predictions import score_predictions
 
 MASKS = [mask_of(4, 4, 12) | mask_of(10, 8, 12), mask_of(30, 10, 9), mask_of(44, 30, 15)]
 
@@ -98,7 +101,56 @@ def test_grefcoco_leaves_crowds_out_of_a_target(tmp_path: Path) -> None:
     assert [data.objects["ann_id"][target].as_py() for target in row["object_rows"]] == [100]
     (alone,) = {tuple(r["object_rows"]) for r in rows_of(data) if r["ann_ids"] == [102]}
     assert alone == (), "what points at a crowd alone has an empty mask; it does not come to mean nothing"
-    assert data.notes == ("2 references point at crowds, which are left out of their masks",)
+    assert data.notes == (
+        "1 reference to crowds among others, which are left out of the mask",
+        "1 reference to crowds alone: without a mask, neither trained on nor scored",
+    )
+    read_at_all = {row["sent_id"] for row in rows_of(data)}
+    unscored = {r["sent_id"] for r in rows_of(data) if r["ann_ids"] == [102]}
+    scored = {int(i) for split in data.splits for i in Expressions(data, split).column("sent_id")}
+    assert scored == read_at_all - unscored < read_at_all
+    # Other people's files have a mask for it, which is neither missed nor in the way.
+    predictions = [{"sent_id": i, "segmentation": None} for i in sorted(read_at_all)]
+    (tmp_path / "all.json").write_text(json.dumps(predictions))
+    frame = score_predictions(data, tmp_path / "all.json")
+    assert set(frame["sent_id"]) == scored
+
+
+def test_a_bare_annotation_id_and_a_pickle_are_read_as_grefcoco(tmp_path: Path) -> None:
+    folder = fixtures.write_grefcoco(tmp_path)
+    published = read(find(folder, "grefcoco", "unc"))
+    refs = json.loads((folder / "grefs(unc).json").read_text())
+    bare = [ref | {"ann_id": ref["ann_id"][0] if len(ref["ann_id"]) == 1 else ref["ann_id"]} for ref in refs]
+    assert {type(ref["ann_id"]) for ref in bare} == {int, list}
+    (folder / "grefs(unc).json").unlink()
+    (folder / "grefs(unc).p").write_bytes(pickle.dumps(bare, protocol=2))
+    assert read(find(folder, "grefcoco", "unc")).digest == published.digest
+    (folder / "grefs(unc).p").rename(folder / "grefs(google).p")
+    with pytest.raises(DataError, match=r"there is grefs\(google\)\.p, see data\.split_by"):
+        find(folder, "grefcoco", "unc")
+
+
+def test_the_text_as_it_was_written_is_another_data_set(tmp_path: Path) -> None:
+    folder = fixtures.write_refcoco(tmp_path)
+    document = load_plain(folder / "refs(unc).p")
+    document[0]["sentences"][0]["raw"] = "The LEFT one, please!"
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(document))
+    cleaned, raw = (
+        open_data(DataConfig(dataset="refcoco", sentence=sentence), tmp_path) for sentence in ("sent", "raw")
+    )
+    assert rows_of(raw)[0]["sentence"] == "The LEFT one, please!" != rows_of(cleaned)[0]["sentence"]
+    assert raw.digest != cleaned.digest
+    assert raw.place is not None
+    assert raw.place.name == "refcoco-unc+raw"
+    assert cleaned.place is not None
+    assert cleaned.place.name == "refcoco-unc"
+    del document[1]["sentences"][0]["raw"]
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(document))
+    with pytest.raises(DataError, match=r"ref_id 1: sentences\[0\]: field 'raw' is missing"):
+        read(find(folder, "refcoco", "unc", "raw"))
+    released = fixtures.write_released(tmp_path / "released")
+    with pytest.raises(DataError, match="the released form has one text per sentence"):
+        read(find(released, released.name, "unc", "raw"))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +158,7 @@ def test_grefcoco_leaves_crowds_out_of_a_target(tmp_path: Path) -> None:
     [
         ({"ann_id": []}, r"ann_id: is empty; \[-1\] marks a no-target expression"),
         ({"ann_id": [True]}, r"ann_id: a whole number is expected, not True"),
-        ({"ann_id": 100}, r"ann_id: a list is expected, not int"),
+        ({"ann_id": "100"}, r"ann_id: a list is expected, not str"),
         ({"ann_id": [100, -1]}, r"no annotation with id -1"),
         ({"ann_id": [100, 200]}, r"annotation 200 is of image 2, not 1"),
     ],
@@ -130,8 +182,8 @@ def test_what_is_odd_in_grefcoco_is_noted(tmp_path: Path) -> None:
     assert (rows_of(data)[0]["ann_ids"], rows_of(data)[0]["distractors"]) == ([100], 1)
     assert rows_of(data)[1]["ann_ids"] == [101]
     assert data.notes == (
-        "1 references name a target twice, which counts once",
-        "1 references contradict their own no_target; their ann_id is used",
+        "1 reference with a target named twice, which counts once",
+        "1 reference with an ann_id that contradicts no_target; the ann_id is used",
     )
 
 
@@ -208,7 +260,7 @@ def test_polygons_without_an_area_are_left_out_and_noted(tmp_path: Path) -> None
     (folder / "instances.json").write_text(json.dumps(document))
     data = read(find(folder, "refcoco", "unc"))
     np.testing.assert_array_equal(masks.decode(data.objects["rle"][0].as_py(), *fixtures.SIZE), MASKS[0])
-    assert data.notes == ("1 annotations hold polygons of fewer than three points, which are left out",)
+    assert data.notes == ("1 annotation with polygons of fewer than three points, which are left out",)
 
 
 def test_every_sentence_is_there_once(tmp_path: Path) -> None:

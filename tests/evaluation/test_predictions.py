@@ -88,7 +88,7 @@ def test_null_answers_that_nothing_is_meant_and_so_does_a_small_mask(tmp_path: P
         (lambda p: p.append(p[2]), r"\[16\]: sent_id \d+ has a prediction already, at \[2\]"),
         (
             lambda p: p.append({"sent_id": 99999, "segmentation": None}),
-            r"1 predictions belong to no expression of grefcoco, the first at \[16\]",
+            r"1 prediction of no expression of grefcoco, the first at \[16\]",
         ),
         (lambda p: p[1].update(segmentation={"size": [64, 48], "counts": "abc"}), r"\[1\] \(sent_id .*its size is"),
         (lambda p: p[1].update(sent_id="7"), r"\[1\]: an object with sent_id \(a whole number\)"),

@@ -133,7 +133,7 @@ def test_a_killed_launcher_loses_and_doubles_nothing(grid_file: Write, tmp_path:
     process.wait()
     assert run.state() == "running", "the job outlives its launcher"
     again = subprocess.run(command(grid, results), capture_output=True, text=True, check=False)
-    assert "1 runs (1 running)" in again.stdout
+    assert "1 run (1 running)" in again.stdout
     deadline = time.monotonic() + 300
     while run.state() == "running" and time.monotonic() < deadline:
         time.sleep(0.1)

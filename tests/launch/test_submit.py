@@ -165,7 +165,7 @@ def test_a_damaged_submission_is_named(
     refused = workbench("submit", grid, "--results", results, "--profile", profile)
     assert refused.code == 2, "nobody knows what waits in the queue"
     assert f"error: {record}: damaged (runs: 4 is not valid" in refused.err
-    assert "tiny: 1 runs (1 new)" in refused.out
+    assert "tiny: 1 run (1 new)" in refused.out
     assert len(slurm.jobs()) == 1
 
 

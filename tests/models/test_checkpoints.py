@@ -95,7 +95,7 @@ def test_wrong_truncated_missing_and_hostile_files_are_told_apart(official: Path
     torch.save({k: v for k, v in state.items() if "neck" not in k} | {"extra.weight": torch.zeros(1)}, wrong)
     with pytest.raises(
         CheckpointError,
-        match=r"6 missing keys \(image_encoder\.neck.* and 3 more\); 1 unexpected keys \(extra\.weight\)",
+        match=r"6 missing keys \(image_encoder\.neck.* and 3 more\); 1 unexpected key \(extra\.weight\)",
     ):
         load(wrong)
     torch.save(state | {"image_encoder.pos_embed": torch.zeros(1, 9, 9, 64)}, wrong)

@@ -242,11 +242,11 @@ def test_the_text_encoder_is_bert_s_first_layer(old_names: bool) -> None:
 @pytest.mark.parametrize(
     ("remove", "add", "message"),
     [
-        ("visual_encoder.tokens", None, "1 missing keys \\(image_encoder.fusion.table\\)"),
-        ("visual_encoder.blocks.1.mlp.lin1.bias", None, "1 missing keys \\(image_encoder.vit.blocks.1.mlp.lin1.bias"),
+        ("visual_encoder.tokens", None, "1 missing key \\(image_encoder.fusion.table\\)"),
+        ("visual_encoder.blocks.1.mlp.lin1.bias", None, "1 missing key \\(image_encoder.vit.blocks.1.mlp.lin1.bias"),
         ("visual_encoder.pos_embed", None, "no key visual_encoder.pos_embed"),
-        (None, "visual_encoder.gates", "1 unexpected keys \\(image_encoder.vit.gates\\)"),
-        (None, "something_else", "1 unexpected keys \\(something_else\\)"),
+        (None, "visual_encoder.gates", "1 unexpected key \\(image_encoder.vit.gates\\)"),
+        (None, "something_else", "1 unexpected key \\(something_else\\)"),
         (None, "visual_encoder.blocks.foo.attn.rel_pos_h", "not a released checkpoint: invalid literal"),
         (None, "module.visual_encoder.pos_embed", "pos_embed occurs twice, with and without the prefix module"),
     ],

@@ -98,5 +98,5 @@ def test_weights_of_another_model_are_refused(tmp_path: Path, bert: Path) -> Non
     state = load_file(bert / "model.safetensors")
     first = next(key for key in state if "layer.0" in key)
     save_file({k: v for k, v in state.items() if k != first}, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"1 keys are missing, the first .*layer\.0"):
+    with pytest.raises(CheckpointError, match=r"1 key missing, the first .*layer\.0"):
         load_text_encoder(TextEncoderConfig(name=str(tmp_path)), Path())

@@ -23,6 +23,7 @@ from workbench.cli.options import (
     print_rows,
     warn,
 )
+from workbench.errors import counted
 
 if TYPE_CHECKING:
     from workbench.launch.status import RunStatus
@@ -92,7 +93,7 @@ def _print_statuses(statuses: list[RunStatus], every_run: bool = False) -> None:
     counts = {state: sum(s.state == state for s in statuses) for state in dict.fromkeys(s.state for s in statuses)}
     left = [s.seconds_left for s in statuses if s.seconds_left is not None]
     slowest = f"; the slowest running one needs {duration_of(max(left))} more" if left else ""
-    print(f"\n{len(statuses)} runs: {', '.join(f'{n} {state}' for state, n in counts.items())}{slowest}")
+    print(f"\n{counted(len(statuses), 'run')}: {', '.join(f'{n} {state}' for state, n in counts.items())}{slowest}")
     completed = dict.fromkeys((s.setting for s in statuses), 0)
     for status in statuses:
         completed[status.setting] += status.state == "completed"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from workbench.cli.options import RESULTS, Commands, Json, Results, app, preparing, print_rows, progress_of
+from workbench.errors import counted
 
 if TYPE_CHECKING:
     from workbench.data.tables import ReferData
@@ -24,6 +25,9 @@ Name = Annotated[
 Root = Annotated[Path, typer.Option(envvar="WORKBENCH_DATA", help="Folder of data sets.")]
 SplitBy = Annotated[
     str | None, typer.Option(help="unc, google or umd; umd for refcocog where it is not given, else unc.")
+]
+Text = Annotated[
+    Literal["sent", "raw"], typer.Option(help="Which text is read: sent, cleaned, or raw, as it was written.")
 ]
 DATA = Path("data")
 
@@ -59,14 +63,16 @@ def data_make(
 
 
 @data_app.command("prepare")
-def data_prepare(name: Name, root: Root = DATA, split_by: SplitBy = None, results: Results = RESULTS) -> None:
+def data_prepare(
+    name: Name, root: Root = DATA, split_by: SplitBy = None, sentence: Text = "sent", results: Results = RESULTS
+) -> None:
     """Check a data set's files, convert them once, and count what is in them beside the published numbers."""
     from workbench.data import counts
     from workbench.data.prepare import prepare
     from workbench.data.prepared import prepared_folder
 
-    source = _source(name, root, split_by)
-    place = prepared_folder(root, source.folder.name, source.split_by)
+    source = _source(name, root, split_by, sentence)
+    place = prepared_folder(root, source.folder.name, source.split_by, sentence)
     with progress_of(f"preparing {name}", "objects and images") as step:
         data = prepare(source, place, step)
     found = counts.counts(data)
@@ -93,6 +99,7 @@ def data_check(
     name: Name,
     root: Root = DATA,
     split_by: SplitBy = None,
+    sentence: Text = "sent",
     text_encoder: Annotated[
         str | None, typer.Option(help="Whose tokens are counted; bert_mini2 for refshapes, else bert-base-uncased.")
     ] = None,
@@ -105,7 +112,7 @@ def data_check(
     """Decode every image and look at every expression; exits with 1 where something is wrong."""
     from workbench.data.check import SHOWN, check
 
-    data, _ = open_named(name, root, split_by)
+    data, _ = open_named(name, root, split_by, sentence)
     # The second one also knows every word of refshapes' first version.
     encoder = text_encoder or ("bert_mini2" if data.name == "refshapes" else "bert-base-uncased")
     limit = max_tokens or {"bert_mini": 14, "bert_mini2": 18}.get(encoder, 20)
@@ -119,7 +126,7 @@ def data_check(
     if why:
         print(f"not checked: sentences over {limit} tokens, for {why}")
     wrong = sum(finding.count for finding in findings if finding.wrong)
-    print(f"{data.name}: {len(data.expressions):,} expressions, {wrong:,} things wrong")
+    print(f"{data.name}: {counted(len(data.expressions), 'expression')}, {counted(wrong, 'thing')} wrong")
     if wrong:
         raise typer.Exit(1)
 
@@ -131,12 +138,13 @@ def data_show(
     split: Annotated[str | None, typer.Option(help="Count within this split.")] = None,
     root: Root = DATA,
     split_by: SplitBy = None,
+    sentence: Text = "sent",
     results: Results = RESULTS,
 ) -> None:
     """Draw one referent: its image, its mask, and the sentences that mean it."""
     from workbench.paper.examples import show_referent
 
-    data, _ = open_named(name, root, split_by)
+    data, _ = open_named(name, root, split_by, sentence)
     stem = "-".join([data.folder.name, *([split] if split else []), str(index)])
     for file in show_referent(data, index, results / "data", stem, split):
         print(f"wrote {file}")
@@ -245,7 +253,7 @@ def refshapes_recipe(data: ReferData) -> Any:
     return recipe if recipe.targets == "one" else None
 
 
-def _source(name: str, root: Path, split_by: str | None) -> Any:
+def _source(name: str, root: Path, split_by: str | None, sentence: str = "sent") -> Any:
     from workbench.data.datasets import datasets, find, own_folders
     from workbench.data.tables import plain_name
     from workbench.errors import DataError
@@ -256,7 +264,8 @@ def _source(name: str, root: Path, split_by: str | None) -> Any:
     if name not in known and name not in folders and not (root / plain_name(name, "NAME")).is_dir():
         raise DataError(f"{unknown_name('data set', name, list(dict.fromkeys([*known, *folders])))} (under {root})")
     wanted = split_by or ("umd" if name == "refcocog" else "unc")
-    return find(root / name, "refshapes" if name.startswith("refshapes-") else name, plain_name(wanted, "--split-by"))
+    of_reader = "refshapes" if name.startswith("refshapes-") else name
+    return find(root / name, of_reader, plain_name(wanted, "--split-by"), sentence)
 
 
 def _folder_of_refshapes(root: Path) -> str:
@@ -271,7 +280,7 @@ def _folder_of_refshapes(root: Path) -> str:
     raise DataError(f"{len(folders) or 'no'} folders of refshapes are in {root}; {made}")
 
 
-def open_named(name: str, root: Path, split_by: str | None) -> tuple[ReferData, str]:
+def open_named(name: str, root: Path, split_by: str | None, sentence: str = "sent") -> tuple[ReferData, str]:
     """A data set by its name or folder, prepared or read from its files as they are, and by whom it is split.
 
     Images are not looked at: a broken one must not be in the way of finding it.
@@ -283,9 +292,9 @@ def open_named(name: str, root: Path, split_by: str | None) -> tuple[ReferData, 
     name = _folder_of_refshapes(root) if name == "refshapes" else plain_name(name, "NAME")
     wanted = plain_name(split_by or ("umd" if name == "refcocog" else "unc"), "--split-by")
     try:
-        return open_prepared(prepared_folder(root, name, wanted)), wanted
+        return open_prepared(prepared_folder(root, name, wanted, sentence)), wanted
     except NotPrepared:
-        source = _source(name, root, split_by)
+        source = _source(name, root, split_by, sentence)
         with progress_of(f"reading {name}", "objects and images") as step:
             return read(source, step), wanted
 

@@ -122,7 +122,11 @@ def _evaluated(
 @app.command()
 def evaluate(
     predictions: Annotated[
-        Path, typer.Option(help="JSON: a list of {sent_id, segmentation}, masks in COCO's RLE.", show_default=False)
+        Path,
+        typer.Option(
+            help="JSON, a list of {sent_id, segmentation}, masks in COCO's RLE; or a folder of <sent_id>.png.",
+            show_default=False,
+        ),
     ],
     dataset: Annotated[str, typer.Option(help="refcoco, refcoco+, refcocog, grefcoco, or a folder under the root.")],
     name: Annotated[

@@ -22,6 +22,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from workbench.errors import counted
+
 if TYPE_CHECKING:
     from workbench.launch.plan import PlannedRun
     from workbench.launch.status import RunStatus
@@ -139,7 +141,7 @@ class SubmissionProgress(_Progress):
         before, self._states = self._states, states
         news = [s for s in statuses if s.state == "running" or (before and before.get(s.run) != states[s.run])]
         counts = ", ".join(f"{count} {state}" for state, count in Counter(states.values()).items())
-        line = "; ".join([f"{len(states)} runs: {counts}", *map(_plain_status, news)])
+        line = "; ".join([f"{counted(len(states), 'run')}: {counts}", *map(_plain_status, news)])
         self._print_line(line, always=before != states)
 
     def _show(self, bars: Progress, status: RunStatus) -> None:

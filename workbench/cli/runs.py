@@ -26,6 +26,7 @@ from workbench.cli.options import (
     progress_of,
     warn,
 )
+from workbench.errors import counted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -234,19 +235,20 @@ def _print_plan(grid: Grid, outcome: SubmissionOutcome, results: Path) -> None:
     from workbench.launch.cost import expected_cost
 
     states = Counter(planned.state for planned in outcome.planned)
-    print(f"{grid.title}: {len(outcome.planned)} runs ({', '.join(f'{n} {state}' for state, n in states.items())})")
+    counts = ", ".join(f"{n} {state}" for state, n in states.items())
+    print(f"{grid.title}: {counted(len(outcome.planned), 'run')} ({counts})")
     if outcome.chosen:
-        print(f"{len(outcome.chosen)} runs to train; {expected_cost(outcome.chosen, results)}")
+        print(f"{counted(len(outcome.chosen), 'run')} to train; {expected_cost(outcome.chosen, results)}")
 
 
 def _print_begun(chosen: Sequence[PlannedRun], workers: int) -> None:
-    print(f"{len(chosen)} runs to train, {workers} at once", flush=True)
+    print(f"{counted(len(chosen), 'run')} to train, {workers} at once", flush=True)
 
 
 def _print_submitted(grid: Grid, outcome: SubmissionOutcome, parallel: int) -> None:
     for array in outcome.arrays:
         count = len(array.submission.runs)
-        print(f"submitted as job {array.array_id}: {count} runs, at most {min(count, parallel)} at once")
+        print(f"submitted as job {array.array_id}: {counted(count, 'run')}, at most {min(count, parallel)} at once")
     for job in outcome.reports:
         then = " and ".join(job.submission.manifest.then)
         name = Path(job.submission.grid).stem

@@ -71,6 +71,9 @@ class DataConfig(Section):
 
     dataset: str = "refshapes"
     split_by: str = "unc"
+    sentence: Literal["sent", "raw"] = "sent"
+    """Which text of a sentence is read: `sent`, cleaned (no capitals, no punctuation), as by the released DIT code; or
+    `raw`, as it was written, as by LAVT and ReLA."""
     sha256: str | None = None
     """Digest of the data set as `workbench data prepare` stores it; filled in from there, and pins the content."""
     train_split: str = "train"
@@ -96,5 +99,5 @@ class DataConfig(Section):
 
     def same_set(self, other: DataConfig) -> bool:
         """Whether both hold the same expressions."""
-        mine, others = ((d.dataset, d.split_by, d.recipe, d.sha256) for d in (self, other))
+        mine, others = ((d.dataset, d.split_by, d.sentence, d.recipe, d.sha256) for d in (self, other))
         return mine == others

@@ -49,6 +49,7 @@ LATER_FIELDS: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("start_from", "run"), None),
     (("start_from", "seed"), "same"),
     (("data", "sha256"), None),
+    (("data", "sentence"), "sent"),
     (("data", "augmentation"), AugmentationConfig().model_dump(mode="json")),
     (("data", "recipe", "targets"), "one"),
     (("data", "recipe", "version"), 1),

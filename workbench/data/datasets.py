@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workbench.config import DataConfig, RunConfig
@@ -62,7 +62,7 @@ def dataset_of(config: DataConfig, root: Path) -> Dataset:
     name = plain_name(config.dataset, "data.dataset")
     if name in datasets:
         return datasets[name]
-    if (root / name).is_dir() or prepared_folder(root, name, config.split_by).is_dir():
+    if (root / name).is_dir() or prepared_folder(root, name, config.split_by, config.sentence).is_dir():
         return Dataset(tuple(readers))
     unknown = unknown_name("data set", name, names_in(root))
     raise ConfigError("data.dataset", f"{unknown}; one of your own is a folder in {root}")
@@ -78,8 +78,11 @@ def own_folders(root: Path) -> list[str]:
     return sorted(path.parent.name for path in root.glob("*/instances.json"))
 
 
-def find(folder: Path, name: str, split_by: str) -> Source:
+def find(folder: Path, name: str, split_by: str, sentence: str = "sent") -> Source:
     """The files of a data set, in the first of its forms that is there; for an unknown name every reader is tried.
+
+    Args:
+        sentence: see `DataConfig.sentence`.
 
     Raises:
         DataError: there are none; names what was looked for, and other splits' files that are there.
@@ -88,7 +91,7 @@ def find(folder: Path, name: str, split_by: str) -> Source:
     sources = {form: readers[form].source(folder, name, split_by) for form in forms}
     for source in sources.values():
         if source.is_there:
-            return source
+            return replace(source, sentence=sentence)
     others = {form: readers[form].of_any_split(folder) for form in forms}
     wanted = sources[next((form for form in forms if others[form]), forms[0])]
     missing = next(file for file in wanted.files if not file.is_file())
@@ -135,9 +138,9 @@ def open_data(config: DataConfig, root: Path, progress: Progress | None = None) 
     Where nothing can be written under the root, the original files are read, once per process.
     """
     folder = dataset_of(config, root).folder(config, root, progress)
-    place = prepared_folder(root, folder.name, config.split_by)
+    place = prepared_folder(root, folder.name, config.split_by, config.sentence)
     try:
-        source = find(folder, config.dataset, config.split_by)
+        source = find(folder, config.dataset, config.split_by, config.sentence)
     except DataError as error:
         try:
             return open_prepared(place)  # without the original files, the prepared tables are enough
@@ -171,21 +174,22 @@ def pinned(config: RunConfig, progress: Progress | None = None) -> RunConfig:
     """
     if config.data.sha256 is not None or config.data.recipe is not None:
         return config
-    root, name, split_by = config.machine.data_root, config.data.dataset, config.data.split_by
+    root, name = config.machine.data_root, config.data.dataset
+    place = prepared_folder(root, name, config.data.split_by, config.data.sentence)
     try:
         dataset_of(config.data, root)
     except ConfigError:
         return config
     try:
-        source = find(root / name, name, split_by)
+        source = find(root / name, name, config.data.split_by, config.data.sentence)
     except DataError:
         try:
-            digest = prepared_digest(prepared_folder(root, name, split_by))
+            digest = prepared_digest(place)
         except NotPrepared:
             return config
     else:
         try:
-            digest = _prepared_digest(source, prepared_folder(root, name, split_by))
+            digest = _prepared_digest(source, place)
         except NotPrepared:
             try:
                 digest = open_data(config.data, root, progress).digest

@@ -59,6 +59,9 @@ class Expression:
 class Expressions(Sequence[Expression]):
     """The expressions of a split, each made when it is asked for.
 
+    Left out are those that refer to crowds alone where crowds are not part of masks: they have a target and no mask, so
+    they can neither be learnt from nor scored.
+
     Args:
         images: a fixed sample: only those about so many of its images; None: all.
     """
@@ -68,6 +71,7 @@ class Expressions(Sequence[Expression]):
         self._rows = np.flatnonzero(pc.equal(data.expressions["split"], split).to_numpy(zero_copy_only=False))
         if len(self._rows) == 0:
             data.split(split)
+        self._rows = self._rows[~without_mask(data.expressions)[self._rows]]
         self._columns = {name: data.expressions[name] for name in data.expressions.column_names}
         if images is not None:
             ids = self.column("image_id")
@@ -123,6 +127,12 @@ class Expressions(Sequence[Expression]):
         """For each image, in the order of their ids, its first expression."""
         _, first = np.unique(self.column("image_id"), return_index=True)
         return [self[int(index)] for index in first]
+
+
+def without_mask(expressions: pa.Table) -> NDArray[np.bool_]:
+    """Which expressions have a target but no mask, since they refer to crowds alone: N truth values."""
+    targets, masks_there = (pc.list_value_length(expressions[name]).to_numpy() for name in ("ann_ids", "object_rows"))
+    return np.asarray((targets > 0) & (masks_there == 0))
 
 
 class ReferringDataset(Dataset[dict[str, Any]]):

@@ -56,6 +56,7 @@ def prepare(source: Source, place: Path, progress: Progress | None = None) -> Re
         name=source.name,
         split_by=source.split_by,
         form=source.form,
+        sentence=source.sentence,
         sources=sources,
         masks=masks,
         folder=os.path.relpath(source.folder, place),

@@ -64,6 +64,7 @@ class PreparedRecord(Record):
     Attributes:
         format: see `tables.FORMAT`.
         form: of the reader that read the sources.
+        sentence: the field that sentences were read from.
         sources: the annotations.
         masks: of a form that keeps them in files of their own.
         folder: of the annotations.
@@ -75,6 +76,7 @@ class PreparedRecord(Record):
     name: str
     split_by: str
     form: Annotated[str, AfterValidator(_known_form)]
+    sentence: str = "sent"
     sources: tuple[SourceFile, ...]
     masks: MaskFolder | None = None
     folder: str
@@ -91,9 +93,9 @@ class MappedData(ReferData):
         return open_prepared, (self.place,)
 
 
-def prepared_folder(root: Path, folder_name: str, split_by: str) -> Path:
-    """The folder of a data set's tables."""
-    return root / FOLDER / f"{folder_name}-{split_by}"
+def prepared_folder(root: Path, folder_name: str, split_by: str, sentence: str = "sent") -> Path:
+    """The folder of a data set's tables; those of another text than the cleaned one lie beside it."""
+    return root / FOLDER / (f"{folder_name}-{split_by}" + ("" if sentence == "sent" else f"+{sentence}"))
 
 
 def open_prepared(place: Path) -> MappedData:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import pyarrow as pa
 
 from workbench.data import masks
-from workbench.data.loading import Expressions
+from workbench.data.loading import Expressions, without_mask
 from workbench.data.readers.items import read_json
 from workbench.data.tables import ReferData
-from workbench.errors import DataError, shown
+from workbench.errors import DataError, counted, shown
+from workbench.evaluation.mask_folder import digest_of_masks, read_mask_folder
 from workbench.evaluation.metrics import summarise
 from workbench.evaluation.scoring import ORDER, score
 from workbench.files import digest_of
@@ -38,8 +40,8 @@ def score_predictions(
 
     Args:
         file: JSON, a list of {"sent_id": …, "segmentation": …}, the latter COCO's RLE (compressed or not) or polygons
-            at the image's original size, or null for no-target. Where a sent_id occurs twice in the data
-            set, "ref_id" says which of them it is.
+            at the image's original size, or null for no-target; or a folder of pictures, see `mask_folder`. Where a
+            sent_id occurs twice in the data set, "ref_id" says which of them it is.
         splits: the splits to score, whatever else the file holds; empty: every split that it has a prediction of.
         no_target_area: masks of fewer pixels count as an answer of no-target.
         progress: called with (expressions scored, expressions in all).
@@ -86,12 +88,13 @@ def score_predictions(
             f"{'; …' if len(missing) > SHOWN else ''}; a segmentation of null answers no-target"
         )
     elsewhere = {int(i) for split, part in by_split.items() if split not in chosen for i in part.column("sent_id")}
+    elsewhere |= set(data.expressions.filter(pa.array(without_mask(data.expressions)))["sent_id"].to_pylist())
     unused = [
         where for answer, (where, _) in predictions.items() if answer not in used and answer.sent_id not in elsewhere
     ]
     if unused:
         raise DataError(
-            f"{file}: {len(unused)} predictions belong to no expression of {data.name}, the first at {unused[0]}"
+            f"{file}: {counted(len(unused), 'prediction')} of no expression of {data.name}, the first at {unused[0]}"
         )
     frame = pd.DataFrame(rows)
     parts = [part.sort_values(ORDER) for _, part in frame.groupby("split", sort=False)]
@@ -144,7 +147,7 @@ def store_scores(
     record = ScoreRecord(
         name=folder.name,
         dataset={"name": data.name, "split_by": split_by, "sha256": data.digest},
-        predictions=PredictionFile(file=file.name, sha256=digest_of(file)),
+        predictions=PredictionFile(file=file.name, sha256=digest_of_masks(file) if file.is_dir() else digest_of(file)),
         no_target_area=no_target_area,
         metrics={split: {name: float(value) for name, value in values.items()} for split, values in metrics.items()},
         code=code_digest(),
@@ -165,9 +168,9 @@ def store_scores(
 
 def _read(file: Path) -> dict[_PredictionKey, tuple[str, Any]]:
     """The position of each prediction in the file, and its segmentation."""
-    if not file.is_file():
+    if not file.is_file() and not file.is_dir():
         raise DataError(f"missing file {file}")
-    document = read_json(file)
+    document = read_mask_folder(file) if file.is_dir() else read_json(file)
     if not isinstance(document, list):
         raise DataError(f"{file}: a list of predictions is expected, not {type(document).__name__}")
     predictions: dict[_PredictionKey, tuple[str, Any]] = {}

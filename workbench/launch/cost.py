@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from workbench.errors import counted
 from workbench.launch.plan import PlannedRun
 from workbench.results.frames import RunFolders, kind_of, runs_frame
 
@@ -29,8 +30,9 @@ class Cost:
         if not self.known:
             return "cost unknown: no run of these kinds was completed before"
         what = "GPU-hours" if self.gpu else "hours of a process"
-        rest = "" if self.known == self.runs else f", {self.runs - self.known} runs more of kinds that were never run"
-        return f"about {self.hours:.2g} {what} for {self.known} runs, going by past ones{rest}"
+        unknown = self.runs - self.known
+        rest = f", {counted(unknown, 'run')} more of kinds that were never run" if unknown else ""
+        return f"about {self.hours:.2g} {what} for {counted(self.known, 'run')}, going by past ones{rest}"
 
 
 def expected_cost(chosen: Sequence[PlannedRun], results: Path) -> Cost:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, counted
 from workbench.grids import Grid
 from workbench.launch import scheduler
 from workbench.launch.arrays import SubmittedArray, report_is_due, submit_arrays, submit_report_job
@@ -170,7 +170,7 @@ def _saying_what_was_taken(outcome: SubmissionOutcome) -> Iterator[None]:
         yield
     except SchedulerError as error:
         taken = sum(len(array.submission.runs) for array in outcome.arrays)
-        rest = f"; {taken} runs were submitted before that, and submitting again takes the rest" if taken else ""
+        rest = f"; {counted(taken, 'run')} submitted before that; submitting again takes the rest" if taken else ""
         raise SchedulerError(f"{error}{rest}") from None
 
 

@@ -18,7 +18,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from workbench.config import ASSETS, BUILTIN, REFERRING_MINI, BackboneConfig, StartConfig
-from workbench.errors import CheckpointError, MissingCheckpoint
+from workbench.errors import CheckpointError, MissingCheckpoint, counted
 from workbench.files import digest_of
 from workbench.models import released
 from workbench.models.backbones import SAM_DECODER_DEPTH, backbones
@@ -152,7 +152,7 @@ def _listed(what: str, keys: Iterable[str], most: int = 3) -> str:
     if not keys:
         return f"no {what} keys"
     more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return f"{len(keys)} {what} keys ({', '.join(keys[:most])}{more})"
+    return f"{counted(len(keys), f'{what} key')} ({', '.join(keys[:most])}{more})"
 
 
 def _size(tensor: Tensor) -> str:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from workbench.config import SHIPPED_BERTS, TextEncoderConfig
-from workbench.errors import CheckpointError, ConfigError, MissingCheckpoint
+from workbench.errors import CheckpointError, ConfigError, MissingCheckpoint, counted
 from workbench.files import digest_of
 from workbench.models.determinism import plain_attention
 
@@ -36,7 +36,9 @@ class TextEncoder(nn.Module):
                 "text_encoder.name", f"{kind} is not built like BERT (no encoder.layer); BERT or RoBERTa are"
             )
         if layer is not None and layer > len(layers):
-            raise ConfigError("text_encoder.layer", f"{layer} is past the text encoder's {len(layers)} layers")
+            raise ConfigError(
+                "text_encoder.layer", f"{layer} is past the text encoder's {counted(len(layers), 'layer')}"
+            )
         bert.encoder.layer = layers[:layer]  # type: ignore[union-attr]
         self.bert = bert
 
@@ -133,7 +135,7 @@ def load_text_encoder(config: TextEncoderConfig, root: Path) -> TextEncoder:
         )
         if missing := sorted(report["missing_keys"]):
             raise CheckpointError(
-                f"{place}: weights of another model: {len(missing)} keys are missing, the first {missing[0]}"
+                f"{place}: weights of another model: {counted(len(missing), 'key')} missing, the first {missing[0]}"
             )
     else:
         model = AutoModel.from_config(_from_pretrained(AutoConfig, place, root), add_pooling_layer=False)
@@ -241,7 +243,8 @@ def text_encoder_of(tensors: Mapping[str, Tensor], heads: int, source: str = "re
     if wrong := sorted(wanted.keys() ^ tensors.keys()) or sorted(
         k for k in wanted if wanted[k].shape != tensors[k].shape
     ):
-        raise CheckpointError(f"{source}: {len(wrong)} keys do not make a BERT, the first lang_encoder.bert.{wrong[0]}")
+        what = f"{counted(len(wrong), 'key')} missing, unknown or of another shape"
+        raise CheckpointError(f"{source}: not a BERT: {what}, the first lang_encoder.bert.{wrong[0]}")
     bert.load_state_dict(dict(tensors))
     return TextEncoder(bert, None)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from workbench.data import masks
 from workbench.data.images import read_image
 from workbench.data.tables import ReferData
-from workbench.errors import DataError
+from workbench.errors import DataError, counted
 from workbench.paper.style import new_figure, save, styled
 
 LINE = 0.145
@@ -47,7 +47,7 @@ def show_referent(data: ReferData, index: int, folder: Path, name: str, split: s
     sentences = [textwrap.fill(f"{i}. {row['sentence']}", 100) for i, row in enumerate(rows, start=1)]
     kinds = ", ".join(dict.fromkeys(o["category"] for o in objects)) or "nothing is meant"
     share = f"{100 * mask.mean():.1f} % of the image" if targets else "no mask"
-    others = "" if first["distractors"] < 0 else f" · {first['distractors']} others of its class"
+    others = "" if first["distractors"] < 0 else f" · {counted(first['distractors'], 'other')} of its class"
     heading = f"{where} · referent {index} (ref_id {first['ref_id']}, split {first['split']})\n" + textwrap.fill(
         f"{data.images['file_name'][image_row]}, {width}×{height} px · {kinds} · {share}{others}", 110
     )

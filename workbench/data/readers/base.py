@@ -18,6 +18,7 @@ class Source:
         form: the reader's name.
         files: the annotations, without masks.
         mask_folder: of a form that keeps masks in files of their own.
+        sentence: the field that sentences are read from; see `DataConfig.sentence`.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Source:
     folder: Path
     files: tuple[Path, ...]
     mask_folder: Path | None = None
+    sentence: str = "sent"
 
     @property
     def is_there(self) -> bool:

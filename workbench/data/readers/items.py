@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.data.pickles import load_plain
 from workbench.errors import DataError, shown
 
 LONGEST_NAME = 200
@@ -20,6 +21,11 @@ def read_json(file: Path) -> Any:
         raise DataError(f"{file}: not readable as JSON: {str(error)[:200]}") from None
     except MemoryError:
         raise DataError(f"{file}: there is not enough memory to read it") from None
+
+
+def read_references(file: Path) -> Any:
+    """A list of references, in JSON or as a pickle of plain data; DataError names a file that cannot be read."""
+    return load_plain(file) if file.suffix == ".p" else read_json(file)
 
 
 class Item:

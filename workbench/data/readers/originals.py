@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from workbench.data import masks
+from workbench.data.readers.base import Source
 from workbench.data.readers.items import Item, items_of, list_of, read_json, text_of
 from workbench.data.tables import Raw, whole
-from workbench.errors import DataError, shown
+from workbench.errors import DataError, counted, shown
 
 INSTANCES = "instances.json"
 Targets = Callable[[Item, str], Sequence[Any]]
@@ -49,12 +50,13 @@ def read_instances(file: Path) -> Raw:
         polygons = segmentation if isinstance(segmentation, list) else []
         short += any(isinstance(polygon, list) and len(polygon) < masks.POINTS for polygon in polygons)
     if short:
-        raw.notes.append(f"{short} annotations hold polygons of fewer than three points, which are left out")
+        raw.notes.append(f"{counted(short, 'annotation')} with polygons of fewer than three points, which are left out")
     return raw
 
 
-def add_references(raw: Raw, document: Any, file: Path, targets: Targets) -> None:
+def add_references(raw: Raw, document: Any, source: Source, targets: Targets) -> None:
     """The sentences of a list of references become expressions, after the objects have been read."""
+    file, field = source.files[-1], source.sentence
     # A small pickle can name one long list, or one long text, many times over.
     most, characters = file.stat().st_size, 0
     for _, ref in items_of(list_of(document, str(file)), file.name):
@@ -65,9 +67,10 @@ def add_references(raw: Raw, document: Any, file: Path, targets: Targets) -> Non
             raise DataError(f"{file}: it names more sentences than it can hold")
         for j, sentence in items_of(sentences, f"{where}: sentences"):
             at = f"{where}: sentences[{j}]"
-            characters += len(sentence["sent"]) if isinstance(sentence["sent"], str) else 0
+            text = sentence[field]
+            characters += len(text) if isinstance(text, str) else 0
             if characters > 16 * most:
                 raise DataError(f"{file}: it names more text than it can hold")
             raw.expressions.append(
-                (at, ref["split"], ref["image_id"], ref["ref_id"], ann_ids, sentence["sent_id"], sentence["sent"])
+                (at, ref["split"], ref["image_id"], ref["ref_id"], ann_ids, sentence["sent_id"], text)
             )

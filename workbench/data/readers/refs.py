@@ -27,5 +27,5 @@ class RefsReader(Reader):
         """Objects, then references."""
         instances, refs = source.files
         raw = read_instances(instances)
-        add_references(raw, load_plain(refs), refs, lambda ref, where: [ref["ann_id"]])
+        add_references(raw, load_plain(refs), source, lambda ref, where: [ref["ann_id"]])
         return raw

@@ -28,6 +28,10 @@ class ReleasedReader(Reader):
     def read(self, source: Source) -> Raw:
         """Expressions and the masks they name; every mask is decoded, and kept as RLE."""
         file = source.files[0]
+        if source.sentence != "sent":
+            raise DataError(
+                f"{file}: the released form has one text per sentence; data.sentence: {source.sentence} is not there"
+            )
         document = read_json(file)
         if not isinstance(document, dict):
             raise DataError(f"{file}: an object of splits is expected, not {type(document).__name__}")

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from workbench.config import FusionConfig
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, counted
 from workbench.registry import Registry
 
 
@@ -151,7 +151,7 @@ def resolve_layers(
     if isinstance(rule, dict):
         ((name, count),) = rule.items()
         if count > depth:
-            raise ConfigError(f"fusion.layers.{name}", f"{count} is more than the encoder's {depth} layers")
+            raise ConfigError(f"fusion.layers.{name}", f"{count} is more than the encoder's {counted(depth, 'layer')}")
         if name == "first":
             return tuple(range(count))
         return tuple(range(depth - count, depth)) if name == "last" else tuple(range(0, depth, count))

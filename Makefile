@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 READY := $(VENV)/.ready
+# Container images often set it. Then each process would compile torch's sources anew, for eight seconds.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup demo gpu test lint lock
 

@@ -18,14 +18,13 @@ from workbench.data.transforms import place, place_image, resize_image, restore_
 from workbench.errors import CheckpointError, DataError
 from workbench.evaluation.evaluate import mask_logits, mask_of
 from workbench.models import checkpoints
-from workbench.models.build import build_model
 from workbench.models.importing import released_configuration
 from workbench.models.referring_sam import ReferringSam
 from workbench.models.text_encoder import Tokenizer, load_text_encoder, load_tokenizer
 from workbench.registry import unknown_name
 from workbench.results.folders import RUNS, RunFolder, all_runs
 from workbench.results.record import RunId
-from workbench.training.checkpointing import CONFIG
+from workbench.training.checkpointing import CONFIG, load_trained, load_weights
 
 BATCH = 16
 """Sentences that are computed at once."""
@@ -142,12 +141,12 @@ def _from_file(file: Path) -> tuple[RunConfig, ReferringSam, str]:
         return RunConfig.parse(values), model, file.stem
     if CONFIG in metadata:
         config = RunConfig.parse(json.loads(metadata[CONFIG]))
-        return config, _with_weights(config, file), file.stem
+        return config, load_weights(config, file, f"variant {config.fusion.variant}"), file.stem
     for folder in file.absolute().parents[:3]:
         if (folder / "run.json").is_file():
             run = _run_at(folder)
             config = _config_of(run)
-            return config, _with_weights(config, file), run.name
+            return config, load_weights(config, file, f"run {run.name}"), run.name
     raise CheckpointError(
         f"{file}: it does not say of which model it is; name the run instead, or a file in the run's folder"
     )
@@ -160,7 +159,7 @@ def _run_at(folder: Path) -> RunFolder:
 
 def _from_run(run: RunFolder) -> tuple[RunConfig, ReferringSam, str]:
     config = _config_of(run)
-    return config, _with_weights(config, run.evaluated_weights()), run.name
+    return config, load_trained(config, run), run.name
 
 
 def _config_of(run: RunFolder) -> RunConfig:
@@ -168,22 +167,6 @@ def _config_of(run: RunFolder) -> RunConfig:
     if not config:
         raise CheckpointError(f"{run.record_file}: the run has not begun, so its configuration is not known")
     return RunConfig.parse(config)
-
-
-def _with_weights(config: RunConfig, file: Path) -> ReferringSam:
-    """The model with all weights from the file: nothing that it was once begun with is needed any more."""
-    skeleton = config.model_copy(
-        update={
-            "backbone": config.backbone.model_copy(update={"checkpoint": None, "checkpoint_sha256": None}),
-            "text_encoder": config.text_encoder.model_copy(update={"pretrained": False}),
-            "start_from": type(config.start_from)(),
-        }
-    )
-    model = build_model(skeleton)
-    state = checkpoints.read_state_dict(file)
-    checkpoints.check_keys(model.state_dict(), state, str(file), f"variant {config.fusion.variant}")
-    model.load_state_dict(state)
-    return model.eval()
 
 
 def _named_run(name: str, results: Path) -> RunFolder:

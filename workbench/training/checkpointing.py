@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -140,10 +141,25 @@ def _read_state(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def load_trained(config: RunConfig, folder: RunFolder) -> ReferringSam:
     """A run's model as it was evaluated, in evaluation mode on the CPU; CheckpointError when there is none yet."""
-    file = folder.evaluated_weights()
-    model = build_model(config)
+    return load_weights(config, folder.evaluated_weights(), f"run {folder.name}")
+
+
+def load_weights(config: RunConfig, file: Path, name: str) -> ReferringSam:
+    """The model with all weights from a file, in evaluation mode. What the run was once begun with is not needed.
+
+    Args:
+        name: whose weights they are, for the message of the CheckpointError where they do not fit.
+    """
+    skeleton = config.model_copy(
+        update={
+            "backbone": config.backbone.model_copy(update={"checkpoint": None, "checkpoint_sha256": None}),
+            "text_encoder": config.text_encoder.model_copy(update={"pretrained": False}),
+            "start_from": type(config.start_from)(),
+        }
+    )
+    model = build_model(skeleton)
     state = checkpoints.read_state_dict(file)
-    checkpoints.check_keys(model.state_dict(), state, str(file), f"run {folder.name}")
+    checkpoints.check_keys(model.state_dict(), state, str(file), name)
     model.load_state_dict(state)
     return model.eval()
 

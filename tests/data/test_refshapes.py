@@ -37,6 +37,14 @@ def test_the_same_recipe_makes_the_same_bytes_and_another_seed_others(folder: Pa
     assert digest(other) != digest(folder)
 
 
+def test_several_processes_make_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = RefshapesRecipe(seed=5, train_images=100, eval_images=8, version=2)
+    alone = refshapes.ensure(tmp_path / "alone", recipe)
+    monkeypatch.setattr(refshapes, "PARALLEL_FROM", 1)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1})
+    assert digest(refshapes.ensure(tmp_path / "together", recipe)) == digest(alone)
+
+
 def test_the_files_have_refcoco_s_form(folder: Path) -> None:
     refs = pickle.loads((folder / "refs(unc).p").read_bytes())
     assert set(refs[0]) == {

@@ -8,11 +8,15 @@ expressions with several targets and no-target expressions.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import pickle
+import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +56,9 @@ REFERENTS_PER_IMAGE = 2
 SENTENCES_PER_REFERENT = 2
 PAIRS_PER_IMAGE = 2
 """Of the second version's sentences."""
+PARALLEL_FROM = 1000
+"""Images from which on other processes are worth their start."""
+MOST_PROCESSES = 8
 
 
 def folder_name(recipe: RefshapesRecipe) -> str:
@@ -147,13 +154,29 @@ def scenes_of(recipe: RefshapesRecipe, split: str) -> Iterator[tuple[int, list[S
 def _all_scenes(
     recipe: RefshapesRecipe, counts: dict[str, int]
 ) -> Iterator[tuple[str, int, np.ndarray[Any, Any], list[Shape], dict[int, list[str]]]]:
-    for index, (split, kinds) in enumerate(SPLITS.items()):
-        for number in range(counts[split]):
-            # One generator per image, so that no image depends on how many others there are.
-            rng = np.random.default_rng([recipe.seed, index, number])
-            draw = _draw_paired if recipe.version == 2 else _draw
-            scene, sentences = draw(rng, recipe, kinds, split)
-            yield split, number, paint(rng, scene, recipe.width, recipe.height), scene, sentences
+    places = [(split, number) for split in SPLITS for number in range(counts[split])]
+    draw, processes = functools.partial(_scene_at, recipe), len(os.sched_getaffinity(0))
+    if len(places) < PARALLEL_FROM or processes == 1:
+        yield from map(draw, places)
+        return
+    with ProcessPoolExecutor(min(processes, MOST_PROCESSES), get_context("spawn"), _leave_ctrl_c_to_parent) as pool:
+        yield from pool.map(draw, places, chunksize=64)
+
+
+def _leave_ctrl_c_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _scene_at(
+    recipe: RefshapesRecipe, place: tuple[str, int]
+) -> tuple[str, int, np.ndarray[Any, Any], list[Shape], dict[int, list[str]]]:
+    """The image of a split with this number."""
+    split, number = place
+    # One generator per image, so that no image depends on how many others there are, or on who draws them.
+    rng = np.random.default_rng([recipe.seed, list(SPLITS).index(split), number])
+    draw = _draw_paired if recipe.version == 2 else _draw
+    scene, sentences = draw(rng, recipe, SPLITS[split], split)
+    return split, number, paint(rng, scene, recipe.width, recipe.height), scene, sentences
 
 
 def _draw(

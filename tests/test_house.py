@@ -88,7 +88,10 @@ def test_no_file_is_longer_than_a_reader_can_hold() -> None:
 
 COVERED_BY = {
     "__main__.py": "benchmarks/test_gpu.py",
+    "analysis/games.py": "analysis/test_faithfulness.py",
     "analysis/maps.py": "paper/test_artefacts.py",
+    "analysis/question.py": "analysis/test_attribution.py",
+    "analysis/scalar_targets.py": "analysis/test_attribution.py",
     "benchmarks/": "benchmarks/test_benchmarks.py",
     "benchmarks/fake_slurm.py": "launch/test_states.py",
     "cli/cluster.py": "launch/test_submit.py",

@@ -26,7 +26,7 @@ from workbench.errors import DataError
 
 STEPS = 128
 """Of integrated gradients, Gauss-Legendre, at first."""
-MOST_STEPS = 512
+MAX_STEPS_FACTOR = 4
 TOLERANCE = 0.02
 """Steps are doubled until the gap is at most this part of f(x) − f(baseline): trained models change steeply somewhere
 on the way from the baseline, and few steps miss where."""
@@ -87,7 +87,7 @@ class Effort:
     """
 
     steps: int = STEPS
-    most_steps: int = MOST_STEPS
+    most_steps: int = MAX_STEPS_FACTOR * STEPS
     tolerance: float = TOLERANCE
     orders: int = ORDERS
 

@@ -156,6 +156,11 @@ class Compared:
             return f"cannot separate from random: the values have only {orders}"
         return "does not separate from random"
 
+    @property
+    def mark(self) -> str:
+        """The verdict in one sign: `*` better than random, `≈` not, `?` not to be told."""
+        return "*" if self.separates else "?" if math.isnan(self.value) or self.least_p > LEVEL else "≈"
+
     def document(self) -> dict[str, Any]:
         """As plain JSON; NaN becomes null."""
         numbers = {"value": self.value, "random_mean": self.mean, "random_low": self.low, "random_high": self.high}

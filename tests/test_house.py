@@ -88,9 +88,14 @@ def test_no_file_is_longer_than_a_reader_can_hold() -> None:
 
 COVERED_BY = {
     "__main__.py": "benchmarks/test_gpu.py",
+    "analysis/attribution_frames.py": "paper/test_notebooks.py",
+    "analysis/games.py": "analysis/test_faithfulness.py",
     "analysis/maps.py": "paper/test_artefacts.py",
+    "analysis/question.py": "analysis/test_attribution.py",
+    "analysis/scalar_targets.py": "analysis/test_attribution.py",
     "benchmarks/": "benchmarks/test_benchmarks.py",
     "benchmarks/fake_slurm.py": "launch/test_states.py",
+    "cli/attribution.py": "paper/figures/test_attribution_panel.py",
     "cli/cluster.py": "launch/test_submit.py",
     "cli/options.py": "cli/test_runs.py",
     "config/base.py": "config/test_run.py",
@@ -132,6 +137,7 @@ COVERED_BY = {
     "paper/breakdowns.py": "evaluation/test_predictions.py",
     "paper/examples.py": "data/test_prepare.py",
     "paper/figures/": "paper/test_artefacts.py",
+    "paper/fonts.py": "paper/figures/test_attribution_panel.py",
     "paper/overlay.py": "analysis/test_predictor.py",
     "paper/report.py": "launch/test_submit.py",
     "paper/style.py": "paper/test_artefacts.py",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from workbench.data.masks import MOST_PIXELS
 from workbench.data.tables import ReferData
@@ -72,6 +72,20 @@ def read_pixels(file: Path, size: tuple[int, int] | None = None) -> torch.Tensor
 def read_image(file: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """The pixels, height×width×3; see `read_pixels`."""
     return read_pixels(file, size).permute(1, 2, 0).contiguous().numpy()
+
+
+def read_upright(file: Path) -> NDArray[np.uint8]:
+    """The pixels, height×width×3, turned as the camera says in EXIF; data sets are read as they are stored instead.
+
+    Raises:
+        DataError: see `read_pixels`.
+    """
+    pixels = read_image(file)
+    with Image.open(file, formats=FORMATS) as image:
+        turn = image.getexif().get(ExifTags.Base.Orientation, 1)
+    turned = Image.fromarray(pixels)
+    turned.getexif()[ExifTags.Base.Orientation] = turn
+    return np.array(ImageOps.exif_transpose(turned))
 
 
 def _check_regular(file: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -76,6 +76,27 @@ class Tokenizer:
         """Tokens that each sentence takes, [CLS] and [SEP] included, before anything is cut."""
         encoded = self._tokenizer(list(sentences), truncation=False, verbose=False)
         return [len(ids) for ids in encoded["input_ids"]]
+
+    def spans(self, sentence: str) -> list[tuple[int, int]]:
+        """Where in the sentence each token's characters begin and end; a pair alike for special tokens and padding.
+
+        Raises:
+            CheckpointError: the tokenizer does not keep track of them.
+        """
+        if not self._tokenizer.is_fast:
+            kind = type(self._tokenizer).__name__
+            raise CheckpointError(f"{kind} cannot say which characters a token is of; a fast tokenizer is needed")
+        encoded = self._tokenizer(
+            sentence, padding="max_length", truncation=True, max_length=self.max_tokens, return_offsets_mapping=True
+        )
+        return [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
+
+    def special_id(self, name: Literal["mask", "pad", "unk"]) -> int:
+        """The id of a special token; CheckpointError where the tokenizer has none of that name."""
+        token = getattr(self._tokenizer, f"{name}_token_id")
+        if token is None:
+            raise CheckpointError(f"{type(self._tokenizer).__name__} has no {name} token")
+        return int(token)
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The word pieces of token ids."""

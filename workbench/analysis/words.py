@@ -1,0 +1,63 @@
+"""The words of a sentence and the tokens that each of them becomes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from workbench.errors import DataError
+from workbench.models.text_encoder import Tokenizer
+
+_WORD = re.compile("[\u3400-\u9fff\uf900-\ufaff]|[^\\s\u3400-\u9fff\uf900-\ufaff]+")
+"""What stands between blanks; a Chinese character is a word of its own, as it is to BERT's tokenizer."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word of a sentence.
+
+    Attributes:
+        tokens: the places of its word pieces in the sequence of tokens.
+        pieces: its word pieces.
+        read: whether the model reads it all: `cut` words lie at least in part past the longest sentence, of `skipped`
+            ones the tokenizer keeps nothing, and of `unknown` ones no more than that something stands there.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    pieces: tuple[str, ...]
+    read: Literal["read", "unknown", "cut", "skipped"]
+
+
+def words_of(sentence: str, tokenizer: Tokenizer) -> tuple[Word, ...]:
+    """The words of a sentence, in order.
+
+    Raises:
+        DataError: it is empty, no valid text, or the tokenizer keeps nothing of it.
+    """
+    if not sentence.strip():
+        raise DataError("a sentence is empty")
+    try:
+        sentence.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{sentence!r}: not valid text; sentences are read as UTF-8") from None
+    spans = tokenizer.spans(sentence)
+    ids = tokenizer([sentence])[0][0].tolist()
+    is_cut = tokenizer.lengths([sentence])[0] > tokenizer.max_tokens
+    end = max((stop for _, stop in spans), default=0)
+    unknown = tokenizer.special_id("unk")
+    words = []
+    for match in _WORD.finditer(sentence):
+        tokens = tuple(i for i, (start, stop) in enumerate(spans) if match.start() <= start < stop <= match.end())
+        read: Literal["read", "unknown", "cut", "skipped"] = "read"
+        if is_cut and match.end() > end:
+            read = "cut"
+        elif not tokens:
+            read = "skipped"
+        elif all(ids[token] == unknown for token in tokens):
+            read = "unknown"
+        words.append(Word(match[0], tokens, tuple(tokenizer.pieces([ids[token] for token in tokens])), read))
+    if not any(word.tokens for word in words):
+        raise DataError(f"{sentence!r}: the tokenizer keeps nothing of it, so no word can be attributed")
+    return tuple(words)

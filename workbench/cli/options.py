@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 ORDER = (
-    "plan", "submit", "status", "logs", "cancel", "retry", "table", "figure", "predict", "lab", "data", "variants",
-    "config", "train", "evaluate", "summarise", "doctor", "bench", "gc", "import-released", "pretrain",
+    "plan", "submit", "status", "logs", "cancel", "retry", "table", "figure", "report", "predict", "lab", "data",
+    "variants", "config", "train", "evaluate", "summarise", "doctor", "bench", "gc", "import-released", "pretrain",
 )  # fmt: skip
 """Of the commands in --help."""
 

@@ -133,6 +133,7 @@ COVERED_BY = {
     "paper/examples.py": "data/test_prepare.py",
     "paper/figures/": "paper/test_artefacts.py",
     "paper/overlay.py": "analysis/test_predictor.py",
+    "paper/page/": "paper/page/test_page.py",
     "paper/report.py": "launch/test_submit.py",
     "paper/style.py": "paper/test_artefacts.py",
     "results/curves.py": "launch/test_local.py",

@@ -67,6 +67,8 @@ def chart(title: str, lines: Mapping[str, Points]) -> Chart | None:
 def _ticks(low: float, high: float) -> list[float]:
     from matplotlib.ticker import MaxNLocator
 
+    if high - low < 1e-9 * max(1.0, abs(low)):
+        low, high = low - 0.5, high + 0.5
     ticks = MaxNLocator(nbins=4).tick_values(low, high)
     return [round(float(tick), 10) for tick in ticks]
 
@@ -83,4 +85,5 @@ def _at(value: float, scale: tuple[float, float]) -> float:
 
 def _thinned(points: Points) -> Points:
     step = math.ceil(len(points) / MOST_POINTS)
-    return points if step <= 1 else [*points[:-1:step], points[-1]]
+    # A line of one point would not be seen; from the point to itself, it is a dot.
+    return [*points[:-1:step], points[-1], *points[:1]] if len(points) == 1 else [*points[:-1:step], points[-1]]

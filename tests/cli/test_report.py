@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,8 @@ def test_several_grids_make_one_page_and_an_empty_one_says_so(
     page = (runs / "report.html").read_text()
     assert "no completed run yet" in page
     assert 'href="#g1"' in page
+    # The made-up expressions are none of the data set's.
+    assert "other expressions of 'val' than are in" in html.unescape(page)
     alone = workbench("report", empty, "--results", runs)
     assert alone.code == 2
     assert "no completed run yet" in alone.err

@@ -80,6 +80,10 @@ def complete(results: Path, grid: Grid, setting: str, seed: int, shift: int) -> 
     }
     folder.update(metrics=counts, provenance=origin)
     folder.write_expressions(frame.reset_index(drop=True))
+    with folder.claim() as log:
+        for step in (8, 10, 12):
+            log.write("step", step=step, loss=4 / step)
+            log.write("validate", step=step, metric="miou", value=step / 20)
 
 
 def moved(dataset: ReferringDataset, shift: int) -> pd.DataFrame:

@@ -222,7 +222,11 @@ def test_a_setting_says_how_it_differs_and_where_its_runs_come_from(page: bytes)
     assert "torch 2.11.0" in text
     assert "0123456789ab" in text
     assert "recipe seed 3" in text
-    assert body.select("svg polyline[points]")
+    charts = {chart.figcaption.get_text(): chart for chart in body.select(".chart")}
+    assert set(charts) == {"Training loss by step", "mIoU of the validation by step, in per cent"}
+    for points, name in ((4, "Training loss by step"), (3, "mIoU of the validation by step, in per cent")):
+        lines = charts[name].select("svg[role] polyline")
+        assert [len(line["points"].split()) for line in lines] == [points] * 3
 
 
 def test_several_grids_stand_on_one_page(study: tuple[Grid, Path]) -> None:

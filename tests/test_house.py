@@ -139,6 +139,7 @@ COVERED_BY = {
     "paper/figures/": "paper/test_artefacts.py",
     "paper/fonts.py": "paper/figures/test_attribution_panel.py",
     "paper/overlay.py": "analysis/test_predictor.py",
+    "paper/page/": "paper/page/test_page.py",
     "paper/report.py": "launch/test_submit.py",
     "paper/style.py": "paper/test_artefacts.py",
     "results/curves.py": "launch/test_local.py",

@@ -174,7 +174,11 @@ def _applies(metric: str, part: pd.DataFrame) -> bool:
 def _value(metric: str, part: pd.DataFrame | None) -> Cell:
     if part is None or not _applies(metric, part):
         return Cell()
-    return _cell(estimate(part, metric), part, tuple(metrics[metric].value(one) for _, one in part.groupby("run")))
+    return _cell(
+        estimate(part, metric),
+        part,
+        tuple(metrics[metric].value(one) for _, one in part.groupby("seed" if "seed" in part else "run")),
+    )
 
 
 def _difference(metric: str, evaluated: Evaluated, name: str, split: str) -> Cell:

@@ -69,7 +69,8 @@ def choose(evaluated: Evaluated, results: Path) -> Chosen:
     """The runs and expressions of a grid's pictures.
 
     Raises:
-        StoreError: the settings were evaluated on different images, or nothing of the split was.
+        StoreError: the settings were evaluated on different images or on other data than are here, or nothing of the
+            split was.
         DataError: the data set is not here.
     """
     # These load torch, which a table or bars need not wait for.
@@ -93,6 +94,11 @@ def choose(evaluated: Evaluated, results: Path) -> Chosen:
     if not keys:
         raise StoreError(f"{grid.file}: report.figure_split: no expression of {split!r} was evaluated")
     by_key = {key_of(expression): expression for expression in dataset.expressions}
+    if unknown := [key for key in keys if key not in by_key]:
+        raise StoreError(
+            f"{grid.file}: the runs were evaluated on other expressions of {split!r} than are in "
+            f"{config.machine.data_root}: sent_id {unknown[0].sent_id} is not there"
+        )
     folders = {name: RunFolder(results, evaluated.run_of(name, seeds[name])) for name in settings}
     return Chosen(folders, seeds, frames, dataset, [by_key[key] for key in keys])
 

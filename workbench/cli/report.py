@@ -1,0 +1,76 @@
+"""The command that makes the report: one static page of grids' results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from workbench.cli.options import RESULTS, CheckpointRoot, DataRoot, Results, app, load_grid_file, warn
+from workbench.cli.outputs import Seeds
+
+if TYPE_CHECKING:
+    from workbench.grids import Grid
+    from workbench.paper.page import Part
+
+Grids = Annotated[list[Path], typer.Argument(help="Grids, e.g. ablations/demo.yaml.", show_default=False)]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="File to write; else <results>/<grid>/report.html, of several grids <results>/report.html."),
+]  # fmt: skip
+FromEach = Annotated[
+    list[Path] | None,
+    typer.Option("--from", help="A kept summary, in place of the run folders; of several grids one each, in order."),
+]  # fmt: skip
+
+
+@app.command()
+def report(
+    grids: Grids,
+    out: Out = None,
+    summaries: FromEach = None,
+    seeds: Seeds = None,
+    results: Results = RESULTS,
+    data_root: DataRoot = None,
+    checkpoint_root: CheckpointRoot = None,
+) -> None:
+    """Make one page to browse: summary, sortable tables, runs, figures and expressions. It works from disk, offline."""
+    from workbench.errors import WorkbenchError
+    from workbench.files import write_atomically
+    from workbench.paper.page import empty_part, page_html
+    from workbench.results.folders import StoreError
+
+    if summaries and len(summaries) != len(grids):
+        raise WorkbenchError(f"--from: one summary per grid is expected, {len(grids)}, not {len(summaries)}")
+    loaded = [load_grid_file(grid, data_root, checkpoint_root) for grid in grids]
+    parts: list[Part] = []
+    failures: list[StoreError] = []
+    for number, grid in enumerate(loaded):
+        summary = summaries[number] if summaries else None
+        try:
+            parts.append(_part(number, loaded, summary, seeds, results))
+        except StoreError as error:
+            failures.append(error)
+            parts.append(empty_part(number, grid, str(error)))
+    if len(failures) == len(loaded):
+        raise failures[0]
+    file = out or (results / loaded[0].name if len(loaded) == 1 else results) / "report.html"
+    content = page_html(parts)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, content)
+    print(f"wrote {file} ({len(content) / 1e6:.1f} MB)")
+
+
+def _part(number: int, grids: list[Grid], summary: Path | None, seeds: str | None, results: Path) -> Part:
+    from workbench.grids import parse_seeds
+    from workbench.grids.evaluated import evaluated
+    from workbench.paper.page import part_of
+    from workbench.results.summary import source_of
+
+    wanted = None if seeds is None else parse_seeds(seeds)
+    stored = evaluated(grids[number], source_of(results, summary), wanted)
+    for run in stored.incomplete:
+        if run.state == "damaged":
+            warn(str(run.message))
+    return part_of(number, len(grids), stored, results, summary is not None)

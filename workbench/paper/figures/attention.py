@@ -76,8 +76,9 @@ def caption(document: Mapping[str, Any]) -> str:
     without = [label_of(document, setting) for setting in document["no_text_in_image_encoder"]]
     shown = sorted(set(document["shown_seeds"].values()))
     parts = [
-        "Attention of the words to the image, in multiples of uniform attention: mean over words, heads and layers; one "
-        "scale for all panels, cut at the 99.5th percentile. The scale's height is the picture's brightness, its dotted line uniform attention.",
+        "Attention of the words to the image, in multiples of uniform attention: mean over words, heads and layers; "
+        "one scale for all panels, cut at the 99.5th percentile. Upwards in the scale: the picture's brightness; "
+        "dotted: uniform attention.",
         f"Outlined: the referent. Seed {', '.join(map(str, shown))}.",
         f"{', '.join(without)}: no text in the image encoder." if without else "",
         f"Expressions: {document['chosen']}.",
@@ -123,7 +124,7 @@ def _scale(scale: Sequence[float], width: float) -> Callable[[Figure, float], No
         span = min(4.0, width - 0.5)
         box = ((width - span) / 2 / width, 1 - (top + 0.05 + BAR) / height, span / width, BAR / height)
         axes = figure.add_axes(box)
-        axes.imshow(table().transpose(1, 0, 2), origin="lower", aspect="auto", extent=(*scale, 0, 1))
+        axes.imshow(table().transpose(1, 0, 2), origin="lower", aspect="auto", extent=(scale[0], scale[1], 0, 1))
         axes.set_yticks([])
         axes.tick_params(labelsize=SMALL, length=2, pad=2)
         axes.spines[:].set(visible=True, linewidth=0.6)

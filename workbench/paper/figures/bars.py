@@ -30,8 +30,10 @@ def data(evaluated: Evaluated, results: Path) -> FigureData:
     metric, splits = grid.report.metrics[0], grid.splits
     bars = []
     for setting in (*grid.settings, *evaluated.sources):
-        frame = evaluated.expressions.get(setting)
-        for split in splits if frame is not None else ():
+        if setting not in evaluated.expressions:
+            continue
+        frame = evaluated.expressions[setting]
+        for split in splits:
             if score := score_of(frame[frame["split"] == split], metric):
                 bars.append({"setting": setting, "split": split, **score})
     settings = list(dict.fromkeys(bar["setting"] for bar in bars))
@@ -116,9 +118,11 @@ def _bars(document: Mapping[str, Any]) -> Figure:
     axes.set_xticks(range(len(splits)), splits)
     axes.set_ylabel(f"{metric.label} (%)")
     axes.set_ylim(0, 100)
-    figure.suptitle(wrapped(document["title"], inches - 0.2, 8), x=0.01, ha="left", fontsize=8)
     text = wrapped(caption(document), inches - 0.1, SMALL)
-    figure.legend(loc="outside upper left", ncols=len(settings) if inches > 5 else 2, frameon=False, fontsize=SMALL)
+    figure.legend(
+        loc="outside upper left", ncols=len(settings) if inches > 5 else 1, frameon=False, fontsize=SMALL,
+        title=wrapped(document["title"], inches - 0.2, 8), title_fontsize=8, alignment="left",
+    )  # fmt: skip
     figure.supxlabel(text, x=0.01, ha="left", fontsize=SMALL)
     return figure
 

@@ -1,4 +1,4 @@
-"""A metric by kinds of expressions: size of the referent, length of the sentence, kind of words, others of its class."""
+"""A metric by size of the referent, length of the sentence, kind of words, and others of the referent's class."""
 
 from __future__ import annotations
 

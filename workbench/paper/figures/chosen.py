@@ -186,7 +186,7 @@ def by_rule(frames: Mapping[str, pd.DataFrame], grid: Grid, split: str, count: i
         StoreError: nothing of the split was evaluated.
     """
     names = list(frames)
-    baseline = grid.baseline if grid.baseline in frames else names[0]
+    baseline = names[0] if grid.baseline is None or grid.baseline not in frames else grid.baseline
     last = next((name for name in reversed(names) if name != baseline), baseline)
     seeds = set(frames[last]["seed"]) & set(frames[baseline]["seed"])
     values = _mean_iou(frames[last], split, seeds)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 MAP, BEGIN = "inferno", 0.35
 """A perceptually uniform map, without the dark part that could be taken for the picture."""
-DARKEST, BRIGHTEST = 0.05, 0.25
+DARKEST, BRIGHTEST = 0.05, 0.42
 """Grey of the picture's black and white where there is no attention."""
 STEPS = 256
 
@@ -39,7 +39,7 @@ def coloured(attention: NDArray[np.floating], brightness: NDArray[np.floating]) 
         brightness: height×width, from 0 to 1.
     """
     row, column = ((np.clip(values, 0, 1) * (STEPS - 1)).round().astype(int) for values in (attention, brightness))
-    return table()[row, column]
+    return np.asarray(table()[row, column])
 
 
 def brightness_of(image: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -130,7 +130,7 @@ def _together(document: Mapping[str, Any], parts: Sequence[str], width: float) -
 
 def _apart(document: Mapping[str, Any], parts: Sequence[str], columns: int, width: float) -> list[Figure]:
     """A page per quantity, a panel per setting."""
-    settings, baseline = document["settings"], document.get("baseline")
+    settings, baseline = document["settings"], str(document.get("baseline"))
     across = 5 if columns == 2 else 2
     caption = _caption(document)
     if baseline in settings:

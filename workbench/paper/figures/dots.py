@@ -1,4 +1,4 @@
-"""Dot plots: a row per setting, a panel per split or bin, with intervals and every seed. They take any number of rows."""
+"""Dot plots: a row per setting, a panel per split or bin, with intervals and seeds. They take any number of rows."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _panel(
     limits: tuple[float, float],
     height: float,
 ) -> None:
-    if baseline in scores:
+    if baseline is not None and baseline in scores:
         axes.axvline(100 * scores[baseline]["value"], color="#BBBBBB", linewidth=0.8, zorder=0)
     for name, place in places.items():
         axes.axhline(place, color="#EEEEEE", linewidth=0.6, zorder=-1)
@@ -157,7 +157,8 @@ def _panel(
     axes.set_ylim(height, 0)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    axes.locator_params(axis="x", nbins=4)
+    inches = axes.get_position().width * axes.figure.get_figwidth()
+    axes.locator_params(axis="x", nbins=max(1, min(4, int(inches / 0.4))))
     axes.tick_params(axis="x", labelsize=SMALL - 0.5, length=2, pad=1.5)
     _keep_inside(axes)
 
@@ -169,4 +170,4 @@ def _keep_inside(axes: Axes) -> None:
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     for tick, label in zip(ticks, axes.get_xticklabels(), strict=True):
         share = (tick - low) / (high - low)
-        label.set_ha("left" if share < 0.06 else "right" if share > 0.94 else "center")
+        label.set_horizontalalignment("left" if share < 0.06 else "right" if share > 0.94 else "center")

@@ -65,7 +65,8 @@ def draw(figure_data: FigureData) -> list[Figure]:
             panels.append(
                 panel(
                     arrays[f"image.{i}"], arrays[f"ground_truth.{i}"], arrays[f"prediction.{s}.{rank}"],
-                    ious[str(document["shown_seeds"][setting])], list(ious.values()), text=f"{expression['sentence']}\n",
+                    ious[str(document["shown_seeds"][setting])], list(ious.values()),
+                    text=f"{expression['sentence']}\n",
                 )
             )  # fmt: skip
         ratio = max(ratio_of(arrays[f"image.{i}"]) for i in places)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,7 +19,7 @@ GAP = 0.07
 """Inches between panels."""
 LARGEST = 1.8
 """Inches: the side of a panel where there is room for more."""
-SMALLEST = {1: 0.74, 2: 1.0}
+SMALLEST = {1: 0.73, 2: 1.0}
 """Inches by the figure's columns: panels go into a further line rather than below this."""
 MANY, SMALLEST_OF_MANY = 10, 0.8
 """From so many panels on, in two columns, they may be this small."""
@@ -87,13 +88,12 @@ class Sheet:
         axes.set_anchor("N")
         return axes
 
-    def text(
-        self, left: float, top: float, text: str, size: float = SMALL, centred: bool = False, **how: object
-    ) -> None:
+    def text(self, left: float, top: float, text: str, size: float = SMALL, centred: bool = False, **how: Any) -> None:
         """A text whose upper edge is at `top`."""
         align = "center" if centred else "left"
+        how = {"va": "top", **how}
         self.figure.text(
-            left / self.width, 1 - top / self.height, text, fontsize=size, ha=align, va="top", linespacing=1.1, **how
+            left / self.width, 1 - top / self.height, text, fontsize=size, ha=align, linespacing=1.1, **how
         )  # fmt: skip
 
 
@@ -205,8 +205,8 @@ def _height(band: Band, shape: _Shape, shared: bool) -> float:
 def _draw_titles(sheet: Sheet, band: Band, line: Sequence[int], shape: _Shape, top: float) -> float:
     titles, height = _titles(band, line, shape.side)
     for place, title in enumerate(titles):
-        down = height - 0.03 - (title.count("\n") + 1) * line_height(SMALL)
-        sheet.text(shape.at(place) + shape.side / 2, top + down, title, centred=True)
+        # By the last line's base, so that letters below the line in one title do not lift it.
+        sheet.text(shape.at(place) + shape.side / 2, top + height - 0.06, title, centred=True, va="baseline")
     return height
 
 

@@ -135,9 +135,10 @@ def boxes_text(found: list[tuple[list[tuple[int, int, int, int]], int, int]]) ->
     """Which false regions are boxed, and how many are not."""
     boxed, left_out = sum(len(boxes) for boxes, _, _ in found), sum(count for _, count, _ in found)
     text = (
-        f"Boxed: false regions of at least {100 * SMALLEST_BOXED:g} % of the image that reach farther from the referent "
-        f"than {100 * RIM:g} % of the image's side ({boxed})."
+        f"Boxed: false regions of at least {100 * SMALLEST_BOXED:g} % of the image that reach farther from the "
+        f"referent than {100 * RIM:g} % of the image's side ({boxed})."
     )
+    text += f" IoU of at most {100 * WRONG_IOU:.0f}: W wrong place, M missed."
     if left_out:
         pixels = sum(count for _, _, count in found)
         text += f" Without a box: {counted(left_out, 'smaller or adjoining region')} ({pixels:,} pixels)."
@@ -152,10 +153,9 @@ def foot_of(figure_data: FigureData, text: str) -> Foot:
         Patch(facecolor=ERROR, label="predicted, wrong"),
         Patch(facecolor="white", edgecolor="black", linewidth=1.2, label="outline of the referent"),
         Line2D([], [], color=ERROR, linestyle=(0, (3, 1.5)), linewidth=1.1, label="false region"),
-        Patch(facecolor="none", edgecolor="none", label=f"W wrong place, M missed: IoU ≤ {100 * WRONG_IOU:.0f}"),
     ]
-    lines = 1 if columns == 2 else 3
-    height = lines * (line_height(SMALL) + 0.04) + 0.06
+    lines = 1 if columns == 2 else 2
+    height = lines * (line_height(SMALL) + 0.03)
 
     def key(figure: Figure, top: float) -> None:
         figure.legend(
@@ -187,7 +187,8 @@ def _place(document: Mapping[str, Any], i: int) -> str:
     choice = document.get("choice") or {}
     if "quantiles" not in choice:
         return ""
-    return f"   [{choice['quantiles'][i]:g} %: {100 * choice['values'][i]:{'+' if choice['baseline'] else ''}.1f}]"
+    value = f"{100 * choice['values'][i]:{'+' if choice['baseline'] else ''}.1f}".replace("-", "−")
+    return f" [{choice['quantiles'][i]:g} %: {value}]"
 
 
 def _over_seeds(ious: list[float]) -> str:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from workbench.config import RunConfig
 from workbench.evaluation.metrics import metrics
 from workbench.grids.evaluated import Evaluated
 from workbench.paper.figures.bars import caption
-from workbench.paper.figures.data import FigureData, label_of, width_of
+from workbench.paper.figures.data import FigureData, width_of
 from workbench.paper.figures.scores import score_of
 from workbench.paper.style import PALETTE, SMALL, wrapped
 
@@ -29,14 +30,12 @@ def obstacle(evaluated: Evaluated) -> str | None:
 
 def fused_layers(config: RunConfig) -> tuple[int, str]:
     """How many layers of the image encoder read text, and by which rule: all, first, last, every, listed, none."""
-    from workbench.models.backbones import backbones
-    from workbench.models.fusion import resolve_layers, variants
+    from workbench.models.build import check_config
 
-    if not variants[config.fusion.variant].in_encoder:
-        return 0, "none"
+    layers = check_config(config).image_encoder.fusion.layers
     rule = config.fusion.layers
     kind = rule if isinstance(rule, str) else next(iter(rule)) if isinstance(rule, dict) else "listed"
-    return len(resolve_layers(rule, len(backbones[config.backbone.name].widths))), kind
+    return len(layers), kind if layers else "none"
 
 
 def data(evaluated: Evaluated, results: Path) -> FigureData:
@@ -45,10 +44,12 @@ def data(evaluated: Evaluated, results: Path) -> FigureData:
     metric, splits = grid.report.metrics[0], grid.splits
     points = []
     for name, config in grid.settings.items():
-        frame = evaluated.expressions.get(name)
-        for split in splits if frame is not None else ():
+        if name not in evaluated.expressions:
+            continue
+        frame = evaluated.expressions[name]
+        layers, rule = fused_layers(config)
+        for split in splits:
             if score := score_of(frame[frame["split"] == split], metric):
-                layers, rule = fused_layers(config)
                 point = {
                     "setting": name,
                     "variant": config.fusion.variant,
@@ -121,5 +122,5 @@ def _panel(axes: Any, points: list[dict[str, Any]]) -> dict[str, Any]:
                     [p["layers"] for p in joined], [100 * p["value"] for p in joined], style, color=colour, linewidth=1
                 )
             shown[f"{variant}, {rule}"] = drawn
-    axes.set_xticks(sorted({point["layers"] for point in points if point["layers"]}))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     return shown

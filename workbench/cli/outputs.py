@@ -221,10 +221,9 @@ def figure(
     stored = _evaluated(grid, seeds, summary, results, data_root, checkpoint_root)
     stored = with_report(stored, settings=settings, expressions=expressions, seed=seed, columns=columns)
     for kind in figures if name is FigureName.all else [name.value]:
-        if name is FigureName.all and (summary is None or not figures[kind].needs_runs):
-            if why := obstacle(kind, stored):
-                print(f"no {kind}: {why}")
-                continue
+        if name is FigureName.all and (why := obstacle(kind, stored)):
+            print(f"no {kind}: {why}")
+            continue
         if not redraw and (files := current_files(kind, stored, results, file_name)):
             print(f"{files[0]} is up to date")
             continue

@@ -24,6 +24,11 @@ def _visible(artist: object) -> Iterator[Text]:
     for child in artist.get_children():  # type: ignore[attr-defined]
         if not child.get_visible() or (isinstance(child, Axis) and not child.axes.axison):
             continue
+        if isinstance(child, Axis):  # it keeps ticks outside of the view, which are not drawn
+            low, high = sorted(child.get_view_interval())
+            labels = [tick.label1 for tick in child.get_major_ticks() if low <= tick.get_loc() <= high]
+            yield from (one for one in (child.label, *labels) if one.get_visible() and one.get_text().strip())
+            continue
         if isinstance(child, Text):
             if child.get_text().strip():
                 yield child

@@ -86,14 +86,10 @@ MAKERS: dict[str, Callable[[int], FigureData]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("settings", "columns"),
-    [
-        (3, 2),
-        (9, 1),
-        *(pytest.param(*more, marks=pytest.mark.exhaustive) for more in [(3, 1), (5, 2), (9, 2), (20, 2)]),
-    ],
-)
+MORE = [pytest.param(*more, marks=pytest.mark.exhaustive) for more in ((3, 1), (5, 2), (9, 2), (20, 1), (20, 2))]
+
+
+@pytest.mark.parametrize(("settings", "columns"), [(3, 2), (9, 1), *MORE])
 @pytest.mark.parametrize("name", list(figures))
 def test_texts_neither_overlap_nor_are_clipped(name: str, settings: int, columns: int) -> None:
     made = MAKERS[name](settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from workbench.grids.evaluated import Evaluated
 from workbench.paper.figures.data import FigureData, label_of, width_of
 from workbench.paper.figures.dots import Group, dot_plot
 from workbench.paper.figures.scores import score_of
-from workbench.paper.style import DARK, PALETTE, SMALL, wrapped
+from workbench.paper.style import DARK, PALETTE, SMALL, text_width, wrapped
 
 LOWEST_LABEL = 30.0
 """A bar under this, in per cent, has its value above it."""
@@ -69,6 +69,12 @@ def caption(document: Mapping[str, Any]) -> str:
     )
 
 
+def key_columns(texts: Sequence[str], width: float) -> int:
+    """In how many columns a key of these texts fits into so many inches."""
+    widest = max(text_width(line, SMALL) for text in texts for line in text.split("\n"))
+    return max(1, min(len(texts), int((width - 0.1) / (widest + 0.55))))
+
+
 def names_of(document: Mapping[str, Any]) -> dict[str, str]:
     """The settings' names, with their number of seeds where these differ."""
     counts = document["n"]
@@ -120,7 +126,7 @@ def _bars(document: Mapping[str, Any]) -> Figure:
     axes.set_ylim(0, 100)
     text = wrapped(caption(document), inches - 0.1, SMALL)
     figure.legend(
-        loc="outside upper left", ncols=len(settings) if inches > 5 else 1, frameon=False, fontsize=SMALL,
+        loc="outside upper left", ncols=key_columns(list(names.values()), inches), frameon=False, fontsize=SMALL,
         title=wrapped(document["title"], inches - 0.2, 8), title_fontsize=8, alignment="left",
     )  # fmt: skip
     figure.supxlabel(text, x=0.01, ha="left", fontsize=SMALL)

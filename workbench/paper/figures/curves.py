@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from workbench.evaluation.metrics import metrics
 from workbench.grids.evaluated import Evaluated
+from workbench.paper.figures.bars import key_columns
 from workbench.paper.figures.data import FigureData, label_of, width_of
 from workbench.paper.style import PALETTE, SMALL, wrapped
 from workbench.results.folders import RunFolder
@@ -121,7 +122,7 @@ def _together(document: Mapping[str, Any], parts: Sequence[str], width: float) -
     handles, labels = axes[0].get_legend_handles_labels()
     texts = [wrapped(label, 0.75 * width, SMALL) for label in labels]
     figure.legend(
-        handles, texts, loc="outside upper left", ncols=1 if max(map(len, texts)) > 30 else 2 if narrow else 3,
+        handles, texts, loc="outside upper left", ncols=key_columns(texts, width - 0.3),
         frameon=False, fontsize=SMALL, handlelength=3,
     )  # fmt: skip
     figure.supxlabel(wrapped(_caption(document), width - 0.1, SMALL), x=0.01, ha="left", fontsize=SMALL)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workbench.paper.style import MARGIN, PAGE, PALETTE, SMALL, line_height, text_width, wrapped
+from workbench.paper.style import MARGIN, PAGE, PALETTE, RC, SMALL, line_height, text_width, wrapped
 
 ROW = 0.19
 """Inches from one setting to the next."""
@@ -48,6 +48,7 @@ def dot_plot(
         width: of the figure in inches.
     """
     rows = list(names)
+    groups = [replace(group, title=wrapped(group.title, 0.85 * width, 8)) for group in groups]  # it is drawn in bold
     most = max(1, int((PAGE - 2.0) / ROW))
     parts = [rows[start : start + most] for start in range(0, len(rows), most)]
     figures = []
@@ -77,7 +78,8 @@ def _rows_height(texts: Mapping[str, str]) -> list[float]:
 
 def _group_height(group: Group, texts: Mapping[str, str], panel: float) -> float:
     titles = max(wrapped(title, panel, SMALL).count("\n") + 1 for title in group.panels) * line_height(SMALL)
-    return (line_height(8) + 0.05 if group.title else 0.0) + titles + 0.05 + sum(_rows_height(texts)) + AXIS + 0.1
+    own = line_height(8) * (group.title.count("\n") + 1) + 0.05 if group.title else 0.0
+    return own + titles + 0.05 + sum(_rows_height(texts)) + AXIS + 0.1
 
 
 def _columns(groups: Sequence[Group], texts: Mapping[str, str], width: float) -> tuple[float, float]:
@@ -157,7 +159,7 @@ def _panel(
     axes.set_ylim(height, 0)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    inches = axes.get_position().width * axes.figure.get_figwidth()
+    inches = axes.bbox.width / RC["figure.dpi"]
     axes.locator_params(axis="x", nbins=max(1, min(4, int(inches / 0.4))))
     axes.tick_params(axis="x", labelsize=SMALL - 0.5, length=2, pad=1.5)
     _keep_inside(axes)

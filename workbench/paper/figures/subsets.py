@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from workbench.config import RunConfig
 from workbench.evaluation.metrics import metrics
 from workbench.grids.evaluated import Evaluated
-from workbench.paper.figures.bars import caption
+from workbench.paper.figures.bars import caption, key_columns
 from workbench.paper.figures.data import FigureData, width_of
 from workbench.paper.figures.scores import score_of
 from workbench.paper.style import PALETTE, SMALL, wrapped
@@ -91,7 +91,12 @@ def draw(figure_data: FigureData) -> list[Figure]:
     figure.supylabel(f"{metrics[document['metric']].label} (%)", fontsize=SMALL)
     figure.supxlabel(wrapped(text, width - 0.1, SMALL), x=0.01, ha="left", fontsize=SMALL)
     figure.legend(
-        shown.values(), shown, loc="outside upper left", ncols=4 if columns == 2 else 2, frameon=False, fontsize=SMALL
+        shown.values(),
+        shown,
+        loc="outside upper left",
+        ncols=key_columns(list(shown), width),
+        frameon=False,
+        fontsize=SMALL,
     )
     return [figure]
 

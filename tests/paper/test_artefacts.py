@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from tests import stored
-from workbench.grids import Grid
+from workbench.grids import Grid, GridError, load_grid
 from workbench.grids.evaluated import evaluated
-from workbench.paper.artefacts import current_files, draw_figure, make_artefacts
+from workbench.paper.artefacts import current_files, draw_figure, make_artefacts, with_report
 from workbench.paper.figures import figures
 from workbench.paper.figures.data import FigureData
+from workbench.paper.figures.predictions import false_regions
 from workbench.paper.layout import lay_out
-from workbench.paper.render import write_table
+from workbench.paper.render import markdown, write_table
 from workbench.paper.style import WIDTH, save_picture, styled
 from workbench.results.folders import RunFolder, StoreError
 from workbench.results.frames import RunFolders
@@ -30,22 +32,23 @@ def digests(folder: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir() if file.is_file()}
 
 
-@pytest.mark.parametrize("name", list(figures))
+@pytest.mark.parametrize("name", [name for name in figures if name != "subsets"])
 def test_a_figure_is_whole_repeats_and_is_drawn_from_its_data_alone(
     trained: tuple[Grid, Path], name: str, tmp_path: Path
 ) -> None:
     grid, results = trained
     files = draw_figure(name, evaluated(grid, RunFolders(results)), results)
-    expected = [f"{name}.{ending}" for ending in ("png", "pdf", "json", "safetensors")]
-    assert [file.name for file in files] == expected[: 3 + figures[name].needs_runs]
+    arrays = ["safetensors"] if name in ("predictions", "failures", "attention") else []
+    assert [file.name for file in files] == [f"{name}.{ending}" for ending in ("png", "pdf", "json", *arrays)]
     picture = Image.open(files[0])
-    assert picture.width == round(WIDTH * 300)
+    assert picture.width == int(WIDTH * 300)
     grey = np.asarray(picture.convert("L"))
     rim = np.concatenate([grey[[0, -1]].ravel(), grey[:, [0, -1]].ravel()])
     assert rim.min() == 255, "something touches the rim and is clipped"
     pdf = files[1].read_bytes()
     assert b"/CreationDate" not in pdf
     assert b"/Type3" not in pdf
+    assert b"/FontFile2" in pdf, "fonts are embedded as TrueType"
     before = [file.read_bytes() for file in files]
     draw_figure(name, evaluated(grid, RunFolders(results)), results)
     assert [file.read_bytes() for file in files] == before
@@ -116,7 +119,8 @@ def test_artefacts_are_the_table_and_all_figures(trained: tuple[Grid, Path], tmp
     table = make_artefacts(grid, results, ["table"])
     assert [file.name for file in table] == ["table.md", "table.csv", "table.json"]
     pictures = make_artefacts(grid, results, ["figure"])
-    assert {file.name for file in pictures if file.suffix == ".png"} == {f"{name}.png" for name in figures}
+    drawn = {f"{name}.png" for name in figures if name != "subsets"}  # the settings do not differ in their layers
+    assert {file.name for file in pictures if file.suffix == ".png"} == drawn
 
 
 def test_the_attention_figure_says_its_scale_and_keeps_its_maps_beside_the_run(trained: tuple[Grid, Path]) -> None:
@@ -140,3 +144,90 @@ def test_the_attention_figure_says_its_scale_and_keeps_its_maps_beside_the_run(t
     content = files[0].read_bytes()
     draw_figure("attention", evaluated(grid, RunFolders(results)), results)
     assert files[0].read_bytes() == content
+
+
+def test_a_picture_shows_what_its_rule_says(trained: tuple[Grid, Path]) -> None:
+    grid, results = trained
+    document = json.loads(draw_figure("predictions", evaluated(grid, RunFolders(results)), results)[2].read_text())
+    frames = {}
+    for setting in ("default", "l_dit"):
+        runs = [RunFolder.of(results, grid.settings[setting], seed).expressions() for seed in (0, 1)]
+        frame = pd.concat([run[run["split"] == "val"] for run in runs])
+        frames[setting] = frame.groupby(["ref_id", "sent_id"])["iou"].mean()
+    gains = sorted((round(gain, 9), *key) for key, gain in (frames["l_dit"] - frames["default"]).items())
+    places = [len(gains) // 6, len(gains) * 3 // 6, len(gains) * 5 // 6]
+    shown = [(one["ref_id"], one["sent_id"]) for one in document["expressions"]]
+    assert shown == [gains[place][1:] for place in places]
+    assert document["choice"]["values"] == pytest.approx([gains[place][0] for place in places], abs=1e-6)
+    assert "at the 16.7, 50 and 83.3 % quantiles of the difference in IoU (l_dit − default" in document["caption"]
+    table = lay_out(evaluated(grid, RunFolders(results))).block("miou").cell("l_dit", "val", "difference")
+    assert table is not None
+    assert document["choice"]["mean"] == pytest.approx(table.value, abs=1e-6)
+
+
+def test_choices_of_settings_expressions_and_seed(trained: tuple[Grid, Path]) -> None:
+    grid, results = trained
+    stored = evaluated(grid, RunFolders(results))
+    first = RunFolder.of(results, grid.settings["l_dit"], 1).expressions().iloc[0]
+    key = f"{first['split']}:{first['ref_id']}:{first['sent_id']}"
+    chosen = with_report(stored, settings=["l_dit"], expressions=[key], seed=1, columns=1)
+    files = draw_figure("predictions", chosen, results, file_name="mine")
+    assert [file.name for file in files] == ["mine.png", "mine.pdf", "mine.json", "mine.safetensors"]
+    document = json.loads(files[2].read_text())
+    assert list(document["runs"]) == ["l_dit"]
+    assert document["shown_seeds"] == {"l_dit": 1}
+    assert [one["sentence"] for one in document["expressions"]] == [first["sentence"]]
+    assert "named by hand" in document["caption"]
+    assert Image.open(files[0]).width == 975
+    assert current_files("predictions", chosen, results, "mine") is not None
+    assert current_files("predictions", stored, results, "mine") is None
+    with pytest.raises(GridError, match=r"unknown setting 'l_dti' \(did you mean 'l_dit'"):
+        with_report(stored, settings=["l_dti"])
+    with pytest.raises(GridError, match="split:ref_id:sent_id"):
+        with_report(stored, expressions=["val:1"])
+    for wrong, message in (({"seed": 7}, "no completed run of it"), ({"expressions": ["val:9:9"]}, "not evaluated")):
+        with pytest.raises(StoreError, match=message):
+            draw_figure("predictions", with_report(stored, **wrong), results)  # type: ignore[arg-type]
+
+
+def test_documents_of_earlier_versions_are_still_drawn(trained: tuple[Grid, Path]) -> None:
+    grid, results = trained
+    stored = evaluated(grid, RunFolders(results))
+    former = {
+        "bars": "metric title splits settings n bars incomplete",
+        "predictions": "runs seeds chosen expressions shown_seeds",
+        "attention": "runs seeds chosen expressions columns extents shown_seeds scale unit mean_over "
+        "no_text_in_image_encoder note",
+    }
+    for name, keys in former.items():
+        data = figures[name].data(stored, results)
+        old = FigureData({key: data.document[key] for key in keys.split()}, data.arrays)
+        assert styled(figures[name].draw)(old)
+
+
+def test_false_regions_are_boxed_or_counted() -> None:
+    truth, predicted = np.zeros((100, 100), np.uint8), np.zeros((100, 100), np.uint8)
+    truth[40:60, 40:60] = 1
+    predicted[39:60, 40:60] = 1  # a rim of one row
+    predicted[10:20, 70:90] = 1
+    predicted[80:90, 5:10] = 1
+    predicted[0, 0] = 1
+    boxes, left_out, pixels = false_regions(predicted, truth)
+    assert boxes == [(70, 10, 89, 19), (5, 80, 9, 89)]
+    assert (left_out, pixels) == (2, 21)
+
+
+def test_labels_are_what_tables_and_figures_show_and_no_part_of_an_id(trained: tuple[Grid, Path]) -> None:
+    grid, results = trained
+    file = grid.file.with_name("labelled.yaml")
+    text = grid.file.read_text().replace("{fusion.variant: l_dit}", "{fusion.variant: l_dit, label: L-DIT}")
+    file.write_text(text)
+    labelled = load_grid(file)
+    assert labelled.settings["l_dit"].setting_id == grid.settings["l_dit"].setting_id
+    assert Grid.from_document(labelled.document()).label("l_dit") == "L-DIT"
+    stored = evaluated(labelled, RunFolders(results))
+    assert "| L-DIT − default |" in markdown(lay_out(stored))
+    assert figures["bars"].data(stored, results).document["labels"]["l_dit"] == "L-DIT"
+    file.write_text(text.replace("label: L-DIT", "label: default"))
+    with pytest.raises(GridError, match="'default' is what 'default' is called"):
+        load_grid(file)

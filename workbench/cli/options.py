@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 ORDER = (
-    "plan", "submit", "status", "logs", "cancel", "retry", "table", "figure", "report", "predict", "attribute", "lab", "data",
+    "plan", "submit", "status", "logs", "cancel", "retry", "table", "figure", "report", "predict",
+    "attribute", "lab", "data",
     "variants", "config", "train", "evaluate", "summarise", "doctor", "bench", "gc", "import-released", "pretrain",
 )  # fmt: skip
 """Of the commands in --help."""

@@ -31,7 +31,11 @@ class FigureName(StrEnum):
     """The figures; `all` makes each."""
 
     bars = "bars"
+    by = "by"
+    subsets = "subsets"
+    curves = "curves"
     predictions = "predictions"
+    failures = "failures"
     attention = "attention"
     all = "all"
 
@@ -181,6 +185,23 @@ def figure(
     name: Annotated[FigureName, typer.Argument(show_default=False)],
     grid: GridFile,
     redraw: Annotated[bool, typer.Option(help="Draw also what is up to date.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these, in this order: names, labels or shell patterns; several times. Else all."),
+    ] = None,
+    expressions: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What pictures show: a number of expressions, or split:ref_id:sent_id, several times. Else by rule."
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Whose masks and maps pictures show; else the lowest that all have.")
+    ] = None,
+    columns: Annotated[int | None, typer.Option(min=1, max=2, help="Of a page: the figure's width.")] = None,
+    file_name: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="Name of the files, where it is not the figure's.")
+    ] = None,
     seeds: Seeds = None,
     summary: From = None,
     results: Results = RESULTS,
@@ -188,13 +209,23 @@ def figure(
     checkpoint_root: CheckpointRoot = None,
 ) -> None:
     """Draw a figure of a grid's completed runs as PNG and PDF, with the data that it shows."""
-    from workbench.paper.artefacts import current_files, draw_figure
+    from workbench.data.tables import plain_name
+    from workbench.errors import WorkbenchError
+    from workbench.paper.artefacts import current_files, draw_figure, obstacle, with_report
     from workbench.paper.figures import figures
 
+    if file_name is not None:
+        plain_name(file_name, "--as")
+        if name is FigureName.all:
+            raise WorkbenchError("--as names the files of one figure, not of all")
     stored = _evaluated(grid, seeds, summary, results, data_root, checkpoint_root)
+    stored = with_report(stored, settings=settings, expressions=expressions, seed=seed, columns=columns)
     for kind in figures if name is FigureName.all else [name.value]:
-        if not redraw and (files := current_files(kind, stored, results)):
+        if name is FigureName.all and (why := obstacle(kind, stored)):
+            print(f"no {kind}: {why}")
+            continue
+        if not redraw and (files := current_files(kind, stored, results, file_name)):
             print(f"{files[0]} is up to date")
             continue
-        for file in draw_figure(kind, stored, results, summary is not None):
+        for file in draw_figure(kind, stored, results, summary is not None, file_name):
             print(f"wrote {file}")

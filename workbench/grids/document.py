@@ -23,6 +23,7 @@ class GridDocument(Record):
         settings: each one's whole configuration.
         then: what is made when all runs have ended.
         sources: every file that was read for it, with its SHA-256.
+        labels: of settings that have one, what tables and figures call them.
     """
 
     name: str
@@ -34,6 +35,7 @@ class GridDocument(Record):
     report: ReportConfig
     then: tuple[Artefact, ...]
     sources: dict[str, Sha256]
+    labels: dict[str, str] = {}
 
     @field_validator("seeds")
     @classmethod

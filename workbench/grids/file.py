@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from workbench.evaluation.metrics import metrics as known_metrics
 from workbench.grids.bounds import MOST_BYTES, check_bounds
 from workbench.grids.seeds import seeds_in
 from workbench.registry import unknown_name
+from workbench.results.record import ExpressionKey
 
 Artefact = Literal["table", "figure"]
 """What a report holds."""
@@ -36,7 +38,16 @@ class ReportConfig(BaseModel):
     metrics: tuple[str, ...] = Field(("miou", "oiou"), min_length=1)
     figure_split: str = "val"
     """The split that pictures are drawn from."""
-    examples: int = Field(4, ge=1)
+    examples: int = Field(5, ge=1)
+    """How many expressions a picture shows."""
+    settings: tuple[str, ...] = ()
+    """The settings that figures show, in this order: names, labels or shell patterns; empty means all."""
+    expressions: tuple[str, ...] = ()
+    """The expressions that pictures show, as `split:ref_id:sent_id`; empty means chosen by rule."""
+    seed: int | None = Field(None, ge=0)
+    """The seed whose masks and maps pictures show; else the lowest that all settings have."""
+    columns: Literal[1, 2] = 2
+    """Of a two-column page: how many a figure is wide."""
     models: tuple[str, ...] = ()
     """More rows of the table: what `workbench evaluate --predictions FILE --name NAME` scored."""
 
@@ -50,6 +61,15 @@ class ReportConfig(BaseModel):
                 raise ValueError(f"{shown(name)} is no name of a model: one without folders is expected")
         return models
 
+    @field_validator("expressions")
+    @classmethod
+    def _keys(cls, expressions: tuple[str, ...]) -> tuple[str, ...]:
+        for text in expressions:
+            key_in(text)
+        if len(set(expressions)) < len(expressions):
+            raise ValueError("an expression stands twice")
+        return expressions
+
     @field_validator("metrics")
     @classmethod
     def _known(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
@@ -57,6 +77,14 @@ class ReportConfig(BaseModel):
             if metric not in known_metrics:
                 raise ValueError(unknown_name("metric", metric, list(known_metrics)))
         return metrics
+
+
+def key_in(text: str) -> ExpressionKey:
+    """`val:12:34` as the key of an expression; ValueError for another form."""
+    match = re.fullmatch(r"([^:]+):(\d{1,18}):(\d{1,18})", text)
+    if match is None:
+        raise ValueError(f"{shown(text)} is no expression; one is named split:ref_id:sent_id, such as val:12:34")
+    return ExpressionKey(match[1], int(match[2]), int(match[3]))
 
 
 class GridFile(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from workbench.files import digest_of
 from workbench.grids.document import Document, GridDocument
 from workbench.grids.file import GridError, ReportConfig
 from workbench.grids.seeds import seeds_in
+from workbench.registry import unknown_name
 from workbench.results.record import RunId
 from workbench.validation import Damage, parse_record
 
@@ -53,6 +54,7 @@ class Grid:
         sources: every file that was read for it (grid, presets, grids of earlier stages), with its SHA-256.
         submitted: whether it comes from a submission's record, so that its files may have changed since.
         all_settings: of a grid that was narrowed, those that it had before; empty for any other.
+        labels: of settings that have one, what tables and figures call them; no part of a run's identity.
     """
 
     file: Path
@@ -66,6 +68,7 @@ class Grid:
     sources: Mapping[Path, str] = field(default_factory=dict)
     submitted: bool = False
     all_settings: Mapping[str, RunConfig] = field(default_factory=dict, repr=False)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -76,6 +79,25 @@ class Grid:
     def splits(self) -> tuple[str, ...]:
         """The splits that the table shows."""
         return self.report.splits or next(iter(self.settings.values())).evaluation.splits
+
+    def label(self, setting: str) -> str:
+        """What tables and figures call a setting."""
+        return self.labels.get(setting, setting)
+
+    def chosen(self, wanted: Sequence[str]) -> list[str]:
+        """The settings that names, labels or shell patterns name, in their order; of none, all.
+
+        Raises:
+            GridError: one names no setting.
+        """
+        names: dict[str, None] = {}
+        for one in wanted:
+            exact = [name for name in self.settings if one in (name, self.label(name))]
+            matched = exact or [name for name in self.settings if fnmatch.fnmatchcase(name, one)]
+            if not matched:
+                raise GridError(f"{self.file}: report.settings: {unknown_name('setting', one, list(self.settings))}")
+            names |= dict.fromkeys(matched)
+        return list(names or self.settings)
 
     def runs(self) -> list[Run]:
         """All runs, seed by seed."""
@@ -124,6 +146,7 @@ class Grid:
             "report": self.report.model_dump(mode="json"),
             "then": list(self.then),
             "sources": {str(file): digest for file, digest in self.sources.items()},
+            "labels": dict(self.labels),
         }
 
     @classmethod
@@ -151,6 +174,7 @@ class Grid:
             then=checked.then,
             sources={Path(file): digest for file, digest in checked.sources.items()},
             submitted=True,
+            labels=checked.labels,
         )
 
     def changed_sources(self) -> list[Path]:

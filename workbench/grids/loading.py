@@ -81,7 +81,8 @@ def _load(file: Path, reading: _Reading) -> Grid:
     settings: dict[str, RunConfig] = {}
     owner: dict[str, str] = {}
     needs: dict[str, Need] = {}
-    for name, overrides in _expanded(file, grid):
+    labels: dict[str, str] = {}
+    for name, label, overrides in _expanded(file, grid):
         if not name.isprintable():
             raise GridError(f"{file}: the setting's name {name!r} holds a character that is not printed")
         own = _with_presets(file, f"settings.{name}", overrides, reading)
@@ -96,10 +97,13 @@ def _load(file: Path, reading: _Reading) -> Grid:
             raise GridError(f"{file}: settings {owner[config.setting_id]!r} and {name!r} are the same configuration")
         owner[config.setting_id] = name
         settings[name] = config
+        if label is not None:
+            labels[name] = label
     if grid.baseline is not None and grid.baseline not in settings:
         raise GridError(f"{file}: baseline: {unknown_name('setting', grid.baseline, list(settings))}")
     check_report(file, grid.report, settings)
-    return Grid(
+    _check_labels(file, labels, settings)
+    loaded = Grid(
         file=file,
         title=grid.title,
         settings=settings,
@@ -109,7 +113,19 @@ def _load(file: Path, reading: _Reading) -> Grid:
         needs=needs,
         then=grid.then,
         sources=reading.sources,
+        labels=labels,
     )
+    loaded.chosen(grid.report.settings)
+    return loaded
+
+
+def _check_labels(file: Path, labels: Mapping[str, str], settings: Mapping[str, RunConfig]) -> None:
+    """Whoever reads a figure must know which setting is meant."""
+    owner: dict[str, str] = {name: name for name in settings if name not in labels}
+    for name, label in labels.items():
+        if label in owner:
+            raise GridError(f"{file}: settings.{name}.label: {label!r} is what {owner[label]!r} is called")
+        owner[label] = name
 
 
 def _need(file: Path, name: str, values: dict[str, Any], reading: _Reading) -> Need | None:
@@ -180,9 +196,17 @@ def _with_presets(file: Path, key: str, own: dict[str, Any], reading: _Reading) 
     return _plain(OmegaConf.to_container(merged, resolve=False))
 
 
-def _expanded(file: Path, grid: GridFile) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every setting's name and overrides: `settings` crossed with `axes`, less what `exclude` matches."""
-    names: dict[str, dict[str, Any]] = {name: over or {} for name, over in grid.settings.items()}
+def _label(file: Path, name: str, overrides: Mapping[str, Any]) -> str | None:
+    label = overrides.get("label")
+    if label is None or (isinstance(label, str) and label.strip() and label.isprintable() and len(label) <= 80):
+        return label
+    raise GridError(f"{file}: settings.{name}.label: one line of at most 80 characters is expected, not {label!r}")
+
+
+def _expanded(file: Path, grid: GridFile) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
+    """Every setting's name, label and overrides: `settings` crossed with `axes`, less what `exclude` matches."""
+    labels = {name: _label(file, name, over or {}) for name, over in grid.settings.items()}
+    names = {name: {k: v for k, v in (over or {}).items() if k != "label"} for name, over in grid.settings.items()}
     if not names and not grid.axes:
         raise GridError(f"{file}: nothing to run: give settings, axes, or both")
     for key, values in grid.axes.items():
@@ -207,9 +231,14 @@ def _expanded(file: Path, grid: GridFile) -> Iterator[tuple[str, dict[str, Any]]
                 for rule in grid.exclude
             ):
                 continue
-            parts = [name] * bool(name) + [f"{key.rpartition('.')[2]}={_short(v)}" for key, v in point.items()]
+            axes = [f"{key.rpartition('.')[2]}={_short(v)}" for key, v in point.items()]
             is_empty = False
-            yield " ".join(parts), {**overrides, **point}
+            label = labels.get(name)
+            yield (
+                " ".join([name] * bool(name) + axes),
+                None if label is None else ", ".join([label, *axes]),
+                {**overrides, **point},
+            )
     if is_empty:
         raise GridError(f"{file}: exclude: no setting is left")
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import ValidationError
 
-from workbench.grids import Grid
+from workbench.grids import Grid, GridError, ReportConfig
 from workbench.grids.evaluated import Evaluated, evaluated
 from workbench.paper.figures import figures
 from workbench.paper.figures.data import FigureData
@@ -20,6 +22,7 @@ from workbench.paper.style import save_picture, styled
 from workbench.results.folders import StoreError
 from workbench.results.frames import RunFolders
 from workbench.results.provenance import package_digest
+from workbench.validation import first_mistake
 
 PICTURES = ("png", "pdf")
 
@@ -39,32 +42,108 @@ def make_artefacts(grid: Grid, results: Path, what: Sequence[str]) -> list[Path]
         files += write_table(lay_out(stored), results / grid.name)
     if "figure" in what:
         for name in figures:
-            files += current_files(name, stored, results) or draw_figure(name, stored, results)
+            if obstacle(name, stored) is None:
+                files += current_files(name, stored, results) or draw_figure(name, stored, results)
     return files
 
 
-def draw_figure(name: str, stored: Evaluated, results: Path, from_summary: bool = False) -> list[Path]:
-    """Draw a figure as NAME.png and NAME.pdf, with its data as NAME.json (and NAME.safetensors).
+def with_report(
+    stored: Evaluated,
+    settings: Sequence[str] | None = None,
+    expressions: Sequence[str] | None = None,
+    seed: int | None = None,
+    columns: int | None = None,
+) -> Evaluated:
+    """The same with other choices of what figures show, in place of those of the grid's `report`.
+
+    Args:
+        expressions: keys, or one number of expressions, which are then chosen by rule.
 
     Raises:
-        StoreError: the figure needs the run folders, and there is a summary alone.
+        GridError: a choice names nothing.
+    """
+    changes: dict[str, Any] = {"settings": settings, "seed": seed, "columns": columns}
+    if expressions and len(expressions) == 1 and expressions[0].isdecimal():
+        changes |= {"examples": int(expressions[0]), "expressions": ()}
+    else:
+        changes["expressions"] = expressions
+    given = {name: value for name, value in changes.items() if value is not None}
+    grid = stored.grid
+    try:
+        report = ReportConfig.model_validate({**grid.report.model_dump(), **given})
+    except ValidationError as error:
+        mistake = first_mistake(error, ReportConfig)
+        raise GridError(f"{grid.file}: report.{mistake}") from None
+    grid.chosen(report.settings)
+    return replace(stored, grid=replace(grid, report=report))
+
+
+def obstacle(name: str, stored: Evaluated) -> str | None:
+    """Why a grid has no such figure; None where it has one."""
+    return figures[name].obstacle(shown_of(stored))
+
+
+def draw_figure(
+    name: str, stored: Evaluated, results: Path, from_summary: bool = False, file_name: str | None = None
+) -> list[Path]:
+    """Draw a figure as NAME.png (NAME-2.png … of further pages) and NAME.pdf, its data NAME.json and NAME.safetensors.
+
+    Args:
+        file_name: NAME, where it is not that of the figure.
+
+    Raises:
+        StoreError: the figure needs the run folders, and there is a summary alone; or the grid has no such figure.
     """
     if from_summary and figures[name].needs_runs:
-        raise StoreError(f"the figure {name} needs the run folders; from a summary only bars can be drawn")
-    data = figures[name].data(stored, results)
-    document = {**data.document, "grid": stored.grid.file.name, "made_from": made_from(stored)}
-    return _write(name, FigureData(document, data.arrays), results / stored.grid.name)
+        without = [other for other in figures if not figures[other].needs_runs]
+        raise StoreError(
+            f"the figure {name} needs the run folders; from a summary only {', '.join(without)} can be drawn"
+        )
+    if why := obstacle(name, stored):
+        raise StoreError(f"{stored.grid.file}: no figure {name}: {why}")
+    shown = shown_of(stored)
+    data = figures[name].data(shown, results)
+    document = {
+        **data.document,
+        "grid": stored.grid.file.name,
+        "columns_of_page": stored.grid.report.columns,
+        "made_from": made_from(shown),
+    }
+    return _write(name, FigureData(document, data.arrays), results / stored.grid.name, file_name or name)
 
 
 @styled
-def _write(name: str, data: FigureData, folder: Path) -> list[Path]:
-    pictures = save_picture(figures[name].draw(data), folder, name)
+def _write(kind: str, data: FigureData, folder: Path, name: str) -> list[Path]:
+    pictures = save_picture(figures[kind].draw(data), folder, name)
     return [*pictures, *data.save(folder, name)]
 
 
-def current_files(name: str, stored: Evaluated, results: Path) -> list[Path] | None:
+def shown_of(stored: Evaluated) -> Evaluated:
+    """What figures show of a grid: the settings that its report names, in that order; scored models stay.
+
+    Raises:
+        StoreError: none of them has a completed run.
+    """
+    grid = stored.grid
+    names = grid.chosen(grid.report.settings)
+    models = [name for name in stored.expressions if name not in grid.settings]
+    expressions = {name: stored.expressions[name] for name in (*names, *models) if name in stored.expressions}
+    if not expressions:
+        raise StoreError(f"{grid.file}: none of the settings that are to be shown has a completed run")
+    baseline = grid.baseline if grid.baseline in names else None
+    return replace(
+        stored,
+        grid=replace(grid, settings={name: grid.settings[name] for name in names}, baseline=baseline),
+        expressions=expressions,
+        runs=stored.runs[stored.runs["setting"].isin(names)],
+        incomplete=[run for run in stored.incomplete if run.setting in names or run.setting not in grid.settings],
+    )
+
+
+def current_files(name: str, stored: Evaluated, results: Path, file_name: str | None = None) -> list[Path] | None:
     """The files of a figure, if they were made from what is there now; else None."""
-    folder = results / stored.grid.name
+    folder, stored = results / stored.grid.name, shown_of(stored)
+    name = file_name or name
     files = [folder / f"{name}.{ending}" for ending in (*PICTURES, "json")]
     if not all(file.is_file() for file in files):
         return None
@@ -94,7 +173,7 @@ def _digest(grid: Grid) -> str:
     """SHA-256 of all that a figure shows of a grid: names, ids, baseline and report; 12 hex digits."""
     shown = {
         "title": grid.title,
-        "settings": {name: config.setting_id for name, config in grid.settings.items()},
+        "settings": [[name, grid.label(name), config.setting_id] for name, config in grid.settings.items()],
         "baseline": grid.baseline,
         "report": grid.report.model_dump(mode="json"),
     }

@@ -107,6 +107,12 @@ class TableData:
     incomplete: Sequence[Incomplete] = ()
     scored: Mapping[str, str] = field(default_factory=dict)
     changed: Sequence[str] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What settings are called, where it is not their name."""
+
+    def label(self, name: str | None) -> str:
+        """What a row is called."""
+        return self.labels.get(str(name), str(name))
 
     def block(self, metric: str) -> Block:
         """A metric's block; KeyError where it does not apply."""
@@ -137,6 +143,7 @@ def lay_out(evaluated: Evaluated) -> TableData:
         evaluated.incomplete,
         evaluated.sources,
         [str(file) for file in grid.changed_sources()] if grid.submitted else [],
+        grid.labels,
     )
 
 

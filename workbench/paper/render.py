@@ -16,7 +16,7 @@ DASH = "–"
 
 def markdown(table: TableData) -> str:
     """The table as Markdown, one block per metric of the report, in per cent."""
-    blocks = [_markdown_block(block, table.baseline) for block in table.blocks[: table.shown]]
+    blocks = [_markdown_block(block, table) for block in table.blocks[: table.shown]]
     return "\n\n".join([f"## {table.title}", *blocks, *notes(table)]) + "\n"
 
 
@@ -65,10 +65,10 @@ def notes(table: TableData) -> list[str]:
     return lines
 
 
-def _markdown_block(block: Block, baseline: str | None) -> str:
+def _markdown_block(block: Block, table: TableData) -> str:
     rows = [[metrics[block.metric].label, "n", *block.columns]]
     for row in block.rows:
-        name = row.name if row.kind == "value" else f"{row.name} − {baseline}"
+        name = table.label(row.name) + ("" if row.kind == "value" else f" − {table.label(table.baseline)}")
         marks = "".join(FLAGS[flag] for flag in row.flags)
         rows.append([f"{name} {marks}".strip(), str(row.n or DASH), *(_markdown_cell(cell, row) for cell in row.cells)])
     return markdown_rows(rows)

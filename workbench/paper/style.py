@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
+from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
 PALETTE = ("#999999", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#D55E00")
 """Okabe and Ito's colours; grey comes first, for a baseline."""
 ERROR = "#D55E00"
 PREDICTION = "#0072B2"
-MAP = "viridis"
 DARK = ("#0072B2",)
 """Colours of the palette that take white text."""
-WIDTH = 7.0
-"""Inches: the text width of a two-column page."""
+WIDTHS = {1: 3.25, 2: 6.875}
+"""Inches: one column and two of CVPR's page."""
+WIDTH = WIDTHS[2]
+PAGE = 8.8
+"""Inches: the highest that a page of a figure may be."""
+MARGIN = 0.05
+"""Inches around all that is drawn."""
+SMALL = 7
+"""Points: of labels and captions; all else has 8."""
 
 RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -54,13 +64,62 @@ def new_figure(height: float, images: bool = False) -> Figure:
     return Figure(figsize=(WIDTH, height), layout="compressed" if images else "constrained")
 
 
-def save_picture(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write NAME.png and NAME.pdf; the same figure writes the same bytes."""
+def line_height(size: float) -> float:
+    """Inches from one line of text to the next."""
+    return 1.25 * size / 72
+
+
+def text_width(text: str, size: float) -> float:
+    """Inches that a line of text takes in this style's font."""
+    return _points(text) * size / 10 / 72
+
+
+@functools.lru_cache(maxsize=4096)
+def _points(text: str) -> float:
+    """At ten points. A space at the end counts as nothing, as where it is drawn."""
+    font = FontProperties(family=RC["font.family"], size=10)
+    return float(TextPath((0, 0), text, prop=font).get_extents().x1) if text.strip() else 0.0
+
+
+def wrapped(text: str, width: float, size: float) -> str:
+    """A text in lines of at most `width` inches; a word that is longer is broken."""
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".strip()
+        if text_width(joined, size) <= width:
+            lines[-1] = joined
+            continue
+        if lines[-1]:
+            lines.append("")
+        for letter in word:
+            if lines[-1] and text_width(lines[-1] + letter, size) > width:
+                lines.append("")
+            lines[-1] += letter
+    return "\n".join(lines)
+
+
+def save_picture(pages: Figure | Sequence[Figure], folder: Path, name: str) -> list[Path]:
+    """Write NAME.png, NAME-2.png and so on for further pages, and NAME.pdf of all; the same figure, the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{name}.png", folder / f"{name}.pdf"]
-    figure.savefig(files[0], metadata={"Software": None})
-    figure.savefig(files[1], metadata={"CreationDate": None, "Producer": None, "Creator": None})
-    return files
+    every = [pages] if isinstance(pages, Figure) else list(pages)
+    pictures = [
+        folder / (f"{name}-{number}.png" if number > 1 else f"{name}.png") for number in range(1, len(every) + 1)
+    ]
+    for stale in page_files(folder, name):
+        if stale not in pictures:
+            stale.unlink()
+    file = folder / f"{name}.pdf"
+    with PdfPages(file, metadata={"CreationDate": None, "Producer": None, "Creator": None}) as document:
+        for page, picture in zip(every, pictures, strict=True):
+            page.savefig(picture, metadata={"Software": None})
+            document.savefig(page)
+    return [*pictures, file]
+
+
+def page_files(folder: Path, name: str) -> list[Path]:
+    """The PNG files of a figure's further pages that are there."""
+    further = (folder / f"{name}-{number}.png" for number in itertools.count(2))
+    return list(itertools.takewhile(Path.is_file, further))
 
 
 def save(figure: Figure, folder: Path, name: str, source: Mapping[str, Any]) -> list[Path]:

@@ -9,9 +9,12 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from workbench.grids.evaluated import Evaluated
-from workbench.paper.figures import attention, bars, predictions
+from workbench.paper.figures import attention, bars, by, curves, failures, predictions, subsets
 from workbench.paper.figures.data import FigureData
-from workbench.paper.layout import lay_out
+
+
+def _none(evaluated: Evaluated) -> str | None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -20,21 +23,23 @@ class Drawing:
 
     Attributes:
         data: from a grid's evaluated runs and the results folder to the figure's data.
-        draw: from the data to the picture.
-        needs_runs: whether the run folders and the data set are read, so that a kept summary is not enough.
+        draw: from the data to the picture's pages.
+        needs_runs: whether the run folders are read, so that a kept summary is not enough.
+        obstacle: why a grid has no such figure, or None.
     """
 
     data: Callable[[Evaluated, Path], FigureData]
-    draw: Callable[[FigureData], Figure]
+    draw: Callable[[FigureData], list[Figure]]
     needs_runs: bool
-
-
-def _bars_data(evaluated: Evaluated, results: Path) -> FigureData:
-    return bars.data(lay_out(evaluated))
+    obstacle: Callable[[Evaluated], str | None] = _none
 
 
 figures: dict[str, Drawing] = {
-    "bars": Drawing(_bars_data, bars.draw, needs_runs=False),
+    "bars": Drawing(bars.data, bars.draw, needs_runs=False),
+    "by": Drawing(by.data, by.draw, needs_runs=False, obstacle=by.obstacle),
+    "subsets": Drawing(subsets.data, subsets.draw, needs_runs=False, obstacle=subsets.obstacle),
+    "curves": Drawing(curves.data, curves.draw, needs_runs=True),
     "predictions": Drawing(predictions.data, predictions.draw, needs_runs=True),
+    "failures": Drawing(failures.data, failures.draw, needs_runs=True),
     "attention": Drawing(attention.data, attention.draw, needs_runs=True),
 }

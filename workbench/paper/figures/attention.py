@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from workbench.analysis.maps import MEAN_OVER, PARTS, UNIT, attention_maps
 from workbench.grids.evaluated import Evaluated
 from workbench.paper.figures.chosen import choose
-from workbench.paper.figures.data import FigureData
-from workbench.paper.figures.panels import greyed, image_arrays, outline, panels, photo
-from workbench.paper.style import MAP
+from workbench.paper.figures.colours import brightness_of, coloured, table
+from workbench.paper.figures.data import FigureData, label_of, width_of
+from workbench.paper.figures.panels import Band, Foot, Panel, compose, image_arrays, photo, ratio_of
+from workbench.paper.style import SMALL
 
 if TYPE_CHECKING:
     from workbench.data.loading import Expression, ReferringDataset
+
+BAR = 0.16
+"""Inches: the height of the scale."""
+KEY_HEIGHT = BAR + 0.27
 
 
 def data(evaluated: Evaluated, results: Path) -> FigureData:
@@ -48,33 +52,86 @@ def data(evaluated: Evaluated, results: Path) -> FigureData:
     return FigureData(document, arrays)
 
 
-def draw(figure_data: FigureData) -> Figure:
-    """The picture."""
+def draw(figure_data: FigureData) -> list[Figure]:
+    """The pages."""
     document, arrays = figure_data.document, figure_data.arrays
-    scale = Normalize(vmin=document["scale"][0], vmax=document["scale"][1], clip=True)
-    several = any(len(seeds) > 1 for seeds in document["seeds"].values())
-    titles = [
-        f"{setting}\n{part}" + (f"\nseed {document['shown_seeds'][setting]}" if several else "")
-        for setting, part in document["columns"]
+    bands = []
+    for i, (expression, extent) in enumerate(zip(document["expressions"], document["extents"], strict=True)):
+        image, truth = arrays[f"image.{i}"], arrays[f"ground_truth.{i}"]
+        panels = [
+            Panel(
+                _map(image, truth, arrays[f"map.{c}.{i}"], extent, document["scale"]),
+                f"{_title(document, setting)}\n{part}",
+                part,
+            )
+            for c, (setting, part) in enumerate(document["columns"])
+        ]
+        bands.append(Band(expression["sentence"], panels, _picture(image, truth), ratio_of(image)))
+    columns, width = width_of(document)
+    return compose(bands, Foot(caption(document), KEY_HEIGHT, _scale(document["scale"], width)), columns, width)
+
+
+def caption(document: Mapping[str, Any]) -> str:
+    """What the map is, and how the expressions were chosen."""
+    without = [label_of(document, setting) for setting in document["no_text_in_image_encoder"]]
+    shown = sorted(set(document["shown_seeds"].values()))
+    parts = [
+        "Attention of the words to the image, in multiples of uniform attention: mean over words, heads and layers; "
+        "one scale for all panels, cut at the 99.5th percentile. Upwards in the scale: the picture's brightness; "
+        "dotted: uniform attention.",
+        f"Outlined: the referent. Seed {', '.join(map(str, shown))}.",
+        f"{', '.join(without)}: no text in the image encoder." if without else "",
+        f"Expressions: {document['chosen']}.",
     ]
-    figure, rows = panels(figure_data, titles, extra_height=0.95)
-    for i, (row, extent) in enumerate(zip(rows, document["extents"], strict=True)):
-        image, ground_truth = arrays[f"image.{i}"], arrays[f"ground_truth.{i}"]
-        for c, axes in enumerate(row[1:]):
-            photo(axes, greyed(image), ground_truth)
-            mapped = scale(arrays[f"map.{c}.{i}"])
-            coloured = mpl.colormaps[MAP](mapped)
-            coloured[..., 3] = 0.15 + 0.85 * mapped
-            limits = axes.axis()
-            axes.imshow(coloured, interpolation="nearest", extent=tuple(extent))
-            axes.axis(limits)
-            outline(axes, ground_truth)
-    bar = figure.colorbar(ScalarMappable(scale, MAP), ax=rows, location="bottom", shrink=0.6, aspect=40, pad=0.02)
-    bar.set_label(
-        "Attention of the words to the image, in multiples of uniform attention.\n"
-        "Mean over words, heads and layers; one scale for all panels, cut at the 99.5th percentile."
+    return " ".join(part for part in parts if part)
+
+
+def _title(document: Mapping[str, Any], setting: str) -> str:
+    several = len(set(document["shown_seeds"].values())) > 1
+    return label_of(document, setting) + (f"\nseed {document['shown_seeds'][setting]}" if several else "")
+
+
+def _picture(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> Callable[[Axes], None]:
+    return lambda axes: photo(axes, image, truth)
+
+
+def _map(
+    image: NDArray[np.uint8],
+    truth: NDArray[np.uint8],
+    attention: NDArray[np.float32],
+    extent: Sequence[float],
+    scale: Sequence[float],
+) -> Callable[[Axes], None]:
+    """The map over the dimmed picture, each pixel of the picture in the cell of the map that it lies in."""
+    left, right, bottom, top = extent
+    height, width = image.shape[:2]
+    row = (np.arange(height) - top) / (bottom - top) * attention.shape[0]
+    column = (np.arange(width) - left) / (right - left) * attention.shape[1]
+    rows, columns = (
+        np.clip(place.astype(int), 0, size - 1)
+        for place, size in ((row, attention.shape[0]), (column, attention.shape[1]))
     )
-    return figure
+    values = (attention[np.ix_(rows, columns)] - scale[0]) / (scale[1] - scale[0])
+    pixels = coloured(values, brightness_of(image))
+    return lambda axes: photo(axes, pixels, truth)
+
+
+def _scale(scale: Sequence[float], width: float) -> Callable[[Figure, float], None]:
+    """The whole table of colours: attention across, the picture's brightness upwards."""
+
+    def key(figure: Figure, top: float) -> None:
+        height = figure.get_figheight()
+        span = min(4.0, width - 0.5)
+        box = ((width - span) / 2 / width, 1 - (top + 0.05 + BAR) / height, span / width, BAR / height)
+        axes = figure.add_axes(box)
+        axes.imshow(table().transpose(1, 0, 2), origin="lower", aspect="auto", extent=(scale[0], scale[1], 0, 1))
+        axes.set_yticks([])
+        axes.tick_params(labelsize=SMALL, length=2, pad=2)
+        axes.spines[:].set(visible=True, linewidth=0.6)
+        if scale[0] < 1 < scale[1]:
+            axes.axvline(1, color="white", linewidth=0.8, linestyle=":")
+
+    return key
 
 
 def _extent(dataset: ReferringDataset, expression: Expression) -> list[float]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from workbench.paper.style import WIDTHS
 from workbench.validation import DamagedFile
 
 
@@ -53,3 +54,14 @@ class FigureData:
             return cls(document, load_file(arrays) if arrays.is_file() else {})
         except (OSError, ValueError, SafetensorError) as error:
             raise DamagedFile(arrays, str(error)[:200], "draw the figure again") from None
+
+
+def label_of(document: Mapping[str, Any], setting: str) -> str:
+    """What a figure calls a setting; documents of earlier versions have no labels."""
+    return str(document.get("labels", {}).get(setting, setting))
+
+
+def width_of(document: Mapping[str, Any]) -> tuple[int, float]:
+    """How many columns of a page the figure takes, and its width in inches."""
+    columns = 1 if document.get("columns_of_page") == 1 else 2
+    return columns, WIDTHS[columns]

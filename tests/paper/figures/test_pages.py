@@ -1,0 +1,130 @@
+"""Figures of many settings: nothing overlaps or is clipped, pages have the page's size, and old documents are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from tests.paper.figures.boxes import mistakes
+from workbench.paper.figures import figures
+from workbench.paper.figures.data import FigureData
+from workbench.paper.style import PAGE, WIDTHS, save_picture, styled
+
+SENTENCE = "the large green thing that is next to the $5 bill and closest to the purple square, left of all others"
+LONG = "L-DIT with cross-attention and a bottleneck projector in its last three layers"
+
+
+def names_of(settings: int) -> list[str]:
+    return [LONG if i == 2 else f"setting {i}" for i in range(settings)]
+
+
+def score(rng: np.random.Generator, **more: Any) -> dict[str, Any]:
+    value, reach = float(rng.uniform(0.2, 0.8)), float(rng.uniform(0.01, 0.1))
+    seeds = [value - reach / 2, value, value + reach / 2]
+    return {"value": value, "low": value - reach, "high": value + reach, "seeds": [0, 1, 2], "seed_values": seeds,
+            "expressions": 1200, **more}  # fmt: skip
+
+
+def pictures(settings: int, expressions: int) -> FigureData:
+    """Predictions and maps of settings on expressions, of images of three shapes."""
+    rng, names = np.random.default_rng(0), names_of(settings)
+    arrays: dict[str, Any] = {}
+    for i in range(expressions):
+        height, width = ((48, 64), (64, 64), (64, 48))[i % 3]
+        arrays[f"image.{i}"] = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        truth = np.zeros((height, width), np.uint8)
+        truth[:20, 10:30] = 1
+        arrays[f"ground_truth.{i}"] = truth
+        for s in range(settings):
+            arrays[f"prediction.{s}.{i}"] = np.roll(truth, 9 * s, axis=1)
+            arrays[f"map.{s}.{i}"] = rng.uniform(0, 4, (8, 8)).astype(np.float32)
+    iou = {name: {"0": 0.4, "1": 0.61, "2": 0.83} for name in names}
+    keys = [{"image_id": i, "split": "val", "ref_id": i, "sent_id": i} for i in range(expressions)]
+    document = {
+        "runs": dict.fromkeys(names, "run"), "seeds": {key: [0, 1, 2] for key in names}, "chosen": "at random",
+        "shown_seeds": dict.fromkeys(names, 0), "scale": [0.0, 4.0], "no_text_in_image_encoder": names[:1],
+        "columns": [[name, ("mask decoder", "image encoder")[i % 2]] for i, name in enumerate(names)],
+        "extents": [[-0.5, 63.5, 63.5, -0.5]] * expressions,
+        "expressions": [{**key, "sentence": SENTENCE, "iou": iou} for key in keys],
+        "choice": {"split": "val"}, "worst": {name: list(range(expressions)) for name in names},
+    }  # fmt: skip
+    return FigureData(document, arrays)
+
+
+def numbers(settings: int) -> FigureData:
+    """What bars, dot plots and lines show."""
+    rng, names, splits = np.random.default_rng(0), names_of(settings), ["val", "testA", "testB", "testC"]
+    shared = {"metric": "miou", "title": "A title that says what the grid is about, in the field's words",
+              "splits": splits, "settings": names, "baseline": names[0], "split": "val", "smoothed_over": 5,
+              "n": {name: 3 - (i == 1) for i, name in enumerate(names)}, "incomplete": []}  # fmt: skip
+    bars = [score(rng, setting=name, split=split) for name in names for split in splits]
+    bins = {"size": ["under 2 % of the image", "2–10 %", "10–25 %", "over 25 %"], "kind": ["attribute", "place"]}
+    scores = [
+        score(rng, setting=name, by=by, bin=one, order=order)
+        for name in names for by, of_kind in bins.items() for order, one in enumerate(of_kind)
+    ]  # fmt: skip
+    points = [
+        score(rng, setting=name, split=split, variant=("default", "l_dit", "e_dit")[min(i, 1 + i % 2)], layers=i,
+              rule=("none", "first", "last", "all")[min(i, 1 + i % 3)])
+        for i, name in enumerate(names) for split in splits
+    ]  # fmt: skip
+    steps = list(range(20, 401, 20))
+    line = {"steps": steps, "mean": [1 / step for step in steps], "deviation": [0.01] * len(steps)}
+    curves = {name: {"loss": line, "validated": line} for name in names}
+    return FigureData({**shared, "bars": bars, "scores": scores, "points": points, "curves": curves})
+
+
+MAKERS: dict[str, Callable[[int], FigureData]] = {
+    "bars": numbers, "by": numbers, "subsets": numbers, "curves": numbers,
+    "predictions": lambda settings: pictures(settings, 2), "failures": lambda settings: pictures(settings, 2),
+    "attention": lambda settings: pictures(settings, 2),
+}  # fmt: skip
+
+
+MORE = [pytest.param(*more, marks=pytest.mark.exhaustive) for more in ((3, 1), (5, 2), (9, 2), (20, 1), (20, 2))]
+
+
+@pytest.mark.parametrize(("settings", "columns"), [(3, 2), (9, 1), *MORE])
+@pytest.mark.parametrize("name", list(figures))
+def test_texts_neither_overlap_nor_are_clipped(name: str, settings: int, columns: int) -> None:
+    made = MAKERS[name](settings)
+    document = {**made.document, "columns_of_page": columns}
+
+    @styled
+    def check(data: FigureData) -> list[Figure]:
+        pages = figures[name].draw(data)
+        assert [mistake for page in pages for mistake in mistakes(page)] == []
+        return pages
+
+    for page in check(FigureData(document, made.arrays)):
+        assert page.get_figwidth() == WIDTHS[columns]
+        assert page.get_figheight() <= PAGE or len(page.axes) < 3
+
+
+def test_pages_are_files_and_those_of_before_go(tmp_path: Path) -> None:
+    draw = styled(lambda data: save_picture(figures["predictions"].draw(data), tmp_path, "p"))
+    many = [file.name for file in draw(pictures(20, 4))]
+    assert many[:2] == ["p.png", "p-2.png"]
+    assert many[-1] == "p.pdf"
+    assert (tmp_path / "p.pdf").read_bytes().count(b"/Type /Page ") == len(many) - 1
+    few = draw(pictures(3, 1))
+    assert {file.name for file in few} == {file.name for file in tmp_path.iterdir()} == {"p.png", "p.pdf"}
+
+
+def test_badges_are_outside_of_every_picture() -> None:
+    @styled
+    def check() -> None:
+        for page in figures["predictions"].draw(pictures(9, 2)):
+            page.canvas.draw()
+            badges = [text for text in page.texts if text.get_text() in ("W", "M")]
+            assert badges
+            for badge in badges:
+                box = badge.get_window_extent()
+                assert not any(box.overlaps(axes.get_window_extent()) for axes in page.axes)
+
+    check()

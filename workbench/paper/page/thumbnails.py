@@ -43,7 +43,7 @@ def thumbnail(
     if predicted is not None:
         inside = _resized_mask(predicted, pixels.shape[:2])
         colour = np.array(to_rgb(PREDICTION)) * 255
-        pixels = greyed(pixels).copy()
+        pixels = (255 * greyed(pixels)).round().astype(np.uint8)
         pixels[inside] = (pixels[inside] * (1 - OPACITY) + colour * OPACITY).astype(np.uint8)
     inner, outer = _outline(_resized_mask(truth, pixels.shape[:2]))
     pixels[outer], pixels[inner] = 0, 255

@@ -53,6 +53,7 @@ class Grid:
         sources: every file that was read for it (grid, presets, grids of earlier stages), with its SHA-256.
         submitted: whether it comes from a submission's record, so that its files may have changed since.
         all_settings: of a grid that was narrowed, those that it had before; empty for any other.
+        preset: what `--preset` put in place of the file's own.
     """
 
     file: Path
@@ -66,11 +67,12 @@ class Grid:
     sources: Mapping[Path, str] = field(default_factory=dict)
     submitted: bool = False
     all_settings: Mapping[str, RunConfig] = field(default_factory=dict, repr=False)
+    preset: str | None = None
 
     @property
     def name(self) -> str:
-        """The file's name without its ending; its outputs lie in `results/<name>`."""
-        return self.file.stem
+        """The file's name without its ending, and another preset's; its outputs lie in `results/<name>`."""
+        return self.file.stem if self.preset is None else f"{self.file.stem}-{self.preset}"
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -123,6 +125,7 @@ class Grid:
             "baseline": self.baseline,
             "report": self.report.model_dump(mode="json"),
             "then": list(self.then),
+            **({} if self.preset is None else {"preset": self.preset}),
             "sources": {str(file): digest for file, digest in self.sources.items()},
         }
 
@@ -151,6 +154,7 @@ class Grid:
             then=checked.then,
             sources={Path(file): digest for file, digest in checked.sources.items()},
             submitted=True,
+            preset=checked.preset,
         )
 
     def changed_sources(self) -> list[Path]:

@@ -138,7 +138,7 @@ def _need(file: Path, name: str, values: dict[str, Any], reading: _Reading) -> N
         return None
     where = f"{_where(file, name)}: start_from"
     other = file.parent / str(start["grid"])
-    grid = _load(other, replace(reading, changes={}, preset=None))
+    grid = _load(other, replace(reading, changes={}))
     reading.sources.update(grid.sources)
     setting = str(start.get("setting"))
     if setting not in grid.settings:

@@ -84,7 +84,7 @@ def _difference(table: TableData, cell: Cell) -> Iterator[str]:
     else:
         yield f"  tests     {judged.verdict} at {ALPHA:g}, Student's t with {made.test_freedom:g} degrees of freedom:"
         yield f"            no difference p = {made.p:.2g}, with Holm over {table.family.tests} p = {judged.p:.2g};"
-        yield f"            a difference of {100 * table.family.margin:g} or more p = {judged.p_equivalent:.2g} with Holm"
+        yield f"            {100 * table.family.margin:g} or more either way p = {judged.p_equivalent:.2g} with Holm"
         yield f"            a difference of {per_cent(judged.detectable)} would be found four times in five"
 
 

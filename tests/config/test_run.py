@@ -11,6 +11,9 @@ from workbench.errors import ConfigError
 
 OTHER: dict[str, Any] = {
     "data.sentence": "raw",
+    "data.words": "shuffled",
+    "evaluation.words": "dropped",
+    "fusion.text": "learned",
     "start_from.run": "refshapes-vit_mini-l_dit-111111111111",
     "start_from.seed": 3,
     "backbone.name": "vit_b",

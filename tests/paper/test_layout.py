@@ -86,6 +86,6 @@ def test_rows_bear_their_flags(made_up: tuple[Grid, Path]) -> None:
     grid, results = made_up
     stored.complete(results, grid.settings["default"], 4, codes=["0123456789ab"])
     rows = {row.name: row for row in lay_out(evaluated(grid, RunFolders(results))).block("miou").rows[:3]}
-    assert rows["default"].flags == ("other_code",)
-    assert rows["l_dit"].flags == ("fewer_seeds",)
-    assert rows["e_dit"].flags == ()
+    assert rows["default"].flags == ("other_code", "incomplete")
+    assert rows["l_dit"].flags == ("fewer_seeds", "other_budget")
+    assert rows["e_dit"].flags == ("incomplete", "other_budget")

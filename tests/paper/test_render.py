@@ -28,9 +28,9 @@ def test_the_table_shows_value_spread_n_and_gaps(made_up: tuple[Grid, Path]) -> 
     values = [stored.mean_iou(stored.expressions(["val", "testA"], 1000 + seed), "val") for seed in range(5)]
     mean = sum(values) / 5
     spread = (sum((value - mean) ** 2 for value in values) / 4) ** 0.5
-    assert default[:2] == ["default", "5"]
+    assert default[:2] == ["default !", "5"]
     assert default[2].startswith(f"{100 * mean:.1f} ± {100 * spread:.1f} [")
-    assert [cell.strip() for cell in rows[3].split("|")[1:-1]] == ["e_dit", "–", "–", "–"]
+    assert [cell.strip() for cell in rows[3].split("|")[1:-1]] == ["e_dit !§", "–", "–", "–"]
     assert rows[4].startswith("| l_dit − default | 3 | ")
 
 
@@ -39,7 +39,7 @@ def test_the_notes_say_what_is_missing_and_who_has_fewer_seeds(made_up: tuple[Gr
     assert "± is the standard deviation over n seeds, and a difference is over the seeds that both have." in text
     assert "* fewer seeds than others: l_dit (3 of 5)." in text
     assert "– not completed: default seed 5 (failed), e_dit seed 0 (not begun)." in text
-    assert "| l_dit * " in text
+    assert "| l_dit *§ " in text
     assert "†" not in text
 
 
@@ -54,7 +54,7 @@ def test_other_code_is_marked(made_up: tuple[Grid, Path]) -> None:
     grid, results = made_up
     stored.complete(results, grid.settings["default"], 2, codes=["0123456789ab"])
     text = text_of(made_up)
-    assert "| default † " in text
+    assert "| default †! " in text
     assert "† computed by other code than this version's: default." in text
 
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 ORDER = (
-    "plan", "submit", "status", "logs", "cancel", "retry", "table", "figure", "report", "predict",
-    "attribute", "lab", "data",
+    "plan", "submit", "status", "logs", "cancel", "retry", "table", "check", "figure",
+    "report", "predict", "attribute", "lab", "data",
     "variants", "config", "train", "evaluate", "summarise", "doctor", "bench", "gc", "import-released", "pretrain",
 )  # fmt: skip
 """Of the commands in --help."""
@@ -57,6 +57,10 @@ DataRoot = Annotated[
 ]
 CheckpointRoot = Annotated[
     Path | None, typer.Option(envvar="WORKBENCH_CHECKPOINTS", help="Folder of SAM's and BERT's weights.")
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(help="Another preset for the grid's base, e.g. refshapes-mini, which makes its miniature."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 RESULTS = Path("results")
@@ -101,12 +105,13 @@ def load_grid_file(
     data_root: Path | None = None,
     checkpoint_root: Path | None = None,
     changes: list[str] | None = None,
+    preset: str | None = None,
 ) -> Grid:
     """A checked grid, its data sets prepared where they are here and were not."""
     from workbench.grids import load_grid
 
     with preparing() as progress:
-        grid = load_grid(file, machine_of(data_root, checkpoint_root), progress, changes_of(changes))
+        grid = load_grid(file, machine_of(data_root, checkpoint_root), progress, changes_of(changes), preset)
     for config in {c.data.dataset: c for c in grid.settings.values() if c.data.recipe is None}.values():
         if config.data.sha256 is None:
             from workbench.data.datasets import datasets, names_in

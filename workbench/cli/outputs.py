@@ -1,4 +1,4 @@
-"""Commands that show results: table, figure, and evaluate, which scores masks made elsewhere."""
+"""Commands that show results: figure, summarise, and evaluate, which scores masks made elsewhere."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from workbench.cli.options import (
     DataRoot,
     GridFile,
     Json,
+    Preset,
     Results,
     app,
     load_grid_file,
@@ -62,60 +63,36 @@ Seeds = Annotated[str | None, typer.Option(help="Only these, e.g. 0-4; without i
 
 
 @app.command()
-def table(
-    grid: GridFile,
-    by: By = None,
-    seeds: Seeds = None,
-    summary: From = None,
-    results: Results = RESULTS,
-    data_root: DataRoot = None,
-) -> None:
-    """Print the grid's table and write it as table.md and table.csv, with a JSON of where it comes from."""
-    from workbench.paper.breakdowns import breakdown_text, write_breakdown
-    from workbench.paper.layout import lay_out
-    from workbench.paper.render import markdown, write_table
-
-    stored = _evaluated(grid, seeds, summary, results, data_root, None)
-    folder = results / stored.grid.name
-    laid_out = lay_out(stored)
-    print(markdown(laid_out))
-    files = write_table(laid_out, folder)
-    for name in by or []:
-        text = breakdown_text(stored.expressions, name.value, stored.grid.report.metrics[0])
-        print(text)
-        files.append(write_breakdown(text, folder, name.value))
-    for file in files:
-        print(f"wrote {file}")
-
-
-@app.command()
 def summarise(
     grid: GridFile,
     out: Annotated[Path | None, typer.Option(help="Folder to write; <results>/<grid>/summary where not given.")] = None,
     seeds: Seeds = None,
+    preset: Preset = None,
     results: Results = RESULTS,
     data_root: DataRoot = None,
 ) -> None:
     """Keep what the grid's table and bars need as Parquet files; `table --from FOLDER` makes them without the runs."""
-    stored = _evaluated(grid, seeds, None, results, data_root, None)
+    stored = stored_of(grid, seeds, None, results, data_root, None, preset)
     folder = stored.write_summary(out or results / stored.grid.name / "summary")
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"wrote {folder} ({size / 2**20:.1f} MB)")
 
 
-def _evaluated(
+def stored_of(
     grid: Path,
     seeds: str | None,
     summary: Path | None,
     results: Path,
     data_root: Path | None,
     checkpoint_root: Path | None,
+    preset: str | None = None,
 ) -> Evaluated:
+    """What is stored of a grid, with a warning for each damaged run."""
     from workbench.grids import parse_seeds
     from workbench.grids.evaluated import evaluated
     from workbench.results.summary import source_of
 
-    loaded = load_grid_file(grid, data_root, checkpoint_root)
+    loaded = load_grid_file(grid, data_root, checkpoint_root, preset=preset)
     stored = evaluated(loaded, source_of(results, summary), None if seeds is None else parse_seeds(seeds))
     for run in stored.incomplete:
         if run.state == "damaged":
@@ -204,6 +181,7 @@ def figure(
     ] = None,
     seeds: Seeds = None,
     summary: From = None,
+    preset: Preset = None,
     results: Results = RESULTS,
     data_root: DataRoot = None,
     checkpoint_root: CheckpointRoot = None,
@@ -218,7 +196,7 @@ def figure(
         plain_name(file_name, "--as")
         if name is FigureName.all:
             raise WorkbenchError("--as names the files of one figure, not of all")
-    stored = _evaluated(grid, seeds, summary, results, data_root, checkpoint_root)
+    stored = stored_of(grid, seeds, summary, results, data_root, checkpoint_root, preset)
     stored = with_report(stored, settings=settings, expressions=expressions, seed=seed, columns=columns)
     for kind in figures if name is FigureName.all else [name.value]:
         if name is FigureName.all and (why := obstacle(kind, stored)):

@@ -16,6 +16,7 @@ from workbench.cli.options import (
     DataRoot,
     GridFile,
     Json,
+    Preset,
     Results,
     app,
     changes_of,
@@ -53,6 +54,7 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Most trainings at once
 def plan(
     grid: GridFile,
     profile: ProfileFile = None,
+    preset: Preset = None,
     results: Results = RESULTS,
     data_root: DataRoot = None,
     checkpoint_root: CheckpointRoot = None,
@@ -65,7 +67,7 @@ def plan(
     from workbench.launch.room import check_room, needs
 
     given = _profile(profile)
-    loaded = load_grid_file(grid, data_root, checkpoint_root, changes)
+    loaded = load_grid_file(grid, data_root, checkpoint_root, changes, preset)
     check_grid(loaded, weights=False)
     planned = make_plan(loaded, results, warn=warn)
     memory = needs(loaded.runs(), given.processes)
@@ -134,6 +136,7 @@ def submit(
     grid: GridFile,
     profile: ProfileFile = None,
     workers: Workers = None,
+    preset: Preset = None,
     only: Only = None,
     seeds: Seeds = None,
     dry_run: DryRun = False,
@@ -144,7 +147,7 @@ def submit(
     changes: Changes = None,
 ) -> None:
     """Train what is not trained yet. On a cluster it returns at once; here, Ctrl-C saves checkpoints."""
-    loaded = _chosen_grid(grid, only, seeds, data_root, checkpoint_root, changes)
+    loaded = _chosen_grid(grid, only, seeds, data_root, checkpoint_root, changes, preset)
     _submit(loaded, results, profile, workers, retry_failed, dry_run)
 
 
@@ -156,6 +159,7 @@ def retry(
     ] = None,
     profile: ProfileFile = None,
     workers: Workers = None,
+    preset: Preset = None,
     only: Only = None,
     seeds: Seeds = None,
     dry_run: DryRun = False,
@@ -172,7 +176,7 @@ def retry(
     for kind in wanted:
         if kind not in CLASSES:
             raise WorkbenchError(f"--class: {unknown_name('failure class', kind, list(CLASSES))}")
-    loaded = _chosen_grid(grid, only, seeds, data_root, checkpoint_root)
+    loaded = _chosen_grid(grid, only, seeds, data_root, checkpoint_root, preset=preset)
     _submit(loaded, results, profile, workers, wanted, dry_run)
 
 
@@ -183,10 +187,11 @@ def _chosen_grid(
     data_root: Path | None,
     checkpoint_root: Path | None,
     changes: list[str] | None = None,
+    preset: str | None = None,
 ) -> Grid:
     from workbench.grids import parse_seeds
 
-    loaded = load_grid_file(file, data_root, checkpoint_root, changes)
+    loaded = load_grid_file(file, data_root, checkpoint_root, changes, preset)
     if only is None and seeds is None:
         return loaded
     return loaded.narrowed(only, None if seeds is None else parse_seeds(seeds))

@@ -83,6 +83,8 @@ class DataConfig(Section):
     """One pass is over every expression, or over every referent with one of its expressions drawn at random."""
     drop_last: bool = False
     """Each pass over the training split leaves out its last, incomplete batch; else a batch may span two passes."""
+    words: Literal["own", "shuffled"] = "own"
+    """A control: train with each expression's own words, or with those of another image's, which say nothing of it."""
     horizontal_flip: Fraction = 0.5
     padding: Literal["bottom_right", "centred"] = "bottom_right"
     augmentation: AugmentationConfig = AugmentationConfig()

@@ -61,6 +61,9 @@ LATER_FIELDS: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("training", "ema", "start"), "first_step"),
     (("data", "drop_last"), False),
     (("data", "augmentation", "batch_scales"), None),
+    (("data", "words"), "own"),
+    (("evaluation", "words"), "own"),
+    (("fusion", "text"), "words"),
 )
 """Fields added after runs had been stored, each with its former fixed value.
 

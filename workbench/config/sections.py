@@ -89,6 +89,9 @@ class FusionConfig(Section):
     """Apply a Linear from the text's width to the image encoder's first, as released for ViT-H."""
     cross_attention: CrossAttentionConfig = CrossAttentionConfig()
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    text: Literal["words", "learned"] = "words"
+    """What the fused blocks are fed: the words, or, as a control, as many tokens that are the same for every sentence:
+    fixed random vectors, of which the variant's own weights learn what they like. Weights and cost stay the same."""
 
     @field_validator("layers", mode="before")
     @classmethod
@@ -311,6 +314,9 @@ class EvaluationConfig(Section):
     no_target_area: int = Field(0, ge=0)
     """A mask of fewer pixels than this, at the original size, counts as a no-target answer; gRefCOCO's protocol has
     such a bound."""
+    words: Literal["own", "shuffled", "dropped"] = "own"
+    """A control: each expression is evaluated with its own words, with those about another image, or with none. It
+    says what a trained model reads; validation keeps the own words."""
 
     @field_validator("splits")
     @classmethod

@@ -157,6 +157,8 @@ class ReferringDataset(Dataset[dict[str, Any]]):
         self.side = side
         self._config = config
         self._folder = data.image_folder
+        self.asked: dict[tuple[int, int], str] | None = None
+        """Where set, the words that a model is evaluated with, by ref_id and sent_id, in place of their own."""
         self.features: FeatureStore | None = None
         """Where set, examples hold features of the frozen encoder in place of pixels."""
         shown = data.images.take(np.unique(self.expressions.column("image_row")))
@@ -165,6 +167,10 @@ class ReferringDataset(Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         return len(self.expressions)
+
+    def words_of(self, expression: Expression) -> str:
+        """The words that a model is to read when it is evaluated."""
+        return expression.sentence if self.asked is None else self.asked[expression.ref_id, expression.sent_id]
 
     def image(self, expression: Expression) -> NDArray[np.uint8]:
         """The original image, height×width×3."""

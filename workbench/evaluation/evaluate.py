@@ -57,7 +57,7 @@ def predict(
     device: torch.device,
 ) -> Iterator[bytes]:
     """The predicted masks of a batch, each at the size of its own image, as compressed RLE counts."""
-    sentences = [e.sentence for e in batch.expressions]
+    sentences = [dataset.words_of(e) for e in batch.expressions]
     logits = mask_logits(model, tokenizer, batch.pixels, batch.content, batch.image_of, sentences, config, device)
     return (
         masks.encode(mask_of(one, dataset.placement(e), e.height, e.width, config).cpu().numpy())

@@ -36,6 +36,7 @@ class GridDocument(Record):
     then: tuple[Artefact, ...]
     sources: dict[str, Sha256]
     labels: dict[str, str] = {}
+    preset: Annotated[str, Field(pattern=r"^[\w.+-]{1,100}$")] | None = None
 
     @field_validator("seeds")
     @classmethod
@@ -46,7 +47,7 @@ class GridDocument(Record):
 
     @model_validator(mode="after")
     def _fits_together(self) -> GridDocument:
-        if self.name != PurePath(self.file).stem:
+        if self.name != PurePath(self.file).stem + ("" if self.preset is None else f"-{self.preset}"):
             raise ValueError(f"name: {self.name!r} is not that of the file {self.file}")
         if self.baseline is not None and self.baseline not in self.settings:
             raise ValueError(f"baseline: {unknown_name('setting', self.baseline, list(self.settings))}")

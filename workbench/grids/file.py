@@ -50,6 +50,10 @@ class ReportConfig(BaseModel):
     """Of a two-column page: how many a figure is wide."""
     models: tuple[str, ...] = ()
     """More rows of the table: what `workbench evaluate --predictions FILE --name NAME` scored."""
+    published: tuple[str, ...] = ()
+    """Rows of published numbers: names of methods in `results/reference/ris_numbers.csv`."""
+    equivalence: float = Field(1.0, gt=0, lt=100)
+    """In points: a difference that is surely smaller counts as none."""
 
     @field_validator("models")
     @classmethod
@@ -102,6 +106,8 @@ class GridFile(BaseModel):
     report: ReportConfig = ReportConfig()
     then: tuple[Artefact, ...] = ()
     """What is made when all runs have ended."""
+    instead: dict[str, dict[str, Any]] = {}
+    """By preset: keys of this file that have other values where `--preset` names it."""
 
     @field_validator("title")
     @classmethod

@@ -55,6 +55,7 @@ class Grid:
         submitted: whether it comes from a submission's record, so that its files may have changed since.
         all_settings: of a grid that was narrowed, those that it had before; empty for any other.
         labels: of settings that have one, what tables and figures call them; no part of a run's identity.
+        preset: what `--preset` put in place of the file's own.
     """
 
     file: Path
@@ -69,11 +70,12 @@ class Grid:
     submitted: bool = False
     all_settings: Mapping[str, RunConfig] = field(default_factory=dict, repr=False)
     labels: Mapping[str, str] = field(default_factory=dict)
+    preset: str | None = None
 
     @property
     def name(self) -> str:
-        """The file's name without its ending; its outputs lie in `results/<name>`."""
-        return self.file.stem
+        """The file's name without its ending, and another preset's; its outputs lie in `results/<name>`."""
+        return self.file.stem if self.preset is None else f"{self.file.stem}-{self.preset}"
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -145,6 +147,7 @@ class Grid:
             "baseline": self.baseline,
             "report": self.report.model_dump(mode="json"),
             "then": list(self.then),
+            **({} if self.preset is None else {"preset": self.preset}),
             "sources": {str(file): digest for file, digest in self.sources.items()},
             "labels": dict(self.labels),
         }
@@ -175,6 +178,7 @@ class Grid:
             sources={Path(file): digest for file, digest in checked.sources.items()},
             submitted=True,
             labels=checked.labels,
+            preset=checked.preset,
         )
 
     def changed_sources(self) -> list[Path]:

@@ -38,12 +38,14 @@ class _Reading:
     Attributes:
         machine: fields of `machine` that override the files' own.
         changes: dotted keys that override those of each of the grid's settings.
+        preset: in place of the first one that the base names.
         above: the grids that are being read, each of which begins from the next.
         sources: the files that were read for the innermost, with their SHA-256.
     """
 
     machine: Mapping[str, Any] = field(default_factory=dict)
     changes: Mapping[str, Any] = field(default_factory=dict)
+    preset: str | None = None
     progress: Progress | None = None
     above: tuple[Path, ...] = ()
     sources: dict[Path, str] = field(default_factory=dict)
@@ -54,6 +56,7 @@ def load_grid(
     machine: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     changes: Mapping[str, Any] | None = None,
+    preset: str | None = None,
 ) -> Grid:
     """Read and check a grid file; nothing is built or run.
 
@@ -62,11 +65,13 @@ def load_grid(
         progress: called with (steps done, steps in all) while a data set is prepared, which is done where its files
             are here and its digest, a part of the ids, is not known yet.
         changes: dotted keys and their values, which override those of every setting.
+        preset: in place of the first preset that the base names, as a miniature for the real data's; what the file's
+            `instead` has for it takes the place of the same keys.
 
     Raises:
         GridError: names file, setting, key and value.
     """
-    return _load(file, _Reading(machine or {}, changes or {}, progress))
+    return _load(file, _Reading(machine or {}, changes or {}, preset, progress))
 
 
 def _load(file: Path, reading: _Reading) -> Grid:
@@ -74,7 +79,7 @@ def _load(file: Path, reading: _Reading) -> Grid:
         raise GridError(f"{file}: begins from itself, by way of {', '.join(p.name for p in reading.above)}")
     reading = replace(reading, above=(*reading.above, file.resolve()), sources={})
     try:
-        grid = GridFile.model_validate(read_yaml(file, reading.sources))
+        grid = GridFile.model_validate(_with_preset(file, read_yaml(file, reading.sources), reading.preset))
     except ValidationError as error:
         raise GridError(f"{file}: {first_mistake(error, GridFile)}") from None
     base = OmegaConf.create(_with_presets(file, "base", grid.base, reading))
@@ -114,6 +119,7 @@ def _load(file: Path, reading: _Reading) -> Grid:
         then=grid.then,
         sources=reading.sources,
         labels=labels,
+        preset=reading.preset,
     )
     loaded.chosen(grid.report.settings)
     return loaded
@@ -126,6 +132,19 @@ def _check_labels(file: Path, labels: Mapping[str, str], settings: Mapping[str, 
         if label in owner:
             raise GridError(f"{file}: settings.{name}.label: {label!r} is what {owner[label]!r} is called")
         owner[label] = name
+
+
+def _with_preset(file: Path, values: dict[str, Any], preset: str | None) -> dict[str, Any]:
+    """A grid file's keys with another preset in place of the first of its base."""
+    if preset is None:
+        return values
+    base, instead = values.get("base"), values.get("instead")
+    named = base.get("preset") if isinstance(base, dict) else None
+    if not named or not isinstance(base, dict):
+        raise GridError(f"{file}: base.preset: there is none that {preset!r} could take the place of")
+    rest = named[1:] if isinstance(named, list) else []
+    own = instead.get(preset) if isinstance(instead, dict) else None
+    return {**values, "base": {**base, "preset": [preset, *rest]}, **(own if isinstance(own, dict) else {})}
 
 
 def _need(file: Path, name: str, values: dict[str, Any], reading: _Reading) -> Need | None:

@@ -102,6 +102,25 @@ def count(backbone: str, setting: dict[str, Any]) -> VariantRow:
     )
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a configuration's model costs; see `VariantRow`."""
+
+    trainable: int
+    gflops: float
+
+
+def cost_of(config: RunConfig) -> Cost:
+    """The cost of a configuration's model, its frozen parts not counted as trainable; no weights are loaded.
+
+    Raises:
+        ConfigError: it cannot be built.
+    """
+    model = check_config(config)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Cost(trainable, _flops(model, config.backbone.image_size, config.text_encoder.max_tokens) / 1e9)
+
+
 def _widths(backbone: str) -> tuple[int, ...]:
     with torch.device("meta"):
         widths: tuple[int, ...] = backbones[backbone].build().image_encoder.widths
@@ -112,12 +131,12 @@ def _side(backbone: str) -> int:
     return 64 if backbone == "vit_mini" else 512
 
 
-def _flops(model: ReferringSam, side: int) -> int:
+def _flops(model: ReferringSam, side: int, words: int = WORDS) -> int:
     """Counted on the meta device, so no number is computed; only plain matrix products are counted."""
     model.eval()
     model.image_encoder.implementation = "eager"
     image = torch.empty(1, 3, side, side, device="meta")
-    text = torch.empty(1, WORDS, model.text_proj.in_features, device="meta")
+    text = torch.empty(1, words, model.text_proj.in_features, device="meta")
     with torch.inference_mode(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model.decode(model.encode_image(image, text), text)
     return int(counter.get_total_flops())

@@ -95,6 +95,7 @@ class FusedImageEncoder(nn.Module):
         words: Tensor | None = None
         options = self._options(observer)
         if text is not None:
+            text, text_mask = self.fusion.given(text, text_mask)
             text = self.fusion.text_projection(text)
         for layer in range(self.first_fused, self.depth):
             tokens, words = self._run(layer, tokens, text, text_mask, words, options)

@@ -6,16 +6,20 @@ Nothing here is text in a format; `workbench.paper.render` writes table data as 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import pandas as pd
 
-from workbench.analysis.statistics import Estimate, estimate, paired_difference
+from workbench.analysis.comparison import Comparison, PairingError, compare
+from workbench.analysis.statistics import Estimate, estimate
 from workbench.evaluation.metrics import applicable, metrics
 from workbench.grids.evaluated import Evaluated, Incomplete
+from workbench.paper.budget import Budget, budgets, other_budgets
+from workbench.paper.published import Published, published
+from workbench.paper.verdicts import Family, Judgement, judge, standings
 
-FLAGS = {"other_code": "†", "scored": "‡", "fewer_seeds": "*"}
+FLAGS = {"other_code": "†", "scored": "‡", "fewer_seeds": "*", "incomplete": "!", "other_budget": "§"}
 """Marks beside a row's name; the notes say what each means."""
 
 
@@ -31,6 +35,10 @@ class Cell:
             another model.
         runs: the runs that it comes from.
         expressions: evaluated per seed.
+        comparison: of a difference, how sure it is.
+        judgement: of a difference that the report shows, what the table's tests say.
+        standing: of a value, in a column where settings can be told apart: the best, or near it.
+        refused: why a difference is not there, where its two sides cannot be paired.
     """
 
     value: float | None = None
@@ -40,6 +48,10 @@ class Cell:
     seeds: tuple[int, ...] = ()
     runs: tuple[str, ...] = ()
     expressions: int = 0
+    comparison: Comparison | None = None
+    judgement: Judgement | None = None
+    standing: Literal["best", "near"] | None = None
+    refused: str | None = None
 
     @property
     def spread(self) -> float | None:
@@ -93,6 +105,12 @@ class TableData:
         incomplete: runs that are expected, or have a record, and are not completed.
         scored: of rows that are predictions of other models, where their masks came from.
         changed: files of a submitted grid that have changed since.
+        family: the tests of all the differences that the report shows.
+        refused: settings without a difference, and why.
+        budgets: what each setting's training costs.
+        other_budget: the settings that cost something else than the baseline, and in what.
+        published: numbers of others.
+        file: the grid's, as it was named.
     """
 
     title: str
@@ -107,6 +125,12 @@ class TableData:
     incomplete: Sequence[Incomplete] = ()
     scored: Mapping[str, str] = field(default_factory=dict)
     changed: Sequence[str] = ()
+    family: Family = field(default_factory=Family)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    budgets: Mapping[str, Budget] = field(default_factory=dict)
+    other_budget: Mapping[str, str] = field(default_factory=dict)
+    published: Sequence[Published] = ()
+    file: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     """What settings are called, where it is not their name."""
 
@@ -128,8 +152,12 @@ def lay_out(evaluated: Evaluated) -> TableData:
     asked = dict.fromkeys(grid.report.metrics)
     found = {name for frame in evaluated.expressions.values() for name in applicable(frame)}
     others = [name for name in metrics if name in found and name not in asked]
-    flags = {name: _flags(name, evaluated) for name in names}
-    blocks = tuple(_block(metric, names, flags, evaluated) for metric in (*asked, *others))
+    costs = budgets(evaluated)
+    other_budget = other_budgets(costs, grid.baseline)
+    flags = {name: _flags(name, evaluated, other_budget) for name in names}
+    shown = [_with_standings(_block(metric, names, flags, evaluated), evaluated, len(asked)) for metric in asked]
+    shown, family = _judged(shown, grid.report.equivalence / 100)
+    blocks = (*shown, *(_block(metric, names, flags, evaluated) for metric in others))
     return TableData(
         grid.title,
         grid.file.name,
@@ -143,13 +171,20 @@ def lay_out(evaluated: Evaluated) -> TableData:
         evaluated.incomplete,
         evaluated.sources,
         [str(file) for file in grid.changed_sources()] if grid.submitted else [],
-        grid.labels,
+        family,
+        _refused(shown),
+        costs,
+        other_budget,
+        published(grid),
+        str(grid.file),
+        labels=grid.labels,
     )
 
 
-def _flags(name: str, evaluated: Evaluated) -> tuple[str, ...]:
+def _flags(name: str, evaluated: Evaluated, other_budget: Mapping[str, str]) -> tuple[str, ...]:
     members = {
         "other_code": evaluated.other_code, "scored": evaluated.sources, "fewer_seeds": evaluated.fewer_seeds,
+        "incomplete": {run.setting for run in evaluated.incomplete}, "other_budget": other_budget,
     }  # fmt: skip
     return tuple(flag for flag in FLAGS if name in members[flag])
 
@@ -165,6 +200,52 @@ def _block(metric: str, names: Sequence[str], flags: Mapping[str, tuple[str, ...
             cells = tuple(_difference(metric, evaluated, name, split) for split in splits)
             rows.append(Row(name, "difference", cells))
     return Block(metric, splits, tuple(rows))
+
+
+def _with_standings(block: Block, evaluated: Evaluated, blocks: int) -> Block:
+    """The same with the best of each column marked, and what cannot be told from it."""
+    rows = list(block.rows)
+    for column, split in enumerate(block.columns):
+        values = {row.name: cell.value for row in rows if row.kind == "value" and (cell := row.cells[column]).value}
+        parts = {name: part for name in values if (part := _part(evaluated, name, split)) is not None}
+        found = standings(block.metric, values, parts, blocks * len(block.columns))
+        for number, row in enumerate(rows):
+            if row.kind == "value" and row.name in found:
+                cells = list(row.cells)
+                cells[column] = replace(cells[column], standing=found[row.name])
+                rows[number] = replace(row, cells=tuple(cells))
+    return replace(block, rows=tuple(rows))
+
+
+def _judged(blocks: Sequence[Block], margin: float) -> tuple[list[Block], Family]:
+    """The same with the judgement of each difference, corrected for the number of all of them."""
+    places = {
+        (b, r, c): cell.comparison
+        for b, block in enumerate(blocks)
+        for r, row in enumerate(block.rows)
+        for c, cell in enumerate(row.cells)
+        if cell.comparison is not None
+    }
+    judgements, family = judge(places, margin)
+
+    def cells(b: int, r: int, row: Row) -> tuple[Cell, ...]:
+        return tuple(replace(cell, judgement=judgements.get((b, r, c))) for c, cell in enumerate(row.cells))
+
+    return [
+        replace(block, rows=tuple(replace(row, cells=cells(b, r, row)) for r, row in enumerate(block.rows)))
+        for b, block in enumerate(blocks)
+    ], family
+
+
+def _refused(blocks: Sequence[Block]) -> dict[str, str]:
+    """By setting, why it has no difference; the first reason of several."""
+    reasons: dict[str, str] = {}
+    for block in blocks:
+        for row in block.rows:
+            for cell in row.cells:
+                if cell.refused is not None:
+                    reasons.setdefault(row.name, cell.refused)
+    return reasons
 
 
 def _part(evaluated: Evaluated, name: str, split: str) -> pd.DataFrame | None:
@@ -192,19 +273,26 @@ def _difference(metric: str, evaluated: Evaluated, name: str, split: str) -> Cel
     """From the baseline, over the seeds that both have."""
     ours, baseline = _part(evaluated, name, split), evaluated.grid.baseline
     theirs = None if baseline is None else _part(evaluated, baseline, split)
-    if ours is None or theirs is None or not _comparable(evaluated, name) or not _applies(metric, ours):
+    if ours is None or theirs is None or not _applies(metric, ours):
         return Cell()
+    if not _comparable(evaluated, name):
+        return Cell(refused=f"it is evaluated on other data than {baseline}")
+    by_seed: list[float] = []
     if "seed" in ours:
         common = set(ours["seed"]) & set(theirs["seed"])
         ours, theirs = (part[part["seed"].isin(common)] for part in (ours, theirs))
         if not common:
-            return Cell()
-        by_seed = (
+            return Cell(refused=f"it has no seed that {baseline} has")
+        by_seed = [
             metrics[metric].value(one) - metrics[metric].value(theirs[theirs["seed"] == seed])
             for seed, one in ours.groupby("seed")
-        )
-        return _cell(paired_difference(ours, theirs, metric), ours, tuple(by_seed))
-    return _cell(paired_difference(ours, theirs, metric), ours, ())
+        ]
+    try:
+        comparison = compare(ours, theirs, metric)
+    except PairingError as error:
+        return Cell(refused=f"{split}: {error}")
+    cell = _cell(comparison.interval, ours, tuple(by_seed))
+    return cell if cell.value is None else replace(cell, comparison=comparison)
 
 
 def _comparable(evaluated: Evaluated, name: str) -> bool:

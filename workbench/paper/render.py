@@ -3,21 +3,54 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 
+from workbench.analysis.comparison import FEWEST_SEEDS
+from workbench.errors import counted
 from workbench.evaluation.metrics import metrics
+from workbench.paper.budget import NAMES as BUDGETS
+from workbench.paper.budget import Budget
 from workbench.paper.layout import FLAGS, Block, Cell, Row, TableData
+from workbench.paper.verdicts import Judgement
 
 DASH = "–"
+DIFFERENT, EQUIVALENT = "★", "≈"
+STANDING = {"best": "▲", "near": "△"}
+MARKER = "workbench: "
 
 
-def markdown(table: TableData) -> str:
-    """The table as Markdown, one block per metric of the report, in per cent."""
-    blocks = [_markdown_block(block, table) for block in table.blocks[: table.shown]]
-    return "\n\n".join([f"## {table.title}", *blocks, *notes(table)]) + "\n"
+def markdown(table: TableData, cited: str | None = None, source: Mapping[str, str] | None = None) -> str:
+    """The table as Markdown, one block per metric of the report, in per cent.
+
+    Args:
+        cited: the grid as `workbench check` is to find it; a comment above each block then says where its numbers
+            come from.
+        source: what else the comment is to say, see `workbench.paper.citations`.
+    """
+    blocks = []
+    for block in shown(table):
+        mark = "" if cited is None else f"<!-- {marker(cited, source, metric=block.metric)} -->\n"
+        blocks.append(mark + _markdown_block(block, table))
+    if table.published:
+        blocks.append(markdown_rows([[escaped(text) for text in row] for row in published_rows(table)]))
+    return "\n\n".join([f"## {table.title}", *blocks, *map(escaped_note, notes(table))]) + "\n"
+
+
+def escaped_note(text: str) -> str:
+    """A sentence below a table, in which names may hold what Markdown takes for HTML."""
+    return text.replace("<", "&lt;") if re.search("<[A-Za-z!/?]", text) else text
+
+
+def marker(grid: str, source: Mapping[str, str] | None = None, **fields: str) -> str:
+    """What a comment says of the numbers beside it, for `workbench check`; values are percent-encoded."""
+    parts = {"grid": grid, **(source or {}), **fields}
+    return MARKER + " ".join(f"{key}={quote(value, safe='/@.,=')}" for key, value in parts.items())
 
 
 def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
@@ -45,7 +78,9 @@ def notes(table: TableData) -> list[str]:
         if most > 1
         else "One seed."
     )
-    lines = [f"In per cent; in brackets the 95 % interval over {over(most)}. {spread}"]
+    lines = [f"In per cent; in brackets the 95 % interval over {over(most)}. {spread}", *_of_tests(table)]
+    if any(cell.standing for block in shown(table) for row in block.rows for cell in row.cells):
+        lines.append(f"{STANDING['best']} best of its column, {STANDING['near']} within its noise.")
     if table.other_code:
         lines.append(
             f"{FLAGS['other_code']} computed by other code than this version's: {', '.join(table.other_code)}."
@@ -53,11 +88,18 @@ def notes(table: TableData) -> list[str]:
     if table.fewer_seeds:
         counts = ", ".join(f"{name} ({count} of {most})" for name, count in table.fewer_seeds.items())
         lines.append(f"{FLAGS['fewer_seeds']} fewer seeds than others: {counts}.")
+    if table.other_budget:
+        costs = "; ".join(f"{name} ({what})" for name, what in table.other_budget.items())
+        lines.append(f"{FLAGS['other_budget']} other budget than {table.label(table.baseline)}: {costs}.")
     if table.scored:
         files = ", ".join(f"{name} ({file})" for name, file in table.scored.items())
         lines.append(f"{FLAGS['scored']} predictions made elsewhere, scored by this code: {files}.")
+    if table.refused:
+        reasons = "; ".join(f"{name} ({reason})" for name, reason in table.refused.items())
+        lines.append(f"No difference, since there are no pairs: {reasons}.")
     if table.incomplete:
-        lines.append(f"{DASH} not completed: {', '.join(map(str, table.incomplete))}.")
+        runs = ", ".join(map(str, table.incomplete))
+        lines.append(f"{DASH} not completed: {runs}. Their settings are marked {FLAGS['incomplete']}.")
     if table.changed:
         lines.append(
             f"This is the grid as it was submitted; changed or removed since: {', '.join(table.changed)}."
@@ -65,13 +107,81 @@ def notes(table: TableData) -> list[str]:
     return lines
 
 
+def _of_tests(table: TableData) -> list[str]:
+    """What the tests of the differences say, and what they could have found."""
+    family, judged = table.family, _judgements(table)
+    lines = []
+    if family.tests:
+        counts = [
+            f"{sum(one.different for one in judged)} {DIFFERENT} differ from {table.label(table.baseline)}",
+            f"{sum(one.equivalent for one in judged)} {EQUIVALENT} are equivalent within ±{100 * family.margin:g}",
+            f"{sum(one.verdict == 'inconclusive' for one in judged)} are inconclusive",
+        ]
+        lines.append(
+            f"Of {counted(family.tests, 'difference')}: {', '.join(counts)} (p < .05, Holm over the table). Smallest "
+            f"difference that such a study finds four times in five: {_detectable(table)}."
+        )
+    if family.untested:
+        lines.append(
+            f"{counted(family.untested, 'difference')} not tested: with fewer than {FEWEST_SEEDS} seeds "
+            f"no test can reach p < .05 reliably."
+        )
+    return lines
+
+
+def _judgements(table: TableData) -> list[Judgement]:
+    cells = [cell for block in shown(table) for row in block.rows for cell in row.cells]
+    return [cell.judgement for cell in cells if cell.judgement is not None]
+
+
+def _detectable(table: TableData) -> str:
+    """By metric and split, the largest over the settings."""
+    texts = []
+    for block in shown(table):
+        parts = []
+        for column, split in enumerate(block.columns):
+            found = [row.cells[column].judgement for row in block.rows]
+            sizes = [one.detectable for one in found if one is not None and one.detectable is not None]
+            if sizes:
+                parts.append(f"{per_cent(max(sizes))} on {split}")
+        texts.append(f"{metrics[block.metric].label} {', '.join(parts)}")
+    return "; ".join(texts)
+
+
+def shown(table: TableData) -> tuple[Block, ...]:
+    """The blocks that the report asks for."""
+    return table.blocks[: table.shown]
+
+
+def row_name(row: Row, table: TableData) -> str:
+    """A row's name without its marks: what its setting is called."""
+    name = table.label(row.name)
+    return name if row.kind == "value" else f"{name} − {table.label(table.baseline)}"
+
+
+def row_marks(row: Row) -> str:
+    """The flags of a row, as they stand behind its name."""
+    return "".join(FLAGS[flag] for flag in row.flags)
+
+
+def cell_marks(cell: Cell) -> str:
+    """What the tests say of a cell, as it stands behind its numbers."""
+    judged = cell.judgement or Judgement()
+    standing = "" if cell.standing is None else STANDING[cell.standing]
+    return DIFFERENT * judged.different + EQUIVALENT * judged.equivalent + standing
+
+
 def _markdown_block(block: Block, table: TableData) -> str:
     rows = [[metrics[block.metric].label, "n", *block.columns]]
     for row in block.rows:
-        name = table.label(row.name) + ("" if row.kind == "value" else f" − {table.label(table.baseline)}")
-        marks = "".join(FLAGS[flag] for flag in row.flags)
-        rows.append([f"{name} {marks}".strip(), str(row.n or DASH), *(_markdown_cell(cell, row) for cell in row.cells)])
-    return markdown_rows(rows)
+        name = f"{row_name(row, table)} {row_marks(row)}".strip()
+        rows.append([name, str(row.n or DASH), *(_markdown_cell(cell, row) for cell in row.cells)])
+    return markdown_rows([[escaped(text) for text in row] for row in rows])
+
+
+def escaped(text: str) -> str:
+    """Names and sentences stay text in a Markdown table."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
 def _markdown_cell(cell: Cell, row: Row) -> str:
@@ -79,20 +189,38 @@ def _markdown_cell(cell: Cell, row: Row) -> str:
         return DASH
     sign = "+" if row.kind == "difference" else ""
     spread = "" if cell.spread is None else f" ± {per_cent(cell.spread)}"
-    return f"{per_cent(cell.value, sign)}{spread} [{per_cent(cell.low, sign)}, {per_cent(cell.high, sign)}]"
+    interval = f"[{per_cent(cell.low, sign)}, {per_cent(cell.high, sign)}]"
+    return f"{per_cent(cell.value, sign)}{spread} {interval} {cell_marks(cell)}".strip()
+
+
+def published_rows(table: TableData) -> list[list[str]]:
+    """Header and rows of the published numbers; the header alone where there are none."""
+    splits = block_columns(table)
+    rows = [["published", "backbone", "data set", "metric", *splits, "year", "source"]]
+    for one in table.published:
+        values = [f"{one.values[split]:g}" if split in one.values else DASH for split in splits]
+        named = [one.method, one.backbone or DASH, one.dataset, one.metric]
+        rows.append([*named, *values, one.year or DASH, one.source])
+    return rows
 
 
 def csv_frame(table: TableData) -> pd.DataFrame:
-    """Every metric that applies, one row per setting, split and metric; fractions."""
+    """Every metric that applies, one row per setting, split and metric, then the published numbers; fractions."""
     rows = []
     for row in table.blocks[0].rows if table.blocks else ():
         if row.kind == "value":
             rows += [
-                _csv_row(block, row.name, split)
+                _csv_row(table, block, row.name, split)
                 for split in block_columns(table)
                 for block in table.blocks
                 if (cell := block.cell(row.name, split)) is not None and cell.value is not None
             ]
+    for one in table.published:
+        rows += [
+            {"setting": one.method, "split": split, "metric": one.metric, "value": value / 100, "source": one.source,
+             "year": one.year}
+            for split, value in one.values.items()
+        ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -101,8 +229,10 @@ def block_columns(table: TableData) -> tuple[str, ...]:
     return table.blocks[0].columns if table.blocks else ()
 
 
-def _csv_row(block: Block, name: str, split: str) -> dict[str, object]:
+def _csv_row(table: TableData, block: Block, name: str, split: str) -> dict[str, object]:
     cell, difference = block.cell(name, split) or Cell(), block.cell(name, split, "difference") or Cell()
+    judged = difference.judgement
+    cost = (table.budgets.get(name) or Budget()).as_dict()
     return {
         "setting": name,
         "split": split,
@@ -118,6 +248,12 @@ def _csv_row(block: Block, name: str, split: str) -> dict[str, object]:
         "difference_sd": difference.spread,
         "difference_seeds": len(difference.seeds),
         "expressions": cell.expressions,
+        "p_holm": judged and judged.p,
+        "p_equivalent_holm": judged and judged.p_equivalent,
+        "verdict": judged and judged.verdict,
+        "detectable": judged and judged.detectable,
+        "standing": cell.standing,
+        **{BUDGETS[key].replace(" ", "_"): value for key, value in cost.items()},
     }
 
 
@@ -134,6 +270,9 @@ def source_document(table: TableData) -> dict[str, object]:
         "incomplete": [{"run": run.run, "state": run.state, "message": run.message} for run in table.incomplete],
         "scored": dict(table.scored),
         "changed_since_submission": list(table.changed),
+        "no_difference": dict(table.refused),
+        "budgets": {name: budget.as_dict() for name, budget in table.budgets.items()},
+        "published": [asdict(one) for one in table.published],
     }
 
 
@@ -141,7 +280,7 @@ def write_table(table: TableData, folder: Path) -> list[Path]:
     """Write table.md, table.csv (every metric) and table.json (where it comes from)."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"table.{ending}" for ending in ("md", "csv", "json")]
-    files[0].write_text(markdown(table))
+    files[0].write_text(markdown(table, table.file))
     csv_frame(table).to_csv(files[1], index=False, float_format="%.6f")
     files[2].write_text(json.dumps(source_document(table), indent=1) + "\n")
     return files

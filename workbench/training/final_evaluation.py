@@ -9,6 +9,7 @@ import pandas as pd
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from workbench.data.controls import asked_words
 from workbench.errors import InterruptedRun
 from workbench.evaluation.metrics import summarise
 from workbench.files import replacing
@@ -79,7 +80,9 @@ def _evaluated(
         scored: pd.DataFrame = pd.read_parquet(stored_file)
         return scored
     began = time.monotonic()
-    frame = evaluate_together(parts, split_of(parts.data, split, parts.config), accelerator, stop)
+    dataset = split_of(parts.data, split, parts.config)
+    dataset.asked = asked_words(dataset.expressions, parts.config.evaluation.words)
+    frame = evaluate_together(parts, dataset, accelerator, stop)
     rate = round(len(frame) / (time.monotonic() - began), 1)
     reporter.event("evaluate", split=split, expressions=len(frame), **summarise(frame), expressions_per_second=rate)
     if reporter.writes and stored_file is not None:

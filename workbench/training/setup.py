@@ -13,6 +13,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from workbench.config import RunConfig
+from workbench.data.controls import with_words_of_other_images
 from workbench.data.datasets import open_dataset
 from workbench.data.loading import ReferringDataset, steps_per_epoch
 from workbench.data.tables import ReferData
@@ -74,6 +75,8 @@ def build_parts(config: RunConfig, seed: int, folder: RunFolder, device: torch.d
     check_digests(config, record.provenance.digests() if record.provenance else {}, folder.name)
     data = open_dataset(config)
     dataset = split_of(data, config.data.train_split, config)
+    if config.data.words == "shuffled":
+        dataset.expressions = with_words_of_other_images(dataset.expressions, seed)
     epoch_steps = steps_per_epoch(dataset, config.data, training.batch_size)
     steps = training_steps(config, epoch_steps)
     torch.manual_seed(seed)

@@ -8,6 +8,8 @@ from itertools import pairwise
 from operator import attrgetter
 from typing import ClassVar, Literal
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from workbench.config import FusionConfig
@@ -88,6 +90,21 @@ class Fusion(nn.Module, ABC):
             self.text_width = self.widths[layers[0]]
             self.text_projection = nn.Linear(sizes.text_width, self.text_width)
         self.dropout = nn.Dropout(config.dropout)
+        self.learned = config.text == "learned"
+        codes = np.random.default_rng(0).standard_normal((sizes.max_tokens, sizes.text_width), dtype=np.float32)
+        self.codes = codes if self.learned else None
+
+    def given(self, text: Tensor, text_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What the blocks read in place of text features B×L×text_width and their mask: the same, or, as a control, one
+        set of vectors for all sentences, none of them hidden.
+
+        The vectors are fixed and linearly independent where the text is as wide as it is long, so that the weights that
+        project them can make any tokens of them: these learn, and no weight is added.
+        """
+        if self.codes is None:
+            return text, text_mask
+        codes = torch.from_numpy(self.codes).to(device=text.device, dtype=text.dtype)
+        return codes.expand(len(text), -1, -1), None
 
     @abstractmethod
     def tokens(self, block: BlockInput) -> Tensor:
@@ -171,6 +188,12 @@ def build_fusion(config: FusionConfig, sizes: Sizes) -> Fusion:
     """
     kind = variants[config.variant]
     fusion = kind(config, resolve_layers(config.layers, len(sizes.widths)), sizes)
+    if config.text == "learned" and not fusion.layers:
+        raise ConfigError(
+            "fusion.text", f"the variant {config.variant} has no fused block that learned tokens could enter"
+        )
+    if config.text == "learned" and "projector" in kind.reads and config.projector.type == "identity":
+        raise ConfigError("fusion.text", "learned tokens need weights to learn; choose a projector that has some")
     unread = [key for name, keys in OPTIONAL.items() if name not in kind.reads for key in keys]
     for key in unread if fusion.layers else ():
         field = attrgetter(key)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from workbench.evaluation.metrics import metrics
 from workbench.paper.layout import FLAGS, Block, Cell, Row, TableData
-from workbench.paper.render import over, per_cent
+from workbench.paper.render import over, per_cent, row_name
 from workbench.results.record import RunId
 
 MEANINGS = {"other_code": "other code", "scored": "predictions made elsewhere", "fewer_seeds": "fewer seeds"}
@@ -80,14 +80,14 @@ def _view(block: Block, table: TableData, anchors: Mapping[str, str], asked: boo
     metric = metrics[block.metric]
     by_kind: dict[str, list[RowView]] = {}
     for row in block.rows:
-        by_kind.setdefault(row.kind, []).append(_row(row, block, table.baseline, anchors))
-    titles = {"value": "In per cent", "difference": f"Difference from {table.baseline}, in points"}
+        by_kind.setdefault(row.kind, []).append(_row(row, block, table, anchors))
+    titles = {"value": "In per cent", "difference": f"Difference from {table.label(table.baseline)}, in points"}
     groups = [(titles.get(kind, kind.capitalize()), rows) for kind, rows in by_kind.items()]
     return TableView(block.metric, metric.label, metric.definition, block.columns, groups, asked)
 
 
-def _row(row: Row, block: Block, baseline: str | None, anchors: Mapping[str, str]) -> RowView:
-    name = f"{row.name} − {baseline}" if row.kind == "difference" else row.name
+def _row(row: Row, block: Block, table: TableData, anchors: Mapping[str, str]) -> RowView:
+    name = row_name(row, table)
     cells = []
     for split, cell in zip(block.columns, row.cells, strict=True):
         heading = f"{name}, {split}, {metrics[block.metric].label}"

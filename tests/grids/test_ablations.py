@@ -1,0 +1,58 @@
+"""The grids of the paper's tables: each is sound on the real data and in miniature, and says what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Outcome
+from workbench.grids import GridError, load_grid
+
+GRIDS = (
+    "fusion_schemes", "freezing", "text_injection", "layer_subsets", "projectors", "backbones", "text_encoders",
+    "comparison", "gres", "combined",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", [None, "refshapes-mini"])
+@pytest.mark.parametrize("name", GRIDS)
+def test_each_grid_is_planned_on_the_real_data_and_in_miniature(
+    workbench: Callable[..., Outcome], tmp_path: Path, data_root: Path, name: str, preset: str | None
+) -> None:
+    file = ROOT / "ablations" / f"{name}.yaml"
+    chosen = [] if preset is None else ["--preset", preset]
+    planned = workbench("plan", file, *chosen, "--results", tmp_path, "--data-root", data_root)
+    assert planned.code == 0, planned.err
+    grid = load_grid(file, {"data_root": str(data_root)}, preset=preset)
+    assert planned.out.count(" new ") == len(grid.settings) * len(grid.seeds) == len({run.id for run in grid.runs()})
+    names = {config.backbone.name for config in grid.settings.values()}
+    assert names <= ({"vit_mini"} if preset else {"vit_b", "vit_l", "vit_h"})
+    assert grid.baseline in grid.settings
+    assert grid.name == (name if preset is None else f"{name}-{preset}")
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_grid_opens_with_its_command_and_its_cost(name: str) -> None:
+    lines = (ROOT / "ablations" / f"{name}.yaml").read_text().splitlines()
+    header = [line for line in lines if line.startswith("#")]
+    assert lines[0].startswith(f"# workbench submit ablations/{name}.yaml")
+    assert "GPU-hours: not measured" in " ".join(header)
+
+
+def test_another_preset_takes_the_place_of_the_bases_own(grid_file: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "presets").mkdir()
+    for name, steps in (("long", 9), ("short", 2)):
+        (tmp_path / "presets" / f"{name}.yaml").write_text(f"training: {{steps: {steps}, batch_size: 4}}\n")
+    file = tmp_path / "g.yaml"
+    body = "title: t\nbase: {preset: long}\nsettings: {a: {}}\nseeds: [0]\n"
+    file.write_text(body + "instead: {short: {seeds: [5, 6]}}\n")
+    grid, short = load_grid(file), load_grid(file, preset="short")
+    assert (grid.settings["a"].training.steps, grid.seeds, grid.name) == (9, (0,), "g")
+    assert (short.settings["a"].training.steps, short.seeds, short.name) == (2, (5, 6), "g-short")
+    assert type(grid).from_document(short.document()).name == "g-short"
+    with pytest.raises(GridError, match="preset"):
+        load_grid(file, preset="shrt")
+    with pytest.raises(GridError, match="there is none that 'short' could take the place of"):
+        load_grid(grid_file("settings: {a: {}}\n"), preset="short")

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import ROOT
+from workbench.grids import load_grid
+from workbench.paper.published import REFERENCE, published, year_of
+
+GRID = """\
+title: t
+base: {{data: {{dataset: {dataset}, split_by: {by}}}, training: {{steps: 1}}, evaluation: {{splits: {splits}}}}}
+settings: {{a: {{}}}}
+report: {{published: {names}, figure_split: val}}
+"""
+
+
+def rows_of(folder: Path, dataset: str, by: str, splits: str, names: str) -> list[object]:
+    file = folder / "grid.yaml"
+    file.write_text(GRID.format(dataset=dataset, by=by, splits=splits, names=names))
+    return list(published(load_grid(file)))
+
+
+def test_rows_are_those_of_the_grids_data_set_with_the_metric_as_named(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, "refcoco", "unc", "[val, testA, testB]", "[LAVT, VLT, 'DIT, released weights']")
+    by_metric = {(row.method, row.metric): row for row in rows}  # type: ignore[attr-defined]
+    assert ("LAVT", "oIoU") in by_metric
+    assert ("LAVT", "mIoU") in by_metric
+    assert any(metric == "metric not named" for method, metric in by_metric if method == "VLT")
+    released = by_metric["DIT, released weights", "mIoU (inferred: metric not named)"]
+    assert set(released.values) == {"val", "testA", "testB"}
+    assert all(row.source and row.dataset == "refcoco" for row in rows)  # type: ignore[attr-defined]
+
+
+def test_refcocog_has_a_name_for_each_of_its_splits(tmp_path: Path) -> None:
+    umd, google = (rows_of(tmp_path, "refcocog", by, "[val]", "[LAVT]") for by in ("umd", "google"))
+    assert {row.dataset for row in umd} == {"refcocog-umd"}  # type: ignore[attr-defined]
+    assert {row.dataset for row in google} == {"refcocog-google"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("source", "year"),
+    [
+        ("MaskRIS (arXiv 2411.19067) Table 1 as text", "2024"),
+        ("arxiv.org/html/2404.00650v1 intro", "2024"),
+        ("github wysnzzzz/DIT issue #3 (author comment 2024-06-17)", "2024"),
+        ("github yz93/LAVT-RIS README.md", None),
+    ],
+)
+def test_a_year_is_the_sources_own(source: str, year: str | None) -> None:
+    assert year_of(source) == year
+
+
+def test_every_published_number_has_a_source_and_none_is_in_the_code() -> None:
+    table = pd.read_csv(REFERENCE, dtype=str, keep_default_na=False)
+    assert (table["source"].str.len() > 5).all()
+    assert table["value"].astype(float).between(0, 100).all()
+    methods = {name for name in table["method"] if len(name) > 4}
+    code = "\n".join(file.read_text() for file in (ROOT / "workbench" / "paper").rglob("*.py"))
+    assert [name for name in methods if name in code] == []

@@ -1,0 +1,125 @@
+"""Commands on tables: table, which makes one, and check, which compares what a file cites with its runs."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from workbench.cli.options import RESULTS, DataRoot, GridFile, Preset, Results, app
+from workbench.cli.outputs import By, From, Seeds, stored_of
+from workbench.errors import WorkbenchError, counted
+
+if TYPE_CHECKING:
+    from workbench.paper.citations import Citation
+    from workbench.paper.layout import TableData
+
+
+class TableFormat(StrEnum):
+    """Formats of a table; each is a file's ending, but latex, whose files end in tex."""
+
+    md = "md"
+    csv = "csv"
+    latex = "latex"
+    html = "html"
+
+
+@app.command()
+def table(
+    grid: GridFile,
+    form: Annotated[
+        TableFormat | None,
+        typer.Option("--format", help="Print this alone, for a paper or a page, and write it as a file."),
+    ] = None,
+    explain: Annotated[
+        tuple[str, str, str] | None,
+        typer.Option(metavar="SETTING SPLIT METRIC", help="Print where this number comes from, and write nothing."),
+    ] = None,
+    by: By = None,
+    seeds: Seeds = None,
+    summary: From = None,
+    preset: Preset = None,
+    results: Results = RESULTS,
+    data_root: DataRoot = None,
+) -> None:
+    """Print the grid's table and write it as table.md and table.csv, with a JSON of where it comes from."""
+    from workbench.paper.breakdowns import breakdown_text, write_breakdown
+    from workbench.paper.explain import explain as explanation
+    from workbench.paper.layout import lay_out
+    from workbench.paper.render import markdown, write_table
+
+    stored = stored_of(grid, seeds, summary, results, data_root, None, preset)
+    laid_out = lay_out(stored)
+    if explain is not None:
+        print(explanation(laid_out, stored, *explain), end="")
+        return
+    folder = results / stored.grid.name
+    files = write_table(laid_out, folder)
+    if form is not None:
+        text = _text(laid_out, form, summary, seeds)
+        print(text, end="")
+        if form in (TableFormat.latex, TableFormat.html):
+            ending = "tex" if form is TableFormat.latex else "html"
+            (folder / f"table.{ending}").write_text(text)
+        return
+    print(markdown(laid_out))
+    for name in by or []:
+        text = breakdown_text(stored.expressions, name.value, stored.grid.report.metrics[0])
+        print(text)
+        files.append(write_breakdown(text, folder, name.value))
+    for file in files:
+        print(f"wrote {file}")
+
+
+def _text(table: TableData, form: TableFormat, summary: Path | None, seeds: str | None) -> str:
+    """The table in a format, its comments saying all that `check` needs to make it again."""
+    from workbench.paper.latex import latex
+    from workbench.paper.render import csv_frame, markdown
+    from workbench.paper.web import page
+
+    if form is TableFormat.csv:
+        return csv_frame(table).to_csv(index=False, float_format="%.6f")
+    given = {"from": None if summary is None else str(summary), "seeds": seeds}
+    source = {key: value for key, value in given.items() if value is not None}
+    return {TableFormat.md: markdown, TableFormat.latex: latex, TableFormat.html: page}[form](table, table.file, source)
+
+
+@app.command()
+def check(
+    files: Annotated[list[Path], typer.Argument(help="Markdown or LaTeX that cites numbers.", show_default=False)],
+    results: Results = RESULTS,
+    data_root: DataRoot = None,
+) -> None:
+    """Compare the numbers that files cite with their runs, or with a kept summary; a wrong one is an error."""
+    from workbench.paper.citations import check_file
+    from workbench.paper.layout import lay_out
+
+    @cache
+    def made(grid: Path, summary: Path | None, seeds: str | None) -> TableData:
+        return lay_out(stored_of(grid, seeds, summary, results, data_root, None))
+
+    def table_of(citation: Citation) -> TableData:
+        fields = citation.fields
+        summary = None if "from" not in fields else _located(citation, fields["from"])
+        return made(_located(citation, fields["grid"]), summary, fields.get("seeds"))
+
+    wrong = 0
+    for file in files:
+        checked = check_file(file, table_of)
+        for mistake in checked.mistakes:
+            print(mistake)
+        wrong += len(checked.mistakes)
+        print(f"{file}: {counted(checked.numbers, 'number')} checked, {len(checked.mistakes)} wrong")
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _located(citation: Citation, name: str) -> Path:
+    """A path as a comment names it: from the working folder, or from one that the file lies in."""
+    for base in (Path(), *citation.file.absolute().parents):
+        if (base / name).exists():
+            return base / name
+    raise WorkbenchError(f"{citation.where}: {name}: no such file, neither here nor in a folder above {citation.file}")

@@ -1,0 +1,92 @@
+"""Published numbers beside a grid's own: from `results/reference/*.csv` alone, each with its source."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from workbench.evaluation.metrics import metrics
+from workbench.grids import Grid, GridError
+from workbench.registry import unknown_name
+
+REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference" / "ris_numbers.csv"
+UNNAMED = "metric not named"
+
+
+@dataclass(frozen=True)
+class Published:
+    """One method's numbers in one metric, from one source.
+
+    Attributes:
+        metric: its label, as the source names it; `UNNAMED` where it names none.
+        values: by split of the grid's table, in per cent; splits that the source lacks are left out.
+        year: of the source, where the source says it.
+    """
+
+    method: str
+    backbone: str
+    dataset: str
+    metric: str
+    values: dict[str, float]
+    source: str
+    year: str | None
+
+
+def published(grid: Grid) -> list[Published]:
+    """The rows that `report.published` chooses, on the data set and the splits that the grid's table shows.
+
+    Raises:
+        GridError: the file holds no such method.
+    """
+    if not grid.report.published:
+        return []
+    table = reference_numbers()
+    known = list(dict.fromkeys(table["method"]))
+    rows: list[Published] = []
+    for method in grid.report.published:
+        if method not in known:
+            raise GridError(f"{grid.file}: report.published: {unknown_name('published method', method, known)}")
+        here = table[(table["method"] == method) & table["dataset"].isin(_data_sets(grid))]
+        by = ["backbone", "dataset", "metric", "metric_basis", "source"]
+        for key, part in here[here["split"].isin(grid.splits)].groupby(by, sort=False):
+            backbone, dataset, metric, basis, source = map(str, key)
+            values = {str(s): float(v) for s, v in zip(part["split"], part["value"], strict=True)}
+            label = _label(metric, basis)
+            rows.append(Published(method, backbone, dataset, label, values, source, year_of(source)))
+    return rows
+
+
+@functools.cache
+def reference_numbers() -> pd.DataFrame:
+    """All published numbers, every value a text but `value`; an empty text stands where the file has nothing."""
+    texts = pd.read_csv(REFERENCE, dtype=str, keep_default_na=False)
+    return texts.assign(value=texts["value"].astype(float))
+
+
+def year_of(source: str) -> str | None:
+    """The year that a source says of itself: its date, or that of its arXiv number."""
+    if dated := re.search(r"\b(20\d\d)-\d\d-\d\d\b", source):
+        return dated[1]
+    numbered = re.search(r"arxiv\W(?:\S*/)?(\d\d)(?:0[1-9]|1[0-2])\.\d{4,5}", source, re.IGNORECASE)
+    return None if numbered is None else f"20{numbered[1]}"
+
+
+def _data_sets(grid: Grid) -> Sequence[str]:
+    """As the file names them: RefCOCOg has a name for each of its splits."""
+    return [
+        f"refcocog-{data.split_by}" if data.dataset == "refcocog" else data.dataset
+        for data in (config.data for config in grid.settings.values())
+    ]
+
+
+def _label(metric: str, basis: str) -> str:
+    if metric == "unnamed":
+        return UNNAMED
+    named = re.fullmatch(r"p(\d)0", metric)
+    name = f"P@0.{named[1]}" if named else metrics[metric].label if metric in metrics else metric
+    return f"{name} (inferred: {UNNAMED})" if basis == "inferred" else name

@@ -154,7 +154,7 @@ class Compared:
         if self.least_p > LEVEL:
             count = len(self.random_values)
             if round(1 / self.least_p) > count:  # drawn, not all orders that there are
-                return f"cannot separate from random: {counted(count, 'draw')} of it are too few"
+                return f"cannot separate from random: compared with only {counted(count, 'draw')}"
             orders = counted(count, "distinct order")
             return f"cannot separate from random: the values have only {orders}"
         return "does not separate from random"

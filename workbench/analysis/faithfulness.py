@@ -152,7 +152,10 @@ class Compared:
         if self.separates:
             return "better than random"
         if self.least_p > LEVEL:
-            orders = counted(round(1 / self.least_p), "distinct order")
+            count = len(self.random_values)
+            if round(1 / self.least_p) > count:  # drawn, not all orders that there are
+                return f"cannot separate from random: compared with only {counted(count, 'draw')}"
+            orders = counted(count, "distinct order")
             return f"cannot separate from random: the values have only {orders}"
         return "does not separate from random"
 

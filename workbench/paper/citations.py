@@ -21,7 +21,7 @@ from urllib.parse import unquote
 
 from workbench.errors import WorkbenchError
 from workbench.evaluation.metrics import metrics
-from workbench.paper.layout import FLAGS, Block, Cell, TableData
+from workbench.paper.layout import Block, Cell, TableData
 from workbench.paper.render import DASH, row_name
 
 FIELDS = ("grid", "from", "seeds", "metric", "setting", "split", "kind")
@@ -151,12 +151,11 @@ def _check_table(citation: Citation, table: TableData) -> Iterator[tuple[bool, s
         raise CitationError(f"{citation.where}: neither a number before the comment nor a table below it")
     head, *rows = lines
     columns = {place: name for place, name in enumerate(head) if name in block.columns}
-    known = {row_name(row, table): row for row in block.rows}
+    known = {_letters(row_name(row, table)): row for row in block.rows}
     if not columns:
         raise CitationError(f"{citation.where}: the table's header names none of {', '.join(block.columns)}")
     for cells in rows:
-        name = cells[0].rstrip("".join(FLAGS.values()) + " ")
-        row = known.get(cells[0]) or known.get(name)
+        name, row = cells[0], known.get(_letters(cells[0]))
         if row is None:
             yield False, f"the grid's table has no row {name!r}"
             continue
@@ -181,6 +180,11 @@ def _rows(below: Sequence[str]) -> Iterator[list[str]]:
             yield cells
         elif len(cells) > 2:
             yield [*cells[:2], *(f"{value} {rest}" for value, rest in list(pairwise(cells[2:]))[::2])]
+
+
+def _letters(name: str) -> str:
+    """What is the same of a row's name in every format: no marks, no escapes; the minus sign tells differences."""
+    return re.sub(r"[^\w−]+", "", re.sub(r"\\[a-zA-Z]+", "", _plain(name)))
 
 
 def _plain(text: str) -> str:

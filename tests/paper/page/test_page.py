@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -25,6 +26,7 @@ from workbench.paper.page.gallery import gallery
 from workbench.paper.page.thumbnails import SIDE, thumbnail
 from workbench.results.folders import RunFolder
 from workbench.results.frames import RunFolders
+from workbench.results.scored import PredictionFile, ScoredFolder, ScoreRecord
 from workbench.results.summary import Summary
 
 
@@ -104,8 +106,7 @@ def test_a_run_more_or_less_changes_the_page(study: tuple[Grid, Path], page: byt
 
 def test_the_same_runs_make_the_same_bytes(study: tuple[Grid, Path], page: bytes, tmp_path: Path) -> None:
     grid, results = study
-    assert made(grid, results) == page
-    # Also where the figures have to be drawn first.
+    # Elsewhere, so that figures are drawn again; only the folder's name, in a message, differs.
     shutil.copytree(results / "runs", tmp_path / "runs")
     assert made(grid, tmp_path).replace(str(tmp_path).encode(), str(results).encode()) == page
 
@@ -197,6 +198,26 @@ def test_pictures_stay_within_their_room(study: tuple[Grid, Path], monkeypatch: 
     shown = gallery(evaluated(grid, RunFolders(results)), results, 1)
     assert 0 < sum(card.size for card in shown.cards) <= 30_000
     assert "Expressions: the page has no room for the pictures of all." in shown.missing
+
+
+def test_predictions_made_elsewhere_have_rows_and_pictures(study: tuple[Grid, Path], tmp_path: Path) -> None:
+    grid, results = study
+    shutil.copytree(results / "runs", tmp_path / "runs")
+    file = PredictionFile(file="theirs.json", sha256="ab" * 32)
+    record = ScoreRecord(name="theirs", dataset={}, predictions=file, no_target_area=0, metrics={})
+    frame = RunFolder.of(results, grid.settings["e_dit"], 0).expressions()
+    ScoredFolder(tmp_path, "theirs").write(record, frame)
+    grid = replace(grid, report=grid.report.model_copy(update={"models": ("theirs",)}))
+    with_theirs = evaluated(grid, RunFolders(tmp_path))
+    soup = parsed(page_html([part_of(0, 1, with_theirs, tmp_path, from_summary=True)]))
+    shown = cell(soup, "mIoU", "theirs", "val")
+    assert shown.select_one(".value").get_text() == f"{100 * stored.mean_iou(frame, 'val'):.1f}"
+    details = json.loads(shown.button["data-cell"])
+    assert (details["seeds"], details["setting"]) == ([], None)
+    assert cell(soup, "mIoU", "theirs − default", "val").button is not None
+    assert any("theirs (theirs.json, SHA-256 abab" in line.get_text() for line in soup.select(".notes li"))
+    panels = [panel for card in gallery(with_theirs, tmp_path, 1).cards for panel in card.panels]
+    assert [panel.spread for panel in panels if panel.setting == "theirs" and panel.picture is not None]
 
 
 def test_values_by_seed_stand_beside_their_runs(study: tuple[Grid, Path], tmp_path: Path) -> None:

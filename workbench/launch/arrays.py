@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,13 +36,13 @@ def submit_arrays(
     profile: Profile,
     grid: Grid,
     lock: int,
-    after: Sequence[str] = (),
+    after: Mapping[str, Sequence[str]],
 ) -> list[SubmittedArray]:
     """Submit runs to Slurm in arrays as large as the cluster and the profile let them be.
 
     Args:
         lock: the descriptor of the locked submissions, for sbatch to keep open.
-        after: tasks that must be completed before.
+        after: by run, the tasks that must have ended before.
 
     Raises:
         SchedulerError: Slurm refuses; what was submitted before stays so, and submitting again takes the rest.
@@ -61,7 +61,8 @@ def submit_arrays(
             "settings": {name: _for_profile(config, profile) for name, config in configs.items()},
         }
         submission = Submissions(results).add(str(grid.file.resolve()), [p.run.id for p in part], manifest)
-        arrays.append(SubmittedArray(submission, submit_array(submission, profile, code, [lock], after)))
+        tasks = list(dict.fromkeys(task for p in part for task in after[p.run.id]))
+        arrays.append(SubmittedArray(submission, submit_array(submission, profile, code, [lock], tasks)))
     return arrays
 
 

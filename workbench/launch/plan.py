@@ -141,6 +141,16 @@ def to_train(planned: Sequence[PlannedRun], retry: Collection[str] | bool = Fals
     return [p for p in open_runs if p.run_state.cause in retry]
 
 
+def with_waiting(grid: Grid, planned: Sequence[PlannedRun], chosen: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The chosen runs, and those that wait in a queue to begin from one of them: their tasks would come too early."""
+    ids = {p.run.id for p in chosen}
+    waiting = {p.run.id for p in planned if p.state == "queued"}
+    for stage in stages(grid):
+        # The earlier stages come first.
+        ids |= {run.id for run in stage.runs if run.id in waiting and ids & {n.id for n in stage.grid.needed([run])}}
+    return [p for p in planned if p.run.id in ids]
+
+
 def job_document(config: RunConfig, threads: int) -> dict[str, Any]:
     """A configuration as a job gets it: plain values, absolute paths, and `threads` where it leaves them open."""
     config = with_absolute_paths(config)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, ValidationInfo
 from pydantic_core import from_json
 
 from workbench.errors import WorkbenchError, shown
@@ -76,9 +77,14 @@ class DamagedFile(WorkbenchError):
         super().__init__(f"{file}: damaged ({mistake}){remedy and f'; {remedy}'}")
 
 
-def _finite(value: Any) -> Any:
+FINITE = "finite"
+"""In the context of a validation: nothing in the document can be too large for a float."""
+_MAY_OVERFLOW = re.compile(rb"[0-9]{200}|(?:^|[\s:,\[])-?[0-9]+(?:\.[0-9]+)?[eE]\+?[0-9]{3}")
+
+
+def _finite(value: Any, info: ValidationInfo) -> Any:
     """Free-form JSON without infinite numbers (`1e999` reads as one), which could not be written again."""
-    pending = [value]
+    pending = [] if info.context == FINITE else [value]
     while pending:
         item = pending.pop()
         if isinstance(item, float) and not math.isfinite(item):
@@ -121,7 +127,7 @@ def parse_record(content: bytes, model: type[R]) -> R:
     except ValueError as error:
         raise Damage(Mistake("", str(error), "json_invalid")) from None
     try:
-        return model.model_validate_json(content)
+        return model.model_validate_json(content, context=None if _MAY_OVERFLOW.search(content) else FINITE)
     except ValidationError as error:
         raise Damage(first_mistake(error, model)) from None
 

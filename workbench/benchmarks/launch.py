@@ -53,7 +53,7 @@ base:
   fusion: {{variant: l_dit}}
   machine: {{data_root: {data}, trackers: [], device: cpu}}
 axes: {{fusion.dropout: [{values}]}}
-seeds: [{seeds}]
+seeds: 0-{last}
 """
 
 
@@ -125,7 +125,7 @@ def _submitted(grid: Grid, results: Path, profile: Path) -> SubmissionOutcome:
 def _grid(folder: Path, settings: int, seeds: int) -> Grid:
     file = folder / "thousand.yaml"
     values = ", ".join(f"{0.01 * k:g}" for k in range(settings))
-    file.write_text(GRID.format(data=folder / "data", values=values, seeds=", ".join(map(str, range(seeds)))))
+    file.write_text(GRID.format(data=folder / "data", values=values, last=seeds - 1))
     return load_grid(file)
 
 

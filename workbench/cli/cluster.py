@@ -48,7 +48,7 @@ def status(
 ) -> None:
     """Where each run stands: state, step, speed, time left, and what went wrong, by cause."""
     while True:
-        statuses = _statuses(grid, only, seeds, results, data_root)
+        statuses = _statuses(grid, only, seeds, results, data_root, as_json or every_run)
         if watch and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
         if as_json:
@@ -64,19 +64,21 @@ def status(
 
 
 def _statuses(
-    grid: Path | None, only: str | None, seeds: str | None, results: Path, data_root: Path | None
+    grid: Path | None, only: str | None, seeds: str | None, results: Path, data_root: Path | None, each: bool
 ) -> list[RunStatus]:
+    """Of runs that are shown one by one, because they are few or `each`, also what the logs of completed ones say."""
     from workbench.grids import parse_seeds
     from workbench.launch.plan import plan_runs, runs_of, with_existing_seeds
     from workbench.launch.states import forgiving, look_at_queue
     from workbench.launch.status import all_statuses, statuses
+    from workbench.results.folders import all_runs
 
     look = forgiving(look_at_queue, warn)
     if grid is None:
-        return all_statuses(results, look, warn)
+        return all_statuses(results, look, warn, each or len(all_runs(results)) <= MOST_LINES)
     loaded = load_grid_file(grid, data_root).narrowed(only, None if seeds is None else parse_seeds(seeds))
     runs = with_existing_seeds(loaded, results) if seeds is None else runs_of(loaded)
-    return statuses(plan_runs(runs, results, look, warn))
+    return statuses(plan_runs(runs, results, look, warn), each or len(runs) <= MOST_LINES)
 
 
 def _print_statuses(statuses: list[RunStatus], every_run: bool = False) -> None:

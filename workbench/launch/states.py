@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from workbench.launch import scheduler
 from workbench.launch.scheduler import SLURM_STATES, WAITING_STATES, Task
 from workbench.launch.submissions import Submission, Submissions, Warn, latest
 from workbench.results.folders import RunFolder
-from workbench.results.record import State
+from workbench.results.record import RunRecord, State
 from workbench.validation import DamagedFile
 
 NEVER_SATISFIED = "DependencyNeverSatisfied"
@@ -25,12 +26,14 @@ class RunState:
         cause: a failure class, for a run that ended before it was completed.
         message: the first line of what ended it, or why it waits.
         task: the newest job submitted for it, if the scheduler still knows it.
+        record: of a completed run, what its record says of it, without its documents.
     """
 
     state: State
     cause: str | None = None
     message: str | None = None
     task: Task | None = None
+    record: RunRecord | None = None
 
 
 def look_at_queue(submissions: Sequence[Submission]) -> list[Task]:
@@ -52,13 +55,22 @@ def forgiving(look: Look, warn: Callable[[str], None] = lambda warning: None) ->
     return looked
 
 
-def run_states(folders: Sequence[RunFolder], results: Path, look: Look, warn: Warn | None = None) -> list[RunState]:
+def run_states(
+    folders: Sequence[RunFolder],
+    results: Path,
+    look: Look,
+    warn: Warn | None = None,
+    completed: Mapping[str, RunRecord] | None = None,
+) -> list[RunState]:
     """Where runs stand, with at most one call to the scheduler, and none where nothing was submitted.
 
     Where `look` cannot see (it returns None), a run that was submitted counts as queued, or running if it says so.
+
+    Args:
+        completed: records of completed runs, where they were read before; None: they are read here.
     """
     submitted = latest(Submissions(results).all(warn))
-    done = {f.name for f in folders if f.name in submitted and _completed(f)}
+    done = _completed(folders) if completed is None else completed
     asked = {
         submitted[f.name][0].number: submitted[f.name][0] for f in folders if f.name in submitted and f.name not in done
     }
@@ -68,7 +80,9 @@ def run_states(folders: Sequence[RunFolder], results: Path, look: Look, warn: Wa
     states = []
     for folder in folders:
         submission, index = submitted.get(folder.name, (None, 0))
-        if submission is None or folder.name in done:
+        if folder.name in done:
+            states.append(RunState("completed", record=done[folder.name]))
+        elif submission is None:
             states.append(_run_state(folder, None))
         elif seen is None:
             states.append(_unseen(folder))
@@ -119,11 +133,15 @@ def _unseen(folder: RunFolder) -> RunState:
     return said
 
 
-def _completed(folder: RunFolder) -> bool:
-    try:
-        return folder.record().state == "completed"
-    except DamagedFile:
-        return False
+def _completed(folders: Sequence[RunFolder]) -> dict[str, RunRecord]:
+    """The records of those that are completed."""
+    records = {}
+    for folder in folders:
+        with contextlib.suppress(DamagedFile):
+            record = folder.record()
+            if record.state == "completed":
+                records[folder.name] = record.without_documents()
+    return records
 
 
 def _run_state(folder: RunFolder, task: Task | None, cancelled: bool = False) -> RunState:

@@ -13,7 +13,7 @@ from workbench.errors import MissingCheckpoint
 from workbench.grids import Grid, Run, with_absolute_paths
 from workbench.launch.states import Look, RunState, forgiving, look_at_queue, run_states
 from workbench.launch.submissions import Warn
-from workbench.results.folders import RunFolder, StoreError, seeds_of
+from workbench.results.folders import RunFolder, StoreError, begun, seeds_of
 from workbench.results.record import FAILED, RunId, RunRecord, State
 from workbench.validation import DamagedFile
 
@@ -98,8 +98,12 @@ def plan_runs(
     """
     folders, others, completed = [], dict[str, str](), dict[str, RunRecord]()
     documents: dict[str, dict[str, Any]] = {}
+    there = begun(results, {run.id.partition("/")[0] for run in runs})
     for run in runs:
         folder = RunFolder(results, run.id)
+        folders.append(folder)
+        if run.id not in there:
+            continue
         try:
             record = folder.record()
             if record.identity is not None:
@@ -114,8 +118,7 @@ def plan_runs(
             pass  # its state says so
         except StoreError as error:
             others[run.id] = str(error)
-        folders.append(folder)
-    states = run_states(folders, results, look or forgiving(look_at_queue), warn, completed)
+    states = run_states(folders, results, look or forgiving(look_at_queue), warn, completed, there)
     planned = [PlannedRun(*parts) for parts in zip(runs, folders, states, strict=True)]
     return [
         replace(p, run_state=RunState("damaged", "damaged", others[p.run.id])) if p.run.id in others else p

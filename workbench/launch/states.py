@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from workbench.results.record import RunRecord, State
 from workbench.validation import DamagedFile
 
 NEVER_SATISFIED = "DependencyNeverSatisfied"
+NOTHING = RunRecord()
+"""The record of a run that has not begun."""
 Look = Callable[[Sequence[Submission]], list[Task] | None]
 
 
@@ -26,7 +28,7 @@ class RunState:
         cause: a failure class, for a run that ended before it was completed.
         message: the first line of what ended it, or why it waits.
         task: the newest job submitted for it, if the scheduler still knows it.
-        record: of a completed run, what its record says of it, without its documents.
+        record: of a completed run, what its record says of it, without its documents; of one that only waits, NOTHING.
     """
 
     state: State
@@ -61,6 +63,7 @@ def run_states(
     look: Look,
     warn: Warn | None = None,
     completed: Mapping[str, RunRecord] | None = None,
+    there: Collection[str] | None = None,
 ) -> list[RunState]:
     """Where runs stand, with at most one call to the scheduler, and none where nothing was submitted.
 
@@ -68,6 +71,7 @@ def run_states(
 
     Args:
         completed: records of completed runs, where they were read before; None: they are read here.
+        there: the runs that had a folder a moment ago; None: all may have one.
     """
     submitted = latest(Submissions(results).all(warn))
     done = _completed(folders) if completed is None else completed
@@ -88,7 +92,11 @@ def run_states(
             states.append(_unseen(folder))
         else:
             task = tasks.get((submission.job, index))
-            states.append(_run_state(folder, task, index in cancelled[submission.number]))
+            if task is not None and task.state == "PENDING" and there is not None and folder.name not in there:
+                # The common case: it waits, and there is nothing to read.
+                states.append(RunState("queued", message=task.reason, task=task, record=NOTHING))
+            else:
+                states.append(_run_state(folder, task, index in cancelled[submission.number]))
     return states
 
 

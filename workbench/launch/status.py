@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.launch.plan import PlannedRun
-from workbench.launch.states import Look, RunState, look_at_queue, run_states
+from workbench.launch.states import NOTHING, Look, RunState, look_at_queue, run_states
 from workbench.launch.submissions import Submissions, Warn
 from workbench.results.folders import Log, RunFolder, all_runs
 from workbench.results.record import RunId, RunRecord, State
@@ -120,7 +120,8 @@ def _status(setting: str, seed: int, folder: RunFolder, run_state: RunState, end
     except DamagedFile:
         record = RunRecord()
     state = run_state.state
-    log = folder.log_tail() if ended_logs or state != "completed" else Log([], [])
+    unread = record is NOTHING or (state == "completed" and not ended_logs)
+    log = Log([], []) if unread else folder.log_tail()
     last = log.last("step")
     error = run_state.message or (None if record.error is None else record.error.message)
     return RunStatus(

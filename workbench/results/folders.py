@@ -9,7 +9,7 @@ import glob
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -313,6 +313,15 @@ class RunLog:
 def all_runs(results: Path) -> list[RunFolder]:
     """Every run under a results folder, by name; folders with other names are none of ours."""
     return [RunFolder(results, str(run)) for run in _run_ids(results, "*")]
+
+
+def begun(results: Path, setting_ids: Iterable[str]) -> set[str]:
+    """The names of the settings' run folders that are there, without a look into each."""
+    names = set()
+    for setting_id in setting_ids:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            names |= {f"{setting_id}/{name}" for name in os.listdir(results / RUNS / setting_id)}  # noqa: PTH208
+    return names
 
 
 def seeds_of(results: Path, setting_id: str) -> tuple[int, ...]:

@@ -148,6 +148,7 @@ def _setup(submission: Submission, profile: Profile, code: Path) -> list[str]:
         *(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
         "began=$(date +%s)",
         f'echo "{ATTEMPT} ${{SLURM_RESTART_COUNT:-0}} on $(hostname) at $(date +%FT%T)"',
+        f'echo "$SLURM_ARRAY_TASK_ID" >> {shlex.quote(str(submission.began_file))}',
         f'task={folder}/"$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"',
         f'cp {folder}/{PICKLE} "$task"_submitted.pkl',
         'rm -f "$task"_*.save_tmp "$task"_[1-9]*_log.out  # of attempts before',

@@ -15,6 +15,7 @@ from workbench.results.record import RunRecord, State
 from workbench.validation import DamagedFile
 
 NEVER_SATISFIED = "DependencyNeverSatisfied"
+GONE = "it waited in the queue, which no longer knows it: it was cancelled there, or lost"
 NOTHING = RunRecord()
 """The record of a run that has not begun."""
 Look = Callable[[Sequence[Submission]], list[Task] | None]
@@ -96,7 +97,8 @@ def run_states(
                 # The common case: it waits, and there is nothing to read.
                 states.append(RunState("queued", message=task.reason, task=task, record=NOTHING))
             else:
-                states.append(_run_state(folder, task, index in cancelled[submission.number]))
+                gone = task is None and submission.taken and index not in submission.began
+                states.append(_run_state(folder, task, index in cancelled[submission.number], gone))
     return states
 
 
@@ -110,6 +112,9 @@ def _with_memory(
         by_job.setdefault(task.job, []).append(task)
     for submission in submissions:
         here = by_job.get(submission.job, [])
+        if here and not submission.taken:  # the launcher was killed before it could say so
+            with contextlib.suppress(OSError):
+                submission.note_taken(here[0].array_id)
         ended = {task.index: task.state for task in here if task.state in SLURM_STATES}
         try:
             remembered = submission.remember(ended, [task.index for task in here if task.live])
@@ -152,8 +157,13 @@ def _completed(folders: Sequence[RunFolder]) -> dict[str, RunRecord]:
     return records
 
 
-def _run_state(folder: RunFolder, task: Task | None, cancelled: bool = False) -> RunState:
-    """The state of one run; `cancelled` says whether the user cancelled its task."""
+def _run_state(folder: RunFolder, task: Task | None, cancelled: bool = False, gone: bool = False) -> RunState:
+    """The state of one run.
+
+    Args:
+        cancelled: the user cancelled its task.
+        gone: its task never began, and the scheduler, which had it, knows it no more.
+    """
     try:
         record = folder.record()
     except DamagedFile as damage:
@@ -174,10 +184,12 @@ def _run_state(folder: RunFolder, task: Task | None, cancelled: bool = False) ->
     ended = SLURM_STATES.get(task.state) if task is not None else None
     if cancelled:
         return RunState("cancelled", "cancelled", "cancelled with workbench cancel", task)
+    if gone and state in ("new", "interrupted", "running"):
+        return RunState("cancelled", "cancelled", GONE)
     if state == "running":
         # It may have ended between the two looks.
         if folder.record().state != "running":
-            return _run_state(folder, task, cancelled)
+            return _run_state(folder, task, cancelled, gone)
         return _silent(ended, task, "killed")
     if state == "new" and task is not None and task.reason == NEVER_SATISFIED:
         return RunState("new", message="it waited for a run that failed")

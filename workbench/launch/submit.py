@@ -11,21 +11,24 @@ from typing import TYPE_CHECKING, Protocol
 from workbench.errors import WorkbenchError, counted
 from workbench.grids import Grid
 from workbench.launch import scheduler
-from workbench.launch.arrays import SubmittedArray, report_is_due, submit_arrays, submit_report_job
+from workbench.launch.arrays import SubmittedArray, submit_arrays, submit_report_job
 from workbench.launch.local import LocalExecutor, Progress
 from workbench.launch.plan import PlannedRun, Stage, plan_runs, runs_of, stages, to_train, with_waiting
 from workbench.launch.profiles import Profile
+from workbench.launch.reports import is_due, live_tasks
 from workbench.launch.room import check_room
 from workbench.launch.scheduler import SchedulerError
 from workbench.launch.states import Look, forgiving, look_at_queue
 from workbench.launch.submissions import Submissions, Warn
 from workbench.results.curves import name_curves
 from workbench.results.folders import RunFolder
-from workbench.results.record import FAILED
+from workbench.results.record import FAILED, State
 
 if TYPE_CHECKING:
     from workbench.launch.tasks import Report
 
+WITH_RESULTS: tuple[State, ...] = ("completed", "queued", "running")
+"""States of runs that a report shows, or will show."""
 Prepare = Callable[[Grid], None]
 """What must hold before a grid's runs are submitted: checked models, data sets in their places."""
 
@@ -214,10 +217,13 @@ class SlurmExecutor:
         return [self._tasks[other.run.id] for other in open_runs]
 
     def report(self, stage: Stage) -> None:
-        """Submit a stage's report job, if runs were submitted since the last."""
+        """Submit a stage's report job, if one is due."""
         request, grid = self._request, stage.grid
-        if grid.then and report_is_due(grid, request.results):
-            ends = _live_tasks(grid, request.results)
+        chosen = {planned.run.id for planned in self._outcome.chosen}
+        states = (self._by_id[run.id].state for run in stage.runs)
+        any_runs = any(run.id in chosen for run in stage.runs) or any(s in WITH_RESULTS for s in states)
+        if grid.then and is_due(grid, request.results, any_runs, request.retry):
+            ends = live_tasks(grid, request.results)
             job = submit_report_job(grid, request.results, request.profile, self._lock, ends, request.report)
             self._outcome.reports.append(job)
 
@@ -232,10 +238,3 @@ def _check_needed(needed: Sequence[PlannedRun], tasks: Mapping[str, str]) -> Non
         raise WorkbenchError(
             f"{name} is {planned.state}: {planned.run_state.message}; take it up again first, with workbench retry"
         )
-
-
-def _live_tasks(grid: Grid, results: Path) -> list[str]:
-    """All of a grid's tasks that are not over, whichever submission they came with."""
-    name = str(grid.file.resolve())
-    arrays = [s for s in Submissions(results).all() if s.grid == name and not s.is_report]
-    return [task.id for task in scheduler.queue([s.job for s in arrays]) if task.live]

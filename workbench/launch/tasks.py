@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.config import RunConfig
 from workbench.errors import InterruptedRun
+from workbench.failures import classify, message_of
 from workbench.results.record import RunId
 
 if TYPE_CHECKING:
@@ -218,7 +219,13 @@ class ReportTask:
         if later := Submissions(results).superseded(record.number, record.runs[0]):
             logging.warning("%s is made by the later submission %s", record.runs[0], later)
             return
-        for file in self.report(record.resolved_grid(), results, record.manifest.then):
+        try:
+            files = self.report(record.resolved_grid(), results, record.manifest.then)
+        except Exception as error:
+            record.note_reported("failed", cause=classify(error), message=message_of(error))
+            raise
+        record.note_reported("made", files=[str(file) for file in files])
+        for file in files:
             logging.info("wrote %s", file)
 
 

@@ -91,6 +91,7 @@ COVERED_BY = {
     "analysis/maps.py": "paper/test_artefacts.py",
     "benchmarks/": "benchmarks/test_benchmarks.py",
     "benchmarks/fake_slurm.py": "launch/test_states.py",
+    "benchmarks/launch_commands.py": "benchmarks/test_launch.py",
     "cli/cluster.py": "launch/test_submit.py",
     "cli/options.py": "cli/test_runs.py",
     "config/base.py": "config/test_run.py",

@@ -96,6 +96,7 @@ COVERED_BY = {
     "benchmarks/": "benchmarks/test_benchmarks.py",
     "benchmarks/fake_slurm.py": "launch/test_states.py",
     "cli/attribution.py": "paper/figures/test_attribution_panel.py",
+    "benchmarks/launch_commands.py": "benchmarks/test_launch.py",
     "cli/cluster.py": "launch/test_submit.py",
     "cli/options.py": "cli/test_runs.py",
     "cli/tables.py": "paper/test_citations.py",

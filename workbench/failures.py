@@ -21,6 +21,7 @@ FailureClass = Literal[
     "code_error",
     "killed",
     "cancelled",
+    "blocked",
     "damaged",
 ]
 CLASSES: tuple[str, ...] = get_args(FailureClass)
@@ -36,6 +37,7 @@ WAY_OUT: dict[str, str] = {
     "code_error": "see its log",
     "killed": "something outside ended it; it resumes from its last checkpoint",
     "cancelled": "workbench retry --class cancelled takes it up again",
+    "blocked": "take up the run that it begins from, with workbench retry, which also submits this one again",
     "damaged": "workbench retry --class damaged sets run.json aside and takes it up from its checkpoint",
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, ValidationInfo
 from pydantic_core import from_json
 
 from workbench.errors import WorkbenchError, shown
@@ -76,9 +76,13 @@ class DamagedFile(WorkbenchError):
         super().__init__(f"{file}: damaged ({mistake}){remedy and f'; {remedy}'}")
 
 
-def _finite(value: Any) -> Any:
+FINITE = "finite"
+"""The context of a validation of a document that holds no infinite number, which a look at its text told."""
+
+
+def _finite(value: Any, info: ValidationInfo) -> Any:
     """Free-form JSON without infinite numbers (`1e999` reads as one), which could not be written again."""
-    pending = [value]
+    pending = [] if info.context == FINITE else [value]
     while pending:
         item = pending.pop()
         if isinstance(item, float) and not math.isfinite(item):
@@ -117,11 +121,11 @@ def parse_record(content: bytes, model: type[R]) -> R:
         Damage: it is no JSON (cut short, nested over 200 levels, lone surrogates, NaN), or a field is wrong.
     """
     try:
-        from_json(content, allow_inf_nan=False)
+        values = from_json(content, allow_inf_nan=False)
     except ValueError as error:
         raise Damage(Mistake("", str(error), "json_invalid")) from None
     try:
-        return model.model_validate_json(content)
+        return model.model_validate_json(content, context=None if "inf" in str(values) else FINITE)
     except ValidationError as error:
         raise Damage(first_mistake(error, model)) from None
 

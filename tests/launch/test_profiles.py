@@ -95,14 +95,14 @@ def test_a_profile_becomes_sbatch_options(tmp_path: Path) -> None:
     submission = Submission(tmp_path / "a b", 1, "workbench-1", 0.0, "grid", ("r/seed0",) * 5)
     submission.folder.mkdir()
     executor = ArrayExecutor(submission.folder, "/opt/python 3")
-    executor.update_parameters(**_parameters(submission, profile, tmp_path / "code", ["afterok:7_0:7_1"]))
+    executor.update_parameters(**_parameters(submission, profile, tmp_path / "code", ["7_0", "7_1"]))
     executor.parameters["map_count"] = 5
     lines = executor._make_submission_file_text(executor._submitit_command_str, "").splitlines()
     options = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
     assert options >= {
         "array=0-4%3", "partition=gpu", "account=vision", "nodes=2", "ntasks-per-node=4", "gpus-per-node=4",
         "cpus-per-task=8", "mem=1536M", "time=90", "signal=USR2@200", "job-name=workbench-1", "requeue",
-        "reservation=mine", "exclusive", "dependency=afterok:7_0:7_1", "kill-on-invalid-dep=yes",
+        "reservation=mine", "exclusive", "dependency=afterany:7_0:7_1", "kill-on-invalid-dep=yes",
     }  # fmt: skip
     assert not any(option.startswith("oversubscribe") for option in options)
     assert "export NAME='it'\"'\"'s'" in lines

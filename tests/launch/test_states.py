@@ -10,10 +10,11 @@ import pytest
 from workbench.benchmarks.fake_slurm import FakeSlurm
 from workbench.config import RunConfig
 from workbench.grids import Grid, load_grid
+from workbench.launch.housekeeping import cancel
 from workbench.launch.plan import plan, to_train
 from workbench.launch.profiles import Profile
 from workbench.launch.scheduler import SchedulerError, Task, _tasks
-from workbench.launch.states import forgiving, look_at_queue
+from workbench.launch.states import GONE, forgiving, look_at_queue
 from workbench.launch.status import failures, statuses
 from workbench.launch.submissions import Submissions
 from workbench.launch.submit import Request, submit
@@ -80,6 +81,8 @@ def test_the_folder_and_the_scheduler_together(
 
 def test_a_job_that_the_scheduler_forgot_is_judged_by_its_folder(handed: tuple[Grid, Path, RunFolder]) -> None:
     grid, results, folder = handed
+    (submission,) = Submissions(results).all()
+    submission.began_file.write_text("0\n")
     assert plan(grid, results, lambda submissions: [])[0].state == "new"
     folder.update(state="running")
     assert plan(grid, results, lambda submissions: [])[0].state == "killed"
@@ -97,6 +100,7 @@ def test_how_a_job_ended_is_remembered_after_the_scheduler_forgot_it(
     (slurm.folder / "jobs").unlink()
     assert plan(grid, results)[0].state == "cancelled", "cancelled while it waited, and so it stays"
     folder.update(state="running")
+    Submissions(results).all()[0].began_file.write_text("0\n")
     task = Task(Submissions(results).all()[0].job, "1", 0, "NODE_FAIL", None)
     for seen in ([task], []):
         (planned,) = plan(grid, results, lambda submissions, seen=seen: seen)
@@ -104,6 +108,47 @@ def test_how_a_job_ended_is_remembered_after_the_scheduler_forgot_it(
     again = Task(task.job, "1", 0, "PENDING", None)
     assert plan(grid, results, lambda submissions: [again])[0].state == "queued"
     assert plan(grid, results, lambda submissions: [])[0].run_state.cause == "killed", "that was an attempt before"
+
+
+def test_a_task_that_vanished_before_it_began_is_asked_about(
+    handed: tuple[Grid, Path, RunFolder], slurm: FakeSlurm
+) -> None:
+    grid, results, folder = handed
+    for _ in range(2):
+        (planned,) = plan(grid, results, lambda submissions: [])
+        assert (planned.state, planned.run_state.message) == ("cancelled", GONE)
+    assert to_train([planned]) == []
+    assert to_train([planned], retry=["cancelled"]) == [planned]
+    # It had begun, and was put back into the queue: what it did before does not say that it begins again.
+    (submission,) = Submissions(results).all()
+    folder.update(state="interrupted", error={"class": "timeout", "message": "m", "type": "InterruptedRun"})
+    submission.began_file.write_text("0\n")
+    assert plan(grid, results, lambda submissions: [])[0].state == "interrupted"
+    submission.note_waiting(0)
+    assert plan(grid, results, lambda submissions: [])[0].state == "cancelled"
+
+
+def test_what_was_cancelled_through_us_stays_so_when_the_scheduler_forgot_it(
+    handed: tuple[Grid, Path, RunFolder], slurm: FakeSlurm
+) -> None:
+    grid, results, _ = handed
+    assert len(cancel(plan(grid, results), results)) == 1
+    (slurm.folder / "jobs").unlink()
+    (planned,) = plan(grid, results)
+    assert (planned.state, planned.run_state.message) == ("cancelled", "cancelled with workbench cancel")
+    assert submit(grid, Request(results, PROFILE, lambda grid: None, report)).arrays == []
+
+
+def test_an_array_that_a_killed_launcher_left_is_known_from_the_first_look_on(
+    handed: tuple[Grid, Path, RunFolder], slurm: FakeSlurm
+) -> None:
+    grid, results, _ = handed
+    (submission,) = Submissions(results).all()
+    (submission.folder / "taken.json").unlink()
+    assert plan(grid, results, lambda submissions: [])[0].state == "new", "it may never have been handed over"
+    assert plan(grid, results)[0].state == "queued"
+    assert submission.taken
+    assert plan(grid, results, lambda submissions: [])[0].state == "cancelled"
 
 
 def test_a_run_that_waited_for_one_that_failed_is_new_again(

@@ -5,7 +5,14 @@ cancelled at the end. Every scheduler command is counted.
 
 Figures, in seconds unless said otherwise:
     submit_seconds, resubmit_seconds, status_seconds: the work of the three commands, their libraries loaded.
-    submit_command_seconds, resubmit_command_seconds, status_command_seconds: the whole commands, as processes.
+    resubmit_command_seconds, status_command_seconds: the whole commands, as processes.
+    submit_1000_command_seconds: the same, of the first submission of a grid of ten settings, its data prepared.
+    plan_unchanged_seconds: `plan` of that grid, for the second time.
+    submit_10k_command_seconds, submit_100k_command_seconds: of ten settings that were checked before.
+    status_10k_command_seconds, status_100k_command_seconds (and status_100k_mib): while all wait.
+    status_10k_done_command_seconds: when all are completed.
+    table_10k_command_seconds, table_10k_mib: the table of 10,000 completed runs.
+    sbatch_calls_550_after_50: of a stage of 550 runs that begin from 50 others, these included.
     sbatch_calls: how many the 1,000 runs took.
     status_scheduler_calls, resubmit_scheduler_calls: calls of any scheduler command in one of each.
     collect_10k_cold_seconds, collect_10k_warm_seconds: 10,000 finished runs as a results frame, without and with the
@@ -26,6 +33,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from workbench.benchmarks import launch_commands
 from workbench.benchmarks.fake_slurm import FakeSlurm
 from workbench.benchmarks.race import Report
 from workbench.errors import WorkbenchError
@@ -53,7 +61,7 @@ base:
   fusion: {{variant: l_dit}}
   machine: {{data_root: {data}, trackers: [], device: cpu}}
 axes: {{fusion.dropout: [{values}]}}
-seeds: [{seeds}]
+seeds: 0-{last}
 """
 
 
@@ -66,6 +74,7 @@ def run(report: Report, fake: bool) -> dict[str, float]:
         slurm = FakeSlurm.pretending(folder / "slurm") if pretend else FakeSlurm.counted(folder / "slurm")
         with slurm.on_the_path():
             results = _submission(folder, slurm, pretend, report)
+            results |= _commands(folder, report)
             results["files_per_run"] = _files_per_run(folder, slurm, pretend, report)
         return results | _collection(folder / "finished", report)
 
@@ -109,13 +118,28 @@ def _submission(folder: Path, slurm: FakeSlurm, pretend: bool, report: Report) -
         measurements["status_scheduler_calls"] = measured(
             "status_seconds", lambda: statuses(plan(grid, results[0], look_at_queue))
         )
-        for name in ("submit", "resubmit"):
-            measured(f"{name}_command_seconds", lambda: _command(results[1], "submit", grid.file, "--profile", profile))
+        _command(results[1], "submit", grid.file, "--profile", profile)
+        measured("resubmit_command_seconds", lambda: _command(results[1], "submit", grid.file, "--profile", profile))
         measured("status_command_seconds", lambda: _command(results[1], "status", grid.file, "--json"))
     finally:
         if not pretend:
             scheduler.cancel([p.run_state.task for r in results for p in plan(grid, r) if p.run_state.task is not None])
     return measurements
+
+
+def _commands(folder: Path, report: Report) -> dict[str, float]:
+    """Whole commands, always with a stand-in: no cluster takes a hundred thousand runs for a measurement."""
+    from workbench.data.datasets import open_dataset
+
+    place = folder / "commands"
+    place.mkdir()
+    grid = _grid(place, SETTINGS, 1)
+    open_dataset(next(iter(grid.settings.values())))
+    profile = place / "commands.yaml"
+    profile.write_text("backend: slurm\nmemory_gb: 1\n")
+    slurm = FakeSlurm.pretending(place / "slurm")
+    with slurm.on_the_path():
+        return launch_commands.measure(place, grid, profile, slurm, report)
 
 
 def _submitted(grid: Grid, results: Path, profile: Path) -> SubmissionOutcome:
@@ -125,7 +149,7 @@ def _submitted(grid: Grid, results: Path, profile: Path) -> SubmissionOutcome:
 def _grid(folder: Path, settings: int, seeds: int) -> Grid:
     file = folder / "thousand.yaml"
     values = ", ".join(f"{0.01 * k:g}" for k in range(settings))
-    file.write_text(GRID.format(data=folder / "data", values=values, seeds=", ".join(map(str, range(seeds)))))
+    file.write_text(GRID.format(data=folder / "data", values=values, last=seeds - 1))
     return load_grid(file)
 
 

@@ -26,6 +26,7 @@ from workbench.cli.options import (
 from workbench.errors import counted
 
 if TYPE_CHECKING:
+    from workbench.launch.reports import ReportStatus
     from workbench.launch.status import RunStatus
 
 WATCH_SECONDS = 10.0
@@ -47,16 +48,20 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Where each run stands: state, step, speed, time left, and what went wrong, by cause."""
+    from workbench.launch.reports import LIVE
+
     while True:
-        statuses = _statuses(grid, only, seeds, results, data_root)
+        statuses, reports = _statuses(grid, only, seeds, results, data_root, as_json or every_run)
         if watch and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
         if as_json:
-            print(json.dumps([s.as_dict() for s in statuses], indent=1), flush=True)
+            print(json.dumps([s.as_dict() for s in statuses] + [r.as_dict() for r in reports], indent=1), flush=True)
         else:
             _print_statuses(statuses, every_run)
+            _print_reports(reports)
         begun = any(s.state != "new" for s in statuses)
-        if not watch or (begun and not any(s.state in ("queued", "running") for s in statuses)):
+        live = any(s.state in ("queued", "running") for s in statuses) or any(r.state in LIVE for r in reports)
+        if not watch or (begun and not live):
             return
         if not begun and not as_json:
             print("nothing has begun yet; still watching, Ctrl-C ends this", flush=True)
@@ -64,19 +69,36 @@ def status(
 
 
 def _statuses(
-    grid: Path | None, only: str | None, seeds: str | None, results: Path, data_root: Path | None
-) -> list[RunStatus]:
+    grid: Path | None, only: str | None, seeds: str | None, results: Path, data_root: Path | None, each: bool
+) -> tuple[list[RunStatus], list[ReportStatus]]:
+    """Runs and reports; of runs that are shown one by one (they are few, or `each`), also what the logs say."""
     from workbench.grids import parse_seeds
     from workbench.launch.plan import plan_runs, runs_of, with_existing_seeds
+    from workbench.launch.reports import report_statuses
     from workbench.launch.states import forgiving, look_at_queue
     from workbench.launch.status import all_statuses, statuses
+    from workbench.results.folders import all_runs
 
     look = forgiving(look_at_queue, warn)
     if grid is None:
-        return all_statuses(results, look, warn)
+        runs_shown = all_statuses(results, look, warn, each or len(all_runs(results)) <= MOST_LINES)
+        return runs_shown, report_statuses(results, None, look, warn)
     loaded = load_grid_file(grid, data_root).narrowed(only, None if seeds is None else parse_seeds(seeds))
     runs = with_existing_seeds(loaded, results) if seeds is None else runs_of(loaded)
-    return statuses(plan_runs(runs, results, look, warn))
+    runs_shown = statuses(plan_runs(runs, results, look, warn), each or len(runs) <= MOST_LINES)
+    # Damaged submissions were named already.
+    return runs_shown, report_statuses(results, loaded, look, lambda line: None)
+
+
+def _print_reports(reports: list[ReportStatus]) -> None:
+    from workbench.launch.reports import UNDONE
+
+    for report in reports:
+        job = f", job {report.task.id}" if report.task is not None and report.task.array_id else ""
+        why = f": {report.message}" if report.message else ""
+        print(f"{' and '.join(report.then) or 'report'} of {Path(report.grid).stem}: {report.state}{job}{why}")
+        if report.state in UNDONE:
+            print(f"    to make it: workbench submit {report.grid}")
 
 
 def _print_statuses(statuses: list[RunStatus], every_run: bool = False) -> None:
@@ -199,6 +221,7 @@ def cancel(
     """Cancel a grid's queued and running jobs on the cluster; a running one saves first."""
     from workbench.grids import parse_seeds
     from workbench.launch.housekeeping import cancel as cancel_runs
+    from workbench.launch.housekeeping import cancel_report
     from workbench.launch.plan import plan
     from workbench.launch.states import look_at_queue
 
@@ -206,7 +229,10 @@ def cancel(
     cancelled = cancel_runs(plan(loaded, results, look_at_queue), results)
     for planned in cancelled:
         print(f"cancelled {planned.run.setting} seed {planned.run.seed} (job {planned.run_state.task.id})")  # type: ignore[union-attr]
-    if not cancelled:
+    report = cancel_report(loaded, results) if only is None and seeds is None else None
+    if report is not None and report.task is not None:
+        print(f"cancelled the {' and '.join(report.then)} of {loaded.name} (job {report.task.id})")
+    if not cancelled and report is None:
         print("nothing of it waits or runs on a cluster")
 
 

@@ -251,6 +251,8 @@ def _print_begun(chosen: Sequence[PlannedRun], workers: int) -> None:
 
 
 def _print_submitted(grid: Grid, outcome: SubmissionOutcome, parallel: int) -> None:
+    from workbench.launch.states import GONE
+
     for array in outcome.arrays:
         count = len(array.submission.runs)
         print(f"submitted as job {array.array_id}: {counted(count, 'run')}, at most {min(count, parallel)} at once")
@@ -258,9 +260,12 @@ def _print_submitted(grid: Grid, outcome: SubmissionOutcome, parallel: int) -> N
         then = " and ".join(job.submission.manifest.then)
         name = Path(job.submission.grid).stem
         print(f"submitted as job {job.array_id}: {then} of {name}, when its runs have ended")
-    if not outcome.arrays:
+    if not outcome.arrays and not outcome.reports:
         print("nothing to submit")
     if left := outcome.left_alone:
+        if gone := [f"{p.run.setting} seed {p.run.seed}" for p in left if p.run_state.message == GONE]:
+            named = ", ".join(gone[:10]) + (f" and {len(gone) - 10} more" if len(gone) > 10 else "")
+            print(f"waited, and the queue no longer knows them (cancelled there, or lost): {named}")
         causes = sorted({planned.run_state.cause or planned.state for planned in left})
         print(f"{len(left)} failed before and are left alone; to try them again: "
               f"workbench retry {grid.file} --class {','.join(causes)}")  # fmt: skip

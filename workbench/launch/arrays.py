@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,13 +37,13 @@ def submit_arrays(
     profile: Profile,
     grid: Grid,
     lock: int,
-    after: Sequence[str] = (),
+    after: Mapping[str, Sequence[str]],
 ) -> list[SubmittedArray]:
     """Submit runs to Slurm in arrays as large as the cluster and the profile let them be.
 
     Args:
         lock: the descriptor of the locked submissions, for sbatch to keep open.
-        after: tasks that must be completed before.
+        after: by run, the tasks that must have ended before.
 
     Raises:
         SchedulerError: Slurm refuses; what was submitted before stays so, and submitting again takes the rest.
@@ -61,8 +62,23 @@ def submit_arrays(
             "settings": {name: _for_profile(config, profile) for name, config in configs.items()},
         }
         submission = Submissions(results).add(str(grid.file.resolve()), [p.run.id for p in part], manifest)
-        arrays.append(SubmittedArray(submission, submit_array(submission, profile, code, [lock], after)))
+        tasks = list(dict.fromkeys(task for p in part for task in after[p.run.id]))
+        with _noting(submission) as taken:
+            taken.append(submit_array(submission, profile, code, [lock], tasks))
+        arrays.append(SubmittedArray(submission, taken[0]))
     return arrays
+
+
+@contextlib.contextmanager
+def _noting(submission: Submission) -> Iterator[list[str]]:
+    """Remember with a submission whether the scheduler took it: the block adds the array's id to the list."""
+    taken: list[str] = []
+    try:
+        yield taken
+    except scheduler.SchedulerError as error:
+        submission.note_refused(str(error))
+        raise
+    submission.note_taken(taken[0])
 
 
 def split(runs: Sequence[PlannedRun], size: int) -> list[Sequence[PlannedRun]]:
@@ -78,15 +94,6 @@ def _for_profile(config: RunConfig, profile: Profile) -> dict[str, Any]:
     return job_document(config, profile.cpus_per_task)
 
 
-def report_is_due(grid: Grid, results: Path) -> bool:
-    """Whether runs of a grid were submitted since its last report was, also by a launcher that died then."""
-    name, last = str(grid.file.resolve()), [0, 0]
-    for submission in Submissions(results).all():
-        if submission.grid == name:
-            last[submission.is_report] = submission.number
-    return last[False] > last[True]
-
-
 def submit_report_job(
     grid: Grid, results: Path, profile: Profile, lock: int, after: Sequence[str], report: Report
 ) -> SubmittedArray:
@@ -100,4 +107,6 @@ def submit_report_job(
     }
     name = str(grid.file.resolve())
     submission = Submissions(results).add(name, [f"{REPORT}{name}"], manifest)
-    return SubmittedArray(submission, submit_report(submission, profile, code, [lock], after, report))
+    with _noting(submission) as taken:
+        taken.append(submit_report(submission, profile, code, [lock], after, report))
+    return SubmittedArray(submission, taken[0])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from workbench.errors import counted
 from workbench.launch.plan import PlannedRun
+from workbench.results.folders import RECORD, RUNS
 from workbench.results.frames import RunFolders, kind_of, runs_frame
 
 
@@ -37,6 +38,8 @@ class Cost:
 
 def expected_cost(chosen: Sequence[PlannedRun], results: Path) -> Cost:
     """From the speed of completed runs of the same kind: same model, data, batch and precision."""
+    if next((results / RUNS).glob(f"*/seed*/{RECORD}"), None) is None:  # a first submission need not load pandas
+        return Cost(0.0, 0, len(chosen), False)
     frame = runs_frame(RunFolders(results), states=("completed",))
     past = frame[frame["steps"].gt(0)].drop_duplicates("run")
     if past.empty:

@@ -69,6 +69,7 @@ def main(folder: Path, status: int, began: float) -> int:
     except RunBusy:
         return 0  # another job is training it and will record its end
     if again:
+        submission.note_waiting(index)
         _requeue(run, task)
     return 0
 

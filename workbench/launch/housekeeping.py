@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from workbench.grids import Grid
 from workbench.launch import scheduler
 from workbench.launch.local import is_in_use
 from workbench.launch.plan import PlannedRun
-from workbench.launch.states import RunState, look_at_queue, run_states
+from workbench.launch.reports import LIVE, ReportStatus, report_statuses
+from workbench.launch.states import look_at_queue, run_states
 from workbench.launch.submissions import REPORT, Submissions, latest
 from workbench.results.folders import RunFolder, all_runs
 
@@ -39,6 +41,17 @@ def cancel(planned: Sequence[PlannedRun], results: Path) -> list[PlannedRun]:
     return live
 
 
+def cancel_report(grid: Grid, results: Path) -> ReportStatus | None:
+    """Cancel the job that waits to make a grid's table and figures; None where none does."""
+    with Submissions(results).lock():
+        for report in report_statuses(results, grid):
+            if report.state in LIVE and report.submission is not None and report.task is not None:
+                report.submission.cancel([0])
+                scheduler.cancel([report.task])
+                return report
+    return None
+
+
 def collect_garbage(results: Path, dry_run: bool, say: Callable[[str], None]) -> int:
     """Remove submissions whose runs are all completed or taken over by later ones, code that no submission runs, and
     what crashes left half-written.
@@ -52,14 +65,22 @@ def collect_garbage(results: Path, dry_run: bool, say: Callable[[str], None]) ->
     with submissions_folder.lock():
         submissions = submissions_folder.all()
         newest = latest(submissions)
-        folders = [RunFolder(results, run) for run in newest]
-        states = dict(zip(newest, run_states(folders, results, look_at_queue), strict=True))
+        names = [run for run in newest if not run.startswith(REPORT)]
+        states = dict(
+            zip(names, run_states([RunFolder(results, n) for n in names], results, look_at_queue), strict=True)
+        )
+        waiting = {
+            r.submission.number for r in report_statuses(results) if r.submission is not None and r.state in LIVE
+        }
         kept = []
         doomed: list[Path] = []
         for submission in submissions:
             over = all(
-                newest[run][0].number != submission.number or _is_over(run, states[run]) for run in submission.runs
+                newest[run][0].number != submission.number or states[run].state == "completed"
+                for run in submission.runs
+                if not submission.is_report
             )
+            over = over and submission.number not in waiting
             (doomed.append(submission.folder) if over else kept.append(submission))
         runs = all_runs(results)
         in_use = {run for run, run_state in states.items() if run_state.state == "running"}
@@ -91,12 +112,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(away)
     else:
         path.unlink()
-
-
-def _is_over(run: str, run_state: RunState) -> bool:
-    if run.startswith(REPORT):
-        return run_state.state not in ("queued", "running")
-    return run_state.state == "completed"
 
 
 def _size(path: Path) -> int:

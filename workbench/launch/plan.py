@@ -13,8 +13,8 @@ from workbench.errors import MissingCheckpoint
 from workbench.grids import Grid, Run, with_absolute_paths
 from workbench.launch.states import Look, RunState, forgiving, look_at_queue, run_states
 from workbench.launch.submissions import Warn
-from workbench.results.folders import RunFolder, StoreError, seeds_of
-from workbench.results.record import FAILED, RunId, State
+from workbench.results.folders import RunFolder, StoreError, begun, seeds_of
+from workbench.results.record import FAILED, RunId, RunRecord, State
 from workbench.validation import DamagedFile
 
 
@@ -70,9 +70,10 @@ def with_existing_seeds(grid: Grid, results: Path) -> list[Run]:
     planned = runs_of(grid)
     known = {run.id for run in planned}
     extra = [
-        Run(name, config, seed, str(RunId(config.setting_id, seed)))
+        Run(name, config, seed, str(RunId(setting_id, seed)))
         for name, config in grid.settings.items()
-        for seed in seeds_of(results, config.setting_id)
+        for setting_id in [config.setting_id]
+        for seed in seeds_of(results, setting_id)
     ]
     return planned + [run for run in extra if run.id not in known]
 
@@ -95,18 +96,29 @@ def plan_runs(
         CheckpointError: a run was begun with other weights than the file of that name holds now.
         DamagedFile: a submission cannot be read.
     """
-    folders, others = [], dict[str, str]()
+    folders, others, completed = [], dict[str, str](), dict[str, RunRecord]()
+    documents: dict[str, dict[str, Any]] = {}
+    there = begun(results, {run.id.partition("/")[0] for run in runs})
     for run in runs:
         folder = RunFolder(results, run.id)
+        folders.append(folder)
+        if run.id not in there:
+            continue
         try:
-            folder.check(run.config)
-            _check_weights(run, folder)
+            record = folder.record()
+            if record.identity is not None:
+                setting_id = run.id.partition("/")[0]
+                if setting_id not in documents:
+                    documents[setting_id] = run.config.identity_document()
+                folder.check_identity(record, documents[setting_id])
+            _check_weights(run, record)
+            if record.state == "completed":
+                completed[run.id] = record.without_documents()
         except DamagedFile:
             pass  # its state says so
         except StoreError as error:
             others[run.id] = str(error)
-        folders.append(folder)
-    states = run_states(folders, results, look or forgiving(look_at_queue), warn)
+    states = run_states(folders, results, look or forgiving(look_at_queue), warn, completed, there)
     planned = [PlannedRun(*parts) for parts in zip(runs, folders, states, strict=True)]
     return [
         replace(p, run_state=RunState("damaged", "damaged", others[p.run.id])) if p.run.id in others else p
@@ -114,9 +126,9 @@ def plan_runs(
     ]
 
 
-def _check_weights(run: Run, folder: RunFolder) -> None:
+def _check_weights(run: Run, record: RunRecord) -> None:
     """Shipped weights are part of the identity; others only by name, so their content is compared here."""
-    config, provenance = run.config, folder.record().provenance
+    config, provenance = run.config, record.provenance
     shipped = config.backbone.checkpoint in (None, BUILTIN) and config.text_encoder.name in SHIPPED_BERTS
     if provenance is None or shipped:
         return
@@ -124,7 +136,7 @@ def _check_weights(run: Run, folder: RunFolder) -> None:
 
     # A table can be made where the weights are not; a training checks them again.
     with contextlib.suppress(MissingCheckpoint):
-        check_digests(config, provenance.digests(), folder.name)
+        check_digests(config, provenance.digests(), run.id)
 
 
 def to_train(planned: Sequence[PlannedRun], retry: Collection[str] | bool = False) -> list[PlannedRun]:
@@ -139,6 +151,16 @@ def to_train(planned: Sequence[PlannedRun], retry: Collection[str] | bool = Fals
     if isinstance(retry, bool):
         return [p for p in open_runs if retry or p.state not in FAILED]
     return [p for p in open_runs if p.run_state.cause in retry]
+
+
+def with_waiting(grid: Grid, planned: Sequence[PlannedRun], chosen: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The chosen runs, and those that wait in a queue to begin from one of them: their tasks would come too early."""
+    ids = {p.run.id for p in chosen}
+    waiting = {p.run.id for p in planned if p.state == "queued"}
+    for stage in stages(grid):
+        # The earlier stages come first.
+        ids |= {run.id for run in stage.runs if run.id in waiting and ids & {n.id for n in stage.grid.needed([run])}}
+    return [p for p in planned if p.run.id in ids]
 
 
 def job_document(config: RunConfig, threads: int) -> dict[str, Any]:

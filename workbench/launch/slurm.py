@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from workbench.launch.tasks import Report
 
 PICKLE = "task.pkl"
+MOST_NAMED = 100
+"""More tasks of one array are not named one by one in a dependency, which would make it as long as the grid."""
 NEVER = 10**6
 """Submitit's own count of timeouts, which takes every preemption of a short job for one; ours is the profile's."""
 
@@ -68,14 +70,13 @@ def submit_array(
 
     Args:
         code: put in front of the jobs' PYTHONPATH.
-        after: tasks, as `123_4`, that must be completed before any of these may start.
+        after: tasks, as `123_4`, that must have ended before any of these may start.
 
     Raises:
         SchedulerError: sbatch refuses.
     """
-    dependency = [f"afterok:{':'.join(after)}"] if after else []
     executor = ArrayExecutor(submission.folder, profile.python, held)
-    executor.update_parameters(**_parameters(submission, profile, code, dependency))
+    executor.update_parameters(**_parameters(submission, profile, code, after))
     task = ArrayTask(str(submission.folder), 60.0 * profile.time_minutes, float(profile.signal_seconds))
     return executor.submit_tasks(task, len(submission.runs))
 
@@ -85,15 +86,23 @@ def submit_report(
 ) -> str:
     """Submit the job that makes a grid's table and figures once the tasks `after` have ended, however they did."""
     alone = profile.model_copy(update={"nodes": 1, "tasks_per_node": 1})
-    dependency = [f"afterany:{':'.join(after)}"] if after else []
     executor = ArrayExecutor(submission.folder, profile.python, held)
-    parameters = _parameters(submission, alone, code, dependency)
+    parameters = _parameters(submission, alone, code, after)
     executor.update_parameters(**{**parameters, "teardown": None})
     return executor.submit_tasks(ReportTask(str(submission.folder), report), 1)
 
 
-def _parameters(submission: Submission, profile: Profile, code: Path, dependency: Sequence[str]) -> dict[str, Any]:
-    """A profile as submitit's parameters."""
+def ends_of(tasks: Sequence[str]) -> str:
+    """The dependency on the ends of tasks, however they end; of many tasks of one array, on the whole array's."""
+    arrays: dict[str, list[str]] = {}
+    for task in tasks:
+        arrays.setdefault(task.partition("_")[0], []).append(task)
+    named = [name for array, ends in arrays.items() for name in (ends if len(ends) <= MOST_NAMED else [array])]
+    return f"afterany:{':'.join(named)}"
+
+
+def _parameters(submission: Submission, profile: Profile, code: Path, after: Sequence[str]) -> dict[str, Any]:
+    """A profile as submitit's parameters; `after` are the tasks whose ends are waited for."""
     python = shlex.quote(profile.python or sys.executable)
     plain = {
         name: getattr(profile, name)
@@ -101,8 +110,8 @@ def _parameters(submission: Submission, profile: Profile, code: Path, dependency
         if getattr(profile, name) is not None
     }
     extra: dict[str, Any] = {"requeue": True, **profile.sbatch}
-    if dependency:
-        extra["dependency"] = dependency[0]
+    if after:
+        extra["dependency"] = ends_of(after)
         extra["kill-on-invalid-dep"] = "yes"
     if profile.memory_gb is not None:
         extra["mem"] = f"{round(profile.memory_gb * 1024)}M"
@@ -139,6 +148,7 @@ def _setup(submission: Submission, profile: Profile, code: Path) -> list[str]:
         *(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
         "began=$(date +%s)",
         f'echo "{ATTEMPT} ${{SLURM_RESTART_COUNT:-0}} on $(hostname) at $(date +%FT%T)"',
+        f'echo "$SLURM_ARRAY_TASK_ID" >> {shlex.quote(str(submission.began_file))}',
         f'task={folder}/"$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"',
         f'cp {folder}/{PICKLE} "$task"_submitted.pkl',
         'rm -f "$task"_*.save_tmp "$task"_[1-9]*_log.out  # of attempts before',

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,13 @@ from workbench.launch import scheduler
 from workbench.launch.scheduler import SLURM_STATES, WAITING_STATES, Task
 from workbench.launch.submissions import Submission, Submissions, Warn, latest
 from workbench.results.folders import RunFolder
-from workbench.results.record import State
+from workbench.results.record import RunRecord, State
 from workbench.validation import DamagedFile
 
 NEVER_SATISFIED = "DependencyNeverSatisfied"
+GONE = "it waited in the queue, which no longer knows it: it was cancelled there, or lost"
+NOTHING = RunRecord()
+"""The record of a run that has not begun."""
 Look = Callable[[Sequence[Submission]], list[Task] | None]
 
 
@@ -25,12 +29,14 @@ class RunState:
         cause: a failure class, for a run that ended before it was completed.
         message: the first line of what ended it, or why it waits.
         task: the newest job submitted for it, if the scheduler still knows it.
+        record: of a completed run, what its record says of it, without its documents; of one that only waits, NOTHING.
     """
 
     state: State
     cause: str | None = None
     message: str | None = None
     task: Task | None = None
+    record: RunRecord | None = None
 
 
 def look_at_queue(submissions: Sequence[Submission]) -> list[Task]:
@@ -52,13 +58,24 @@ def forgiving(look: Look, warn: Callable[[str], None] = lambda warning: None) ->
     return looked
 
 
-def run_states(folders: Sequence[RunFolder], results: Path, look: Look, warn: Warn | None = None) -> list[RunState]:
+def run_states(
+    folders: Sequence[RunFolder],
+    results: Path,
+    look: Look,
+    warn: Warn | None = None,
+    completed: Mapping[str, RunRecord] | None = None,
+    there: Collection[str] | None = None,
+) -> list[RunState]:
     """Where runs stand, with at most one call to the scheduler, and none where nothing was submitted.
 
     Where `look` cannot see (it returns None), a run that was submitted counts as queued, or running if it says so.
+
+    Args:
+        completed: records of completed runs, where they were read before; None: they are read here.
+        there: the runs that had a folder a moment ago; None: all may have one.
     """
     submitted = latest(Submissions(results).all(warn))
-    done = {f.name for f in folders if f.name in submitted and _completed(f)}
+    done = _completed(folders) if completed is None else completed
     asked = {
         submitted[f.name][0].number: submitted[f.name][0] for f in folders if f.name in submitted and f.name not in done
     }
@@ -68,13 +85,20 @@ def run_states(folders: Sequence[RunFolder], results: Path, look: Look, warn: Wa
     states = []
     for folder in folders:
         submission, index = submitted.get(folder.name, (None, 0))
-        if submission is None or folder.name in done:
+        if folder.name in done:
+            states.append(RunState("completed", record=done[folder.name]))
+        elif submission is None:
             states.append(_run_state(folder, None))
         elif seen is None:
             states.append(_unseen(folder))
         else:
             task = tasks.get((submission.job, index))
-            states.append(_run_state(folder, task, index in cancelled[submission.number]))
+            if task is not None and task.state == "PENDING" and there is not None and folder.name not in there:
+                # The common case: it waits, and there is nothing to read.
+                states.append(RunState("queued", message=task.reason, task=task, record=NOTHING))
+            else:
+                gone = task is None and submission.taken and index not in submission.began
+                states.append(_run_state(folder, task, index in cancelled[submission.number], gone))
     return states
 
 
@@ -88,6 +112,9 @@ def _with_memory(
         by_job.setdefault(task.job, []).append(task)
     for submission in submissions:
         here = by_job.get(submission.job, [])
+        if here and not submission.taken:  # the launcher was killed before it could say so
+            with contextlib.suppress(OSError):
+                submission.note_taken(here[0].array_id)
         ended = {task.index: task.state for task in here if task.state in SLURM_STATES}
         try:
             remembered = submission.remember(ended, [task.index for task in here if task.live])
@@ -119,15 +146,24 @@ def _unseen(folder: RunFolder) -> RunState:
     return said
 
 
-def _completed(folder: RunFolder) -> bool:
-    try:
-        return folder.record().state == "completed"
-    except DamagedFile:
-        return False
+def _completed(folders: Sequence[RunFolder]) -> dict[str, RunRecord]:
+    """The records of those that are completed."""
+    records = {}
+    for folder in folders:
+        with contextlib.suppress(DamagedFile):
+            record = folder.record()
+            if record.state == "completed":
+                records[folder.name] = record.without_documents()
+    return records
 
 
-def _run_state(folder: RunFolder, task: Task | None, cancelled: bool = False) -> RunState:
-    """The state of one run; `cancelled` says whether the user cancelled its task."""
+def _run_state(folder: RunFolder, task: Task | None, cancelled: bool = False, gone: bool = False) -> RunState:
+    """The state of one run.
+
+    Args:
+        cancelled: the user cancelled its task.
+        gone: its task never began, and the scheduler, which had it, knows it no more.
+    """
     try:
         record = folder.record()
     except DamagedFile as damage:
@@ -148,10 +184,12 @@ def _run_state(folder: RunFolder, task: Task | None, cancelled: bool = False) ->
     ended = SLURM_STATES.get(task.state) if task is not None else None
     if cancelled:
         return RunState("cancelled", "cancelled", "cancelled with workbench cancel", task)
+    if gone and state in ("new", "interrupted", "running"):
+        return RunState("cancelled", "cancelled", GONE)
     if state == "running":
         # It may have ended between the two looks.
         if folder.record().state != "running":
-            return _run_state(folder, task, cancelled)
+            return _run_state(folder, task, cancelled, gone)
         return _silent(ended, task, "killed")
     if state == "new" and task is not None and task.reason == NEVER_SATISFIED:
         return RunState("new", message="it waited for a run that failed")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from workbench.launch.plan import PlannedRun
-from workbench.launch.states import Look, RunState, look_at_queue, run_states
+from workbench.launch.states import NOTHING, Look, RunState, look_at_queue, run_states
 from workbench.launch.submissions import Submissions, Warn
-from workbench.results.folders import RunFolder, all_runs
+from workbench.results.folders import Log, RunFolder, all_runs
 from workbench.results.record import RunId, RunRecord, State
 from workbench.validation import DamagedFile
 
@@ -66,9 +66,13 @@ class Failure:
     runs: tuple[str, ...]
 
 
-def statuses(planned: Sequence[PlannedRun]) -> list[RunStatus]:
-    """Read again how far each run is; its state is as it was planned."""
-    return [_status(p.run.setting, p.run.seed, p.folder, p.run_state) for p in planned]
+def statuses(planned: Sequence[PlannedRun], ended_logs: bool = True) -> list[RunStatus]:
+    """Read again how far each run is; its state is as it was planned.
+
+    Args:
+        ended_logs: also read the logs of completed runs, which tell their last loss and their speed.
+    """
+    return [_status(p.run.setting, p.run.seed, p.folder, p.run_state, ended_logs) for p in planned]
 
 
 def refreshed(planned: Sequence[PlannedRun]) -> list[RunStatus]:
@@ -76,15 +80,17 @@ def refreshed(planned: Sequence[PlannedRun]) -> list[RunStatus]:
     return [_status(p.run.setting, p.run.seed, p.folder, RunState(p.folder.state())) for p in planned]
 
 
-def all_statuses(results: Path, look: Look = look_at_queue, warn: Warn | None = None) -> list[RunStatus]:
-    """Every run of a results folder, and what was submitted but has not begun."""
+def all_statuses(
+    results: Path, look: Look = look_at_queue, warn: Warn | None = None, ended_logs: bool = True
+) -> list[RunStatus]:
+    """Every run of a results folder, and what was submitted but has not begun; `ended_logs` as in `statuses`."""
     names = {folder.name for folder in all_runs(results)}
     submitted = {run for submission in Submissions(results).all(warn) for run in submission.runs}
     names |= {run for run in submitted if _is_run(run)}
     folders = [RunFolder(results, name) for name in sorted(names)]
     states = run_states(folders, results, look, warn)
     return [
-        _status(folder.id.setting_id, folder.id.seed, folder, run_state)
+        _status(folder.id.setting_id, folder.id.seed, folder, run_state, ended_logs)
         for folder, run_state in zip(folders, states, strict=True)
     ]
 
@@ -108,13 +114,14 @@ def failures(found: Sequence[RunStatus]) -> list[Failure]:
     return [Failure(cause, message, tuple(runs)) for (cause, message), runs in ordered]
 
 
-def _status(setting: str, seed: int, folder: RunFolder, run_state: RunState) -> RunStatus:
+def _status(setting: str, seed: int, folder: RunFolder, run_state: RunState, ended_logs: bool = True) -> RunStatus:
     try:
-        record = folder.record()
+        record = run_state.record or folder.record()
     except DamagedFile:
         record = RunRecord()
     state = run_state.state
-    log = folder.log_tail()
+    unread = record is NOTHING or (state == "completed" and not ended_logs)
+    log = Log([], []) if unread else folder.log_tail()
     last = log.last("step")
     error = run_state.message or (None if record.error is None else record.error.message)
     return RunStatus(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
@@ -31,6 +31,10 @@ _RECORD = "submission.json"
 _MANIFEST = "manifest.json"
 _CANCELLED = "cancelled.json"
 _ENDED = "ended.json"
+_TAKEN = "taken.json"
+_REFUSED = "refused.json"
+_REPORT = "report.json"
+_BEGAN = "began"
 _LOCK = ".lock"
 _FOLDER = re.compile(r"(\d{1,15})-\w+")
 LOCK_SECONDS = 600.0
@@ -78,6 +82,33 @@ class Manifest(Record):
         retries = self.profile.get("retries")
         allowed = retries.get(cause) if isinstance(retries, dict) else None
         return allowed if isinstance(allowed, int) else 0
+
+
+class Taken(Record):
+    """The content of `taken.json`: the scheduler has had the array."""
+
+    array: str
+
+
+class Refused(Record):
+    """The content of `refused.json`: why the scheduler did not take the array."""
+
+    message: str
+
+
+class Reported(Record):
+    """The content of `report.json`: what became of a report job.
+
+    Attributes:
+        cause: the failure class.
+        message: what ended it.
+        files: what was written.
+    """
+
+    state: Literal["made", "failed"]
+    cause: str | None = None
+    message: str = ""
+    files: tuple[str, ...] = ()
 
 
 class _Tasks(RootModel[tuple[Whole, ...]]):
@@ -168,6 +199,59 @@ class Submission:
             with contextlib.suppress(OSError):  # another user's folder, or a full disk: it is only a memory
                 write_atomically(file, json.dumps(now).encode())
         return now
+
+    @property
+    def taken(self) -> bool:
+        """Whether the scheduler has had the array: what it does not know any more has ended, or was cancelled."""
+        return (self.folder / _TAKEN).is_file()
+
+    def note_taken(self, array_id: str) -> None:
+        """Remember that the scheduler has the array."""
+        write_atomically(self.folder / _TAKEN, json.dumps({"array": array_id}).encode())
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the scheduler did not take it; DamagedFile where that cannot be read."""
+        try:
+            return _read(self.folder / _REFUSED, Refused).message
+        except FileNotFoundError:
+            return None
+
+    def note_refused(self, message: str) -> None:
+        """Remember that the scheduler did not take it."""
+        write_atomically(self.folder / _REFUSED, json.dumps({"message": message}).encode())
+
+    @property
+    def began_file(self) -> Path:
+        """Where each task adds its index as a line when it begins, and with a minus when it goes back to wait."""
+        return self.folder / _BEGAN
+
+    @cached_property
+    def began(self) -> set[int]:
+        """The tasks that have begun, and did not go back to wait since."""
+        try:
+            lines = self.began_file.read_text(errors="replace").split()
+        except OSError:
+            return set()
+        last = {line.lstrip("-"): line for line in lines}
+        return {int(task) for task, line in last.items() if task.isdecimal() and not line.startswith("-")}
+
+    def note_waiting(self, task: int) -> None:
+        """Remember that a task that had begun goes back into the queue."""
+        with contextlib.suppress(OSError), self.began_file.open("a") as stream:
+            stream.write(f"-{task}\n")
+
+    @property
+    def reported(self) -> Reported | None:
+        """What became of a report job; None where it did not say; DamagedFile where that cannot be read."""
+        try:
+            return _read(self.folder / _REPORT, Reported)
+        except FileNotFoundError:
+            return None
+
+    def note_reported(self, state: str, **fields: Any) -> None:
+        """Remember what became of a report job."""
+        write_atomically(self.folder / _REPORT, json.dumps({"state": state, **fields}).encode())
 
     def output(self, task: int) -> list[Path]:
         """The files that hold what a task printed, one per process; they go when the run is completed."""

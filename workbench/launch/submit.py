@@ -11,21 +11,24 @@ from typing import TYPE_CHECKING, Protocol
 from workbench.errors import WorkbenchError, counted
 from workbench.grids import Grid
 from workbench.launch import scheduler
-from workbench.launch.arrays import SubmittedArray, report_is_due, submit_arrays, submit_report_job
+from workbench.launch.arrays import SubmittedArray, submit_arrays, submit_report_job
 from workbench.launch.local import LocalExecutor, Progress
-from workbench.launch.plan import PlannedRun, Stage, plan_runs, runs_of, stages, to_train
+from workbench.launch.plan import PlannedRun, Stage, plan_runs, runs_of, stages, to_train, with_waiting
 from workbench.launch.profiles import Profile
+from workbench.launch.reports import is_due, live_tasks
 from workbench.launch.room import check_room
 from workbench.launch.scheduler import SchedulerError
 from workbench.launch.states import Look, forgiving, look_at_queue
 from workbench.launch.submissions import Submissions, Warn
 from workbench.results.curves import name_curves
 from workbench.results.folders import RunFolder
-from workbench.results.record import FAILED
+from workbench.results.record import FAILED, State
 
 if TYPE_CHECKING:
     from workbench.launch.tasks import Report
 
+WITH_RESULTS: tuple[State, ...] = ("completed", "queued", "running")
+"""States of runs that a report shows, or will show."""
 Prepare = Callable[[Grid], None]
 """What must hold before a grid's runs are submitted: checked models, data sets in their places."""
 
@@ -150,7 +153,10 @@ def _check_folder(results: Path) -> None:
 
 def _planned(grid: Grid, request: Request, look: Look) -> SubmissionOutcome:
     planned = plan_runs(runs_of(grid), request.results, look, request.warn)
-    return SubmissionOutcome(planned, to_train(planned, request.retry))
+    chosen = to_train(planned, request.retry)
+    return SubmissionOutcome(
+        planned, with_waiting(grid, planned, chosen) if request.profile.backend == "slurm" else chosen
+    )
 
 
 def _carry_out(grid: Grid, outcome: SubmissionOutcome, results: Path, executor: Executor) -> None:
@@ -175,7 +181,9 @@ def _saying_what_was_taken(outcome: SubmissionOutcome) -> Iterator[None]:
 
 
 class SlurmExecutor:
-    """A cluster as an executor: job arrays, each after the tasks that its runs begin from.
+    """A cluster as an executor: at most two job arrays a stage, one of them after the tasks that its runs begin from.
+
+    Which of these came to a good end, each task looks up for itself: one that failed holds up only those that need it.
 
     Args:
         lock: the descriptor of the locked submissions.
@@ -194,29 +202,30 @@ class SlurmExecutor:
         """Submit a stage's runs."""
         request = self._request
         request.prepare(stage.grid)
-        for needed, group in _by_need(stage.grid, chosen).items():
-            waits_for = [self._by_id[name] for name in needed if self._by_id[name].state != "completed"]
-            _check_needed(waits_for, self._tasks)
-            after = [self._tasks[planned.run.id] for planned in waits_for]
-            for array in submit_arrays(group, request.results, request.profile, stage.grid, self._lock, after):
+        needs = {planned.run.id: self._waits_for(stage.grid, planned) for planned in chosen}
+        # One array of those that may start, and one of those that wait: no run waits for what it does not need.
+        for group in ([p for p in chosen if not needs[p.run.id]], [p for p in chosen if needs[p.run.id]]):
+            for array in submit_arrays(group, request.results, request.profile, stage.grid, self._lock, needs):
                 self._outcome.arrays.append(array)
                 self._tasks |= {run: f"{array.array_id}_{k}" for k, run in enumerate(array.submission.runs)}
 
+    def _waits_for(self, grid: Grid, planned: PlannedRun) -> list[str]:
+        """The tasks of the runs that a run begins from, as far as these are not completed."""
+        needed = [self._by_id[run.id] for run in grid.needed([planned.run])]
+        open_runs = [other for other in needed if other.state != "completed"]
+        _check_needed(open_runs, self._tasks)
+        return [self._tasks[other.run.id] for other in open_runs]
+
     def report(self, stage: Stage) -> None:
-        """Submit a stage's report job, if runs were submitted since the last."""
+        """Submit a stage's report job, if one is due."""
         request, grid = self._request, stage.grid
-        if grid.then and report_is_due(grid, request.results):
-            ends = _live_tasks(grid, request.results)
+        chosen = {planned.run.id for planned in self._outcome.chosen}
+        states = (self._by_id[run.id].state for run in stage.runs)
+        any_runs = any(run.id in chosen for run in stage.runs) or any(s in WITH_RESULTS for s in states)
+        if grid.then and is_due(grid, request.results, any_runs, request.retry):
+            ends = live_tasks(grid, request.results)
             job = submit_report_job(grid, request.results, request.profile, self._lock, ends, request.report)
             self._outcome.reports.append(job)
-
-
-def _by_need(grid: Grid, chosen: Sequence[PlannedRun]) -> dict[tuple[str, ...], list[PlannedRun]]:
-    """Runs by what they begin from: one that failed must hold up only those that need it."""
-    groups: dict[tuple[str, ...], list[PlannedRun]] = {}
-    for planned in chosen:
-        groups.setdefault(tuple(run.id for run in grid.needed([planned.run])), []).append(planned)
-    return groups
 
 
 def _check_needed(needed: Sequence[PlannedRun], tasks: Mapping[str, str]) -> None:
@@ -229,10 +238,3 @@ def _check_needed(needed: Sequence[PlannedRun], tasks: Mapping[str, str]) -> Non
         raise WorkbenchError(
             f"{name} is {planned.state}: {planned.run_state.message}; take it up again first, with workbench retry"
         )
-
-
-def _live_tasks(grid: Grid, results: Path) -> list[str]:
-    """All of a grid's tasks that are not over, whichever submission they came with."""
-    name = str(grid.file.resolve())
-    arrays = [s for s in Submissions(results).all() if s.grid == name and not s.is_report]
-    return [task.id for task in scheduler.queue([s.job for s in arrays]) if task.live]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
 import os
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.config import RunConfig
 from workbench.errors import InterruptedRun
+from workbench.failures import classify, message_of
 from workbench.results.record import RunId
 
 if TYPE_CHECKING:
@@ -78,6 +80,31 @@ class TrainingJob:
         train(RunConfig.parse(self.config), self.seed, folder, stop=stop, source=self.source)
         return folder.name
 
+    def obstacle(self) -> str | None:
+        """Why the run cannot begin: the run that it begins from is not completed; None where nothing is in the way."""
+        from workbench.results.folders import RunFolder
+
+        name = RunConfig.parse(self.config).start_from.run_for(self.seed)
+        if name is None or self.folder().checkpoints.latest() is not None:  # it has begun before, and resumes
+            return None
+        needed = RunFolder(Path(self.results), name)
+        state = needed.state()
+        if state == "completed":
+            return None
+        error = None if state == "damaged" else needed.record().error
+        return f"it begins from {name}, which is {state}{f': {error.message}' if error is not None else ''}"
+
+    def record_blocked(self, obstacle: str) -> None:
+        """Record that the run did not begin, and why; nothing where another process has it."""
+        from workbench.results.folders import RunBusy
+
+        folder = self.folder()
+        with contextlib.suppress(RunBusy), folder.claim() as log:
+            now = time.time()
+            log.write("end", state="interrupted", cause="blocked", error=obstacle)
+            error = {"type": "Blocked", "message": obstacle, "class": "blocked", "time": now}
+            folder.update(state="interrupted", error=error)
+
     def checkpoint(self) -> Any:
         """Asked by submitit before a timeout or a preemption: the same job again, which resumes by itself."""
         from submitit.helpers import DelayedSubmission
@@ -140,6 +167,8 @@ class ArrayTask:
         if later := Submissions(Path(job.results)).superseded(record.number, run):
             logging.warning("%s was submitted again as %s; this job leaves it to that one", run, later)
             sys.exit(STOPPED)  # not as completed, or what waits for the run would begin without it
+        if obstacle := job.obstacle():
+            self._give_way(job, obstacle)
         join_processes()
         self._wait_for_claim(job)
         try:
@@ -147,6 +176,13 @@ class ArrayTask:
         except InterruptedRun as error:
             logging.warning("%s", error)
             sys.exit(STOPPED)  # not an exception: submitit would print a traceback
+
+    def _give_way(self, job: TrainingJob, obstacle: str) -> None:
+        """End before the training; the next submission takes the run up again."""
+        logging.warning("%s: %s", job.folder().name, obstacle)
+        if not int(os.environ.get("SLURM_PROCID", "0")):  # the main process records it for all
+            job.record_blocked(obstacle)
+        sys.exit(STOPPED)
 
     def _wait_for_claim(self, job: TrainingJob) -> None:
         folder, deadline = job.folder(), time.monotonic() + CLAIM_SECONDS
@@ -183,7 +219,13 @@ class ReportTask:
         if later := Submissions(results).superseded(record.number, record.runs[0]):
             logging.warning("%s is made by the later submission %s", record.runs[0], later)
             return
-        for file in self.report(record.resolved_grid(), results, record.manifest.then):
+        try:
+            files = self.report(record.resolved_grid(), results, record.manifest.then)
+        except Exception as error:
+            record.note_reported("failed", cause=classify(error), message=message_of(error))
+            raise
+        record.note_reported("made", files=[str(file) for file in files])
+        for file in files:
             logging.info("wrote %s", file)
 
 

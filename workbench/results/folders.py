@@ -9,7 +9,7 @@ import glob
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,11 +102,16 @@ class RunFolder:
 
     def check(self, config: RunConfig) -> None:
         """StoreError when what is stored here was made from another configuration."""
-        identity = self.record().identity
-        if identity is None:
+        self.check_identity(self.record(), config.identity_document())
+
+    def check_identity(self, record: RunRecord, asked: dict[str, Any]) -> None:
+        """StoreError when a record of this folder was made from another configuration than a document says."""
+        if record.identity is None:
             return
-        stored = identity.model_dump(mode="json", by_alias=True)
-        if lines := difference(stored, config.identity_document()):
+        identity = record.identity
+        # Not model_dump, which takes longer than reading the file: ten thousand times, most are the same.
+        stored = {**(identity.model_extra or {}), "schema": identity.schema_version, "config": identity.config}
+        if stored != asked and (lines := difference(stored, asked)):
             raise StoreError(
                 f"{self.record_file}: stored under this id is another configuration (stored -> asked): {lines[0]}"
             )
@@ -308,6 +313,15 @@ class RunLog:
 def all_runs(results: Path) -> list[RunFolder]:
     """Every run under a results folder, by name; folders with other names are none of ours."""
     return [RunFolder(results, str(run)) for run in _run_ids(results, "*")]
+
+
+def begun(results: Path, setting_ids: Iterable[str]) -> set[str]:
+    """The names of the settings' run folders that are there, without a look into each."""
+    names = set()
+    for setting_id in setting_ids:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            names |= {f"{setting_id}/{name}" for name in os.listdir(results / RUNS / setting_id)}  # noqa: PTH208
+    return names
 
 
 def seeds_of(results: Path, setting_id: str) -> tuple[int, ...]:

@@ -140,6 +140,10 @@ class RunRecord(Record):
         """The configuration as it is part of the identity; empty where nothing is stored."""
         return {} if self.identity is None else dict(self.identity.config)
 
+    def without_documents(self) -> RunRecord:
+        """The same without what makes it large: identity, machine, provenance and metrics; for many at once."""
+        return self.model_copy(update={"identity": None, "machine": {}, "provenance": None, "metrics": {}})
+
     @property
     def threads(self) -> int | None:
         """The number of threads the run was begun with."""

@@ -88,7 +88,9 @@ def test_no_file_is_longer_than_a_reader_can_hold() -> None:
 
 COVERED_BY = {
     "__main__.py": "benchmarks/test_gpu.py",
+    "analysis/blocks.py": "analysis/test_trace.py",
     "analysis/maps.py": "paper/test_artefacts.py",
+    "analysis/points.py": "analysis/test_trace.py",
     "benchmarks/": "benchmarks/test_benchmarks.py",
     "benchmarks/fake_slurm.py": "launch/test_states.py",
     "cli/cluster.py": "launch/test_submit.py",
@@ -129,6 +131,7 @@ COVERED_BY = {
     "models/fusion/": "models/test_released.py",
     "models/mask_decoder.py": "models/test_released.py",
     "models/projectors.py": "models/test_released.py",
+    "models/watching.py": "analysis/test_trace.py",
     "paper/breakdowns.py": "evaluation/test_predictions.py",
     "paper/examples.py": "data/test_prepare.py",
     "paper/figures/": "paper/test_artefacts.py",

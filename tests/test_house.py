@@ -88,6 +88,7 @@ def test_no_file_is_longer_than_a_reader_can_hold() -> None:
 
 COVERED_BY = {
     "__main__.py": "benchmarks/test_gpu.py",
+    "analysis/beside.py": "analysis/test_alignment.py",
     "analysis/blocks.py": "analysis/test_trace.py",
     "analysis/maps.py": "paper/test_artefacts.py",
     "analysis/points.py": "analysis/test_trace.py",
@@ -99,6 +100,7 @@ COVERED_BY = {
     "config/data.py": "config/test_run.py",
     "config/sections.py": "config/test_run.py",
     "data/check.py": "data/test_prepare.py",
+    "cli/inside.py": "analysis/test_verify.py",
     "cli/predict.py": "analysis/test_predictor.py",
     "data/counts.py": "data/test_prepare.py",
     "data/features.py": "training/test_features.py",

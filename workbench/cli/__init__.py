@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli import cluster, data, outputs, predict, runs, tools
+from workbench.cli import cluster, data, inside, outputs, predict, runs, tools
 from workbench.cli.options import app
 
-__all__ = ["app", "cluster", "data", "main", "outputs", "predict", "runs", "tools"]
+__all__ = ["app", "cluster", "data", "inside", "main", "outputs", "predict", "runs", "tools"]
 
 
 def _print_version(asked: bool) -> None:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 
 ORDER = (
-    "plan", "submit", "status", "logs", "cancel", "retry", "table", "figure", "predict", "lab", "data", "variants",
-    "config", "train", "evaluate", "summarise", "doctor", "bench", "gc", "import-released", "pretrain",
+    "plan", "submit", "status", "logs", "cancel", "retry", "table", "figure", "predict", "attention", "lab", "data",
+    "variants", "config", "train", "evaluate", "summarise", "doctor", "bench", "trace", "gc", "import-released",
+    "pretrain",
 )  # fmt: skip
 """Of the commands in --help."""
 

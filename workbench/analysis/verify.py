@@ -165,14 +165,15 @@ def _weights(call: Call) -> Tensor:
     logits = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
     if inputs.relative_h is not None and inputs.relative_w is not None:
         # As the kernel gets them: under autocast in the queries' precision.
-        tables = (inputs.relative_h.detach().to(inputs.q.dtype), inputs.relative_w.detach().to(inputs.q.dtype))
-        at = torch.arange(size, device=q.device)
-        for table, place in zip(tables, (at // width, at % width), strict=True):
-            both = table.double()[place[:, None], place[None]]
-            logits[:, :, -size:, -size:] += torch.einsum("bhqd,qkd->bhqk", q[:, :, -size:], both)
+        table_h, table_w = (t.detach().to(inputs.q.dtype).double() for t in (inputs.relative_h, inputs.relative_w))
+        query = q[:, :, -size:].unflatten(2, (height, width))
+        rows = torch.einsum("bnhwc,hkc->bnhwk", query, table_h)
+        columns = torch.einsum("bnhwc,wkc->bnhwk", query, table_w)
+        logits[:, :, -size:, -size:] += (rows[..., :, None] + columns[..., None, :]).flatten(4, 5).flatten(2, 3)
     if inputs.text_mask is not None:
         logits[..., :-size].masked_fill_(~inputs.text_mask[:, None, None], float("-inf"))
-    return logits.softmax(dim=-1)
+    expected: Tensor = logits.softmax(dim=-1)
+    return expected
 
 
 def _of_recording(recording: Recording, keeper: _Keeper, reference: Tensor, kind: Kind) -> list[float]:

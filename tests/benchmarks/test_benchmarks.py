@@ -55,10 +55,8 @@ def test_rules_change_between_measured_sizes(monkeypatch: pytest.MonkeyPatch) ->
 def test_unknown_benchmarks_and_misplaced_options_are_one_line(workbench: Command, tmp_path: Path) -> None:
     unknown = workbench("bench", "attentoin")
     assert unknown.code == 2
-    assert (
-        "unknown benchmark 'attentoin' (did you mean 'attention'?); known: attention, data, encoder, launch, reuse"
-        in unknown.err
-    )
+    known = "attention, data, encoder, launch, reuse, trace"
+    assert f"unknown benchmark 'attentoin' (did you mean 'attention'?); known: {known}" in unknown.err
     misplaced = workbench("bench", "encoder", "--write-policy", tmp_path / "x.json")
     assert misplaced.code == 2
     assert "--write-policy belongs to the benchmark attention" in misplaced.err

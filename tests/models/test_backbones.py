@@ -12,6 +12,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from workbench.analysis.trace import trace
 from workbench.config import RunConfig
 from workbench.errors import ConfigError
 from workbench.models.attention import AttentionInput, attention
@@ -19,7 +20,6 @@ from workbench.models.backbones import (
     SAM_DECODER_DEPTH,
     Backbone,
     BlockOptions,
-    BlockRecord,
     DecoderShape,
     backbones,
     sam_around,
@@ -27,6 +27,7 @@ from workbench.models.backbones import (
 from workbench.models.build import build_model, check_config
 from workbench.models.catalog import as_markdown, count
 from workbench.models.fusion import variants
+from workbench.models.watching import Call, watched
 
 WIDTHS = (16, 16, 32, 32)
 HEADS = 2
@@ -78,15 +79,17 @@ class Hierarchical(Backbone):
         block: Any = self.blocks[layer]
         grid, words = (image.shape[1], image.shape[2]), 0 if text is None else text.shape[1]
         sequence = image.flatten(1, 2) if text is None else torch.cat([text, image.flatten(1, 2)], dim=1)
-        if options.observer is not None:
-            options.observer(BlockRecord(layer, block, image, text, text_mask, 0))
         q, k, v = block.qkv(block.norm(sequence)).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
-        seen = attention(AttentionInput(q, k, v, grid, text_mask=text_mask), options.implementation)
+        call = Call(AttentionInput(q, k, v, grid, text_mask=text_mask), grid=grid)
+        seen = watched(block, call, lambda inputs: attention(inputs, options.implementation))
         sequence = block.shortcut(sequence) + seen.transpose(1, 2).flatten(2)
         image = sequence[:, words:].unflatten(1, grid)
         if block.merges:
             image = F.max_pool2d(image.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
         return image, sequence[:, :words] if keep_text else None
+
+    def attention_of(self, layer: int) -> nn.Module:
+        return self.blocks[layer]
 
     def embedding(self, tokens: Tensor) -> Tensor:
         embedding: Tensor = self.neck(tokens.permute(0, 3, 1, 2))
@@ -192,15 +195,17 @@ def test_its_parts_are_frozen_and_observed_as_a_vit_s_are(make: Callable[..., Ru
     assert model.image_encoder.first_fused == 3
     learning = {name for name, p in model.image_encoder.named_parameters() if p.requires_grad}
     assert learning == {"vit.neck.weight", "vit.neck.bias", "fusion.projectors.3.weight", "fusion.projectors.3.bias"}
-    seen: list[tuple[int, tuple[int, ...], bool]] = []
     pixels, ids, mask = batch()
-    text, _ = model.encode_text(ids, mask)
-    model.encode_image(
-        model.normalise(pixels), text, None, lambda r: seen.append((r.layer, tuple(r.image.shape), r.text is not None))
-    )
-    assert seen == [
-        (0, (2, 16, 16, 16), False), (1, (2, 16, 16, 16), False), (2, (2, 8, 8, 32), False), (3, (2, 8, 8, 32), True),
-    ]  # fmt: skip
+    with trace(model, ["encoder.blocks[*].attn.*", "encoder.blocks[*].attn.image_to_image[1:3]"]) as seen:
+        model(model.normalise(pixels), ids, mask)
+    shapes = {recording.point.name: tuple(recording.weights.shape) for recording in seen}
+    rows = {
+        f"encoder.blocks[{i}].attn.image_to_image[1:3]": (2, 2, 2, side, side) for i, side in enumerate((16, 16, 8, 8))
+    }
+    words = {
+        f"encoder.blocks[3].attn.{part}": (2, 2, ids.shape[1], 8, 8) for part in ("word_to_image", "image_to_word")
+    }
+    assert shapes == rows | words | {"encoder.blocks[3].attn.word_to_word": (2, 2, ids.shape[1], ids.shape[1])}
 
 
 def test_it_is_listed_with_its_widths(hierarchical: str) -> None:

@@ -12,6 +12,7 @@ from workbench.errors import ConfigError
 from workbench.models.backbones.vit import SamViT, ViTShape, resized_positions
 from workbench.models.fusion import BlockInput, Sizes, build_fusion, variants
 from workbench.models.image_encoder import FusedImageEncoder
+from workbench.models.watching import Watcher, watch
 
 SMALL = ViTShape(32, 3, 4, (1,), image_size=96, patch_size=8, window_size=5, decoder_width=16, decoder_heads=2,
                  decoder_mlp_width=16, iou_head_width=8, mask_channels=4)  # fmt: skip
@@ -184,7 +185,9 @@ def test_checkpointed_blocks_are_run_again_only_for_gradients(monkeypatch: pytes
     model(image, text).mean().backward()  # not in training
     with torch.no_grad():
         model.train()(image, text)
-    model(image, text, None, lambda record: None).mean().backward()
+    end = watch(model.vit.attention_of(1), Watcher())
+    model(image, text).mean().backward()  # who watches is to see each block once
+    end()
     assert ran == [0, 1, 2] * 3
     model(image, text).mean().backward()
     assert ran[9:] == [0, 1, 2, 2, 1, 0]

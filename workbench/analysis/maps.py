@@ -75,7 +75,7 @@ def _compute(
 ) -> dict[str, Any]:
     import torch
 
-    from workbench.analysis.trace import LayerAttention, trace
+    from workbench.analysis.text_blocks import LayerAttention, text_blocks
     from workbench.models.text_encoder import load_tokenizer
     from workbench.training.checkpointing import load_trained
 
@@ -91,7 +91,7 @@ def _compute(
         ids, mask = tokenizer([expression.sentence])
         placement = dataset.placement(expression)
         content = torch.tensor([[placement.top, placement.left, placement.height, placement.width]])
-        traced = trace(model, model.normalise(dataset.square(expression)[None], content), ids, mask)
+        traced = text_blocks(model, model.normalise(dataset.square(expression)[None], content), ids, mask)
         words = slice(1, int(mask.sum()) - 1)
         by_part["mask decoder"].append(mean(traced.decoder, words))
         if traced.encoder:

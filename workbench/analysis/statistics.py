@@ -65,6 +65,17 @@ def paired_difference(frame: pd.DataFrame, baseline: pd.DataFrame, metric: str) 
     )
 
 
+def mean_of(values: NDArray[np.float64], image_ids: NDArray[np.int64]) -> Estimate:
+    """The mean of numbers of expressions, with its interval over images; numbers that are not finite are left out."""
+    there = np.isfinite(values)
+    images, image = np.unique(image_ids[there], return_inverse=True)
+    if not len(images):
+        return Estimate(float("nan"), float("nan"), float("nan"))
+    sums = np.stack([np.bincount(image, values[there]), np.bincount(image)])[:, None].astype(float)
+    once = np.ones((1, len(images)))
+    return _interval(_ratios(sums, once, 0.0)[0], _ratios(sums, _weights(len(images)), 0.0))
+
+
 def _parts(frame: pd.DataFrame, metric: str) -> NDArray[np.float64]:
     """Every metric is a ratio of sums; its numerator and denominator by seed and image: 2×seeds×images."""
     images, image = np.unique(frame["image_id"].to_numpy(), return_inverse=True)

@@ -52,3 +52,10 @@ def _reuse(device: torch.device, report: Report) -> dict[str, float]:
     from workbench.benchmarks.reuse import run
 
     return run(device, report)
+
+
+@benchmarks.register("trace")
+def _trace(device: torch.device, report: Report) -> dict[str, float]:
+    from workbench.benchmarks.trace import run
+
+    return run(device, report)

@@ -184,8 +184,8 @@ def _inputs(shape: Shape, gradient: bool, device: torch.device) -> AttentionInpu
         return torch.randn(*size, generator=generator).to(device, dtype).requires_grad_(gradient)
 
     q, k, v = (draw(shape.batch, HEADS, shape.tokens, HEAD_WIDTH) for _ in range(3))
-    tables = (draw(shape.side, shape.side, HEAD_WIDTH) for _ in range(2))
-    return AttentionInput(q, k, v, (shape.side, shape.side), *tables)
+    table_h, table_w = (draw(shape.side, shape.side, HEAD_WIDTH) for _ in range(2))
+    return AttentionInput(q, k, v, (shape.side, shape.side), table_h, table_w)
 
 
 def _entered(device: torch.device) -> list[str]:

@@ -8,10 +8,23 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli import attribution, cluster, data, outputs, predict, report, runs, tables, tools
+from workbench.cli import attribution, cluster, data, inside, outputs, predict, report, runs, tables, tools
 from workbench.cli.options import app
 
-__all__ = ["app", "attribution", "cluster", "data", "main", "outputs", "predict", "report", "runs", "tables", "tools"]
+__all__ = [
+    "app",
+    "attribution",
+    "cluster",
+    "data",
+    "inside",
+    "main",
+    "outputs",
+    "predict",
+    "report",
+    "runs",
+    "tables",
+    "tools",
+]
 
 
 def _print_version(asked: bool) -> None:

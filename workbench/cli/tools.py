@@ -98,7 +98,7 @@ def list_variants(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="attention, data, encoder, launch or reuse.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="attention, data, encoder, launch, reuse or trace.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print one flat JSON object and nothing else.")] = False,
     write_policy: Annotated[
         Path | None, typer.Option(help="With `attention`: write the fastest choices as this machine's policy table.")

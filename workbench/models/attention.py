@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.models.attention_policy import choose
-from workbench.models.chunked_attention import Grid, chunked_attention
+from workbench.models.chunked_attention import Grid, See, chunked_attention
 from workbench.models.determinism import must_be_deterministic
 from workbench.registry import Registry
 
@@ -35,6 +35,7 @@ class AttentionInput:
         relative_h: H×H×d table row R_h[i−i'] of every pair of rows, or None for no relative positions.
         relative_w: W×W×d, the same for columns.
         text_mask: B×L, True at words and False at padding; None attends to all of the text.
+        see: called with the attention weights, part by part, by implementations that make them (`SHOWS_WEIGHTS`).
     """
 
     q: Tensor
@@ -44,6 +45,7 @@ class AttentionInput:
     relative_h: Tensor | None = None
     relative_w: Tensor | None = None
     text_mask: Tensor | None = None
+    see: See | None = None
 
     @property
     def scale(self) -> float:
@@ -67,6 +69,8 @@ FORWARD_ONLY_ON_CPU = frozenset({"flex"})
 """Implementations without a backward pass on the CPU."""
 UNORDERED_ON_GPU = frozenset({"flex", "sdpa"})
 """Implementations whose gradients of the bias a GPU sums in no fixed order."""
+SHOWS_WEIGHTS = frozenset({"eager", "chunked"})
+"""Implementations that make the attention weights, and show them to `AttentionInput.see`."""
 
 
 def attention(inputs: AttentionInput, implementation: str | None = None) -> Tensor:
@@ -99,25 +103,30 @@ def _constant_choice(device: str, dtype: str, gradient: bool, tokens: int) -> st
     return choose(device, dtype, gradient, tokens)
 
 
-def relative_position_terms(inputs: AttentionInput) -> tuple[Tensor, Tensor]:
-    """q·R_h and q·R_w of the image queries: B×h×H×W×H and B×h×H×W×W."""
+def relative_position_terms(inputs: AttentionInput, grid_rows: slice | None = None) -> tuple[Tensor, Tensor]:
+    """q·R_h and q·R_w of the image queries in some rows of the grid (None: all): B×h×rows×W×H and B×h×rows×W×W."""
     assert inputs.relative_h is not None
     assert inputs.relative_w is not None
     height, width = inputs.grid
     batch, heads, _, depth = inputs.q.shape
-    q = inputs.q[:, :, inputs.text_queries :].reshape(batch, heads, height, width, depth)
-    terms_h = torch.einsum("bnhwd,hkd->bnhwk", q, inputs.relative_h)
+    rows = slice(0, height) if grid_rows is None else grid_rows
+    text = inputs.text_queries
+    q = inputs.q[:, :, text + rows.start * width : text + rows.stop * width]
+    q = q.reshape(batch, heads, rows.stop - rows.start, width, depth)
+    terms_h = torch.einsum("bnhwd,hkd->bnhwk", q, inputs.relative_h[rows])
     terms_w = torch.einsum("bnhwd,wkd->bnhwk", q, inputs.relative_w)
     return terms_h, terms_w
 
 
-def additive_mask(inputs: AttentionInput) -> Tensor | None:
-    """Everything that is added to the scaled logits, broadcastable to B×h×Q×(L+N); None when nothing is."""
+def additive_mask(inputs: AttentionInput, queries: slice | None = None) -> Tensor | None:
+    """Everything that is added to the scaled logits of some queries (None: of all), made for those alone.
+
+    Returns:
+        Broadcastable to B×h×queries×(L+N); None when nothing is added.
+    """
     bias: Tensor | None = None
     if inputs.relative_h is not None:
-        terms_h, terms_w = relative_position_terms(inputs)
-        image_bias = (terms_h[..., :, None] + terms_w[..., None, :]).flatten(4, 5).flatten(2, 3)
-        bias = F.pad(image_bias, (inputs.text_length, 0, inputs.text_queries, 0))
+        bias = _relative_bias(inputs, queries or slice(0, inputs.q.shape[2]))
     if inputs.text_mask is not None:
         tokens = inputs.k.shape[2]
         blocked = torch.zeros(len(inputs.text_mask), 1, 1, tokens, dtype=inputs.q.dtype, device=inputs.q.device)
@@ -126,12 +135,33 @@ def additive_mask(inputs: AttentionInput) -> Tensor | None:
     return bias
 
 
+def _relative_bias(inputs: AttentionInput, queries: slice) -> Tensor:
+    """The relative positions' part of the bias, B×h×queries×(L+N), zero where a query or key is text."""
+    width, text = inputs.grid[1], inputs.text_queries
+    start, stop = max(0, queries.start - text), max(0, queries.stop - text)
+    rows = slice(start // width, -(-stop // width))
+    terms_h, terms_w = relative_position_terms(inputs, rows)
+    bias = (terms_h[..., :, None] + terms_w[..., None, :]).flatten(4, 5).flatten(2, 3)
+    bias = bias[:, :, start - rows.start * width : stop - rows.start * width]
+    return F.pad(bias, (inputs.text_length, 0, max(0, min(text, queries.stop) - queries.start), 0))
+
+
+def weights(inputs: AttentionInput, queries: slice | None = None) -> Tensor:
+    """The attention weights of some queries (None: of all), B×h×queries×(L+N); nothing larger is made."""
+    q = inputs.q if queries is None else inputs.q[:, :, queries]
+    logits = (q * inputs.scale) @ inputs.k.transpose(-2, -1)
+    bias = additive_mask(inputs, queries)
+    return (logits if bias is None else logits + bias).softmax(dim=-1)
+
+
 @implementations.register("eager")
 def eager(inputs: AttentionInput) -> Tensor:
     """The reference: the whole matrix of logits, the bias added to it."""
-    logits = (inputs.q * inputs.scale) @ inputs.k.transpose(-2, -1)
-    bias = additive_mask(inputs)
-    return (logits if bias is None else logits + bias).softmax(dim=-1) @ inputs.v
+    attention_weights = weights(inputs)
+    if inputs.see is not None:
+        seen = attention_weights.detach().flatten(0, 1)
+        inputs.see(slice(0, len(seen)), slice(0, seen.shape[1]), seen)
+    return attention_weights @ inputs.v
 
 
 @implementations.register("sdpa")
@@ -193,7 +223,7 @@ def chunked(inputs: AttentionInput) -> Tensor:
     The backward pass computes each chunk again from q and k, so memory grows with N, not with N².
     """
     return chunked_attention(
-        inputs.q, inputs.k, inputs.v, inputs.relative_h, inputs.relative_w, inputs.grid, inputs.text_mask
+        inputs.q, inputs.k, inputs.v, inputs.relative_h, inputs.relative_w, inputs.grid, inputs.text_mask, inputs.see
     )
 
 

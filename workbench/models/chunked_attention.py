@@ -15,6 +15,9 @@ from workbench.models.sharing import InOrder, for_each
 
 Grid = tuple[int, int]
 Tables = tuple[Tensor, Tensor] | None
+See = Callable[[slice, slice, Tensor], None]
+"""Called with (images × heads, queries, their weights g×queries×(L+N)), which are valid until it returns; on the CPU by
+several threads at once, each with other weights."""
 
 CHUNK_ELEMENTS = 250_000
 """Logits per chunk: 1 MB in fp32, a core's own cache."""
@@ -32,6 +35,7 @@ def chunked_attention(
     relative_w: Tensor | None,
     grid: Grid,
     text_mask: Tensor | None,
+    see: See | None = None,
 ) -> Tensor:
     """softmax(q·kᵀ/√d + relative positions) · v, B×h×Q×d, a few heads and grid rows of queries at a time.
 
@@ -40,10 +44,10 @@ def chunked_attention(
     bit.
 
     Args:
-        q, k, v, relative_h, relative_w, grid, text_mask: see `attention.AttentionInput`.
+        q, k, v, relative_h, relative_w, grid, text_mask, see: see `attention.AttentionInput`.
     """
     with torch.autocast(q.device.type, enabled=False):
-        out: Tensor = _Chunked.apply(q, k, v, relative_h, relative_w, grid, text_mask)
+        out: Tensor = _Chunked.apply(q, k, v, relative_h, relative_w, grid, text_mask, see)
     return out
 
 
@@ -60,12 +64,16 @@ class _Chunked(torch.autograd.Function):
         relative_w: Tensor | None,
         grid: Grid,
         text_mask: Tensor | None,
+        see: See | None,
     ) -> Tensor:
         whole = _Whole(q, k, v, _tables(relative_h, relative_w), grid, text_mask)
         out = torch.empty_like(whole.q, memory_format=torch.contiguous_format)
 
         def work(chunk: _Chunk) -> None:
-            torch.bmm(whole.weights(chunk), whole.v[chunk.heads], out=out[chunk.heads, chunk.queries])
+            weights = whole.weights(chunk)
+            if see is not None:
+                see(chunk.heads, chunk.queries, weights)
+            torch.bmm(weights, whole.v[chunk.heads], out=out[chunk.heads, chunk.queries])
 
         whole.for_each_chunk(work)
         out = out.view(q.shape)
@@ -82,7 +90,7 @@ class _Chunked(torch.autograd.Function):
         whole.for_each_chunk(gradients.work)
         d_q, d_k, d_v = (d.unflatten(0, q.shape[:2]) for d in (gradients.q, gradients.k, gradients.v))
         d_h, d_w = (d.to(q.dtype) for d in gradients.tables) if gradients.tables else (None, None)
-        return d_q, d_k, d_v, d_h, d_w, None, None
+        return d_q, d_k, d_v, d_h, d_w, None, None, None
 
 
 def _tables(relative_h: Tensor | None, relative_w: Tensor | None) -> Tables:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from workbench.models.determinism import attend
+from workbench.models.watching import watched_attend
 
 
 class SampleLayerNorm(nn.Module):
@@ -48,18 +48,27 @@ class CrossAttention(nn.Module):
             nn.init.zeros_(affine.bias)
 
     def forward(self, queries: Tensor, keys: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """The attention output of queries B×L×C over keys B×K×C, B×L×key_width; `key_mask` B×K is False at padding."""
+        """The attention output of queries B×L×C over keys, B×L×key_width.
+
+        Args:
+            keys: B×K×C, or image tokens B×H×W×C.
+            key_mask: B×K, False at padding.
+        """
+        grid = (keys.shape[1], keys.shape[2]) if keys.ndim == 4 else None
+        keys = keys.flatten(1, -2)
 
         def heads(x: Tensor) -> Tensor:
             separate: Tensor = x.unflatten(-1, (self.heads, -1))
             return separate.transpose(1, 2)
 
-        attended = attend(
+        attended = watched_attend(
+            self,
             heads(self.q_proj(queries)),
             heads(self.k_proj(keys)),
             heads(self.v_proj(keys)),
-            None if key_mask is None else key_mask[:, None, None],
+            key_mask,
             self.dropout if self.training else 0.0,
+            grid,
         )
         out: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return out
@@ -78,7 +87,7 @@ class CrossAttentionLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Queries B×L×C after attending to keys B×K×C, B×L×C."""
+        """Queries B×L×C after attending to keys B×K×C or image tokens B×H×W×C, B×L×C."""
         queries = self.norm1(queries + self.dropout(self.attention(queries, keys)))
         inner = self.dropout(self.lin1(queries).relu())
         out: Tensor = self.norm2(queries + self.dropout(self.lin2(inner)))

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from workbench.errors import ConfigError
-from workbench.models.backbones import Backbone, BlockOptions, Observer
+from workbench.models.backbones import Backbone, BlockOptions
 from workbench.models.fusion import BlockInput, Fusion
+from workbench.models.watching import changed, is_watched
 
 
 class FusedImageEncoder(nn.Module):
@@ -58,7 +59,6 @@ class FusedImageEncoder(nn.Module):
         image: Tensor,
         text: Tensor | None = None,
         text_mask: Tensor | None = None,
-        observer: Observer | None = None,
     ) -> Tensor:
         """Image embedding B×C×H×W.
 
@@ -66,11 +66,10 @@ class FusedImageEncoder(nn.Module):
             image: normalised pixels, B×3×(H·patch)×(W·patch).
             text: B×L×text_width, or None for SAM's own encoder.
             text_mask: B×L, True at words; None lets padding be attended to.
-            observer: called once per block, in order.
         """
-        return self.with_text(self.before_text(image, observer), text, text_mask, observer)
+        return self.with_text(self.before_text(image), text, text_mask)
 
-    def before_text(self, image: Tensor, observer: Observer | None = None) -> Tensor:
+    def before_text(self, image: Tensor) -> Tensor:
         """Everything that does not depend on text: the tokens entering the first fused block, B×H×W×C."""
         height, width = image.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
@@ -79,7 +78,7 @@ class FusedImageEncoder(nn.Module):
                 f"{height}×{width} is not a multiple of the patch size, {self.patch_size}",
             )
         tokens = self.vit.embed(image)
-        options = self._options(observer)
+        options = self._options()
         for layer in range(self.first_fused):
             tokens, _ = self._run(layer, tokens, None, None, None, options)
         return tokens
@@ -89,11 +88,10 @@ class FusedImageEncoder(nn.Module):
         tokens: Tensor,
         text: Tensor | None,
         text_mask: Tensor | None = None,
-        observer: Observer | None = None,
     ) -> Tensor:
         """From `before_text`'s tokens, one row per expression, to the image embedding B×C×H×W."""
         words: Tensor | None = None
-        options = self._options(observer)
+        options = self._options()
         if text is not None:
             text, text_mask = self.fusion.given(text, text_mask)
             text = self.fusion.text_projection(text)
@@ -112,8 +110,8 @@ class FusedImageEncoder(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """`_block`, or the same with its activations dropped until the backward pass."""
         inputs = (layer, tokens, text, text_mask, words, options)
-        # An observer is to see each block once.
-        if not (self.checkpointed and self.training and torch.is_grad_enabled()) or options.observer is not None:
+        again_later = self.checkpointed and self.training and torch.is_grad_enabled()
+        if not again_later or is_watched(self):  # who watches is to see each block once
             return self._block(*inputs)
         # It restores the random state and autocast, so that dropout draws the same when the block runs again.
         again: tuple[Tensor, Tensor | None] = checkpoint(self._block, *inputs, use_reentrant=False)
@@ -138,10 +136,10 @@ class FusedImageEncoder(nn.Module):
         """
         if text is None or layer not in self.fusion.layers:
             return self.vit.run_block(layer, tokens, None, None, False, options)[0], words
-        made = self.fusion.tokens(BlockInput(layer, text, text_mask, words, tokens))
+        made = changed(self.fusion, layer, self.fusion.tokens(BlockInput(layer, text, text_mask, words, tokens)))
         keep = self.fusion.reads_output(layer)
         tokens, evolved = self.vit.run_block(layer, tokens, made, text_mask, keep, options)
         return tokens, evolved if self.fusion.evolves else None
 
-    def _options(self, observer: Observer | None) -> BlockOptions:
-        return BlockOptions(self.windowed, self.implementation, observer)
+    def _options(self) -> BlockOptions:
+        return BlockOptions(self.windowed, self.implementation)

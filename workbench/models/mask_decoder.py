@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,10 +13,8 @@ from segment_anything.modeling import MaskDecoder
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench.models.determinism import attend
-
-DecoderObserver = Callable[[int, Tensor], None]
-"""Called with (layer, logits of token-to-image attention B×h×T×N before the softmax)."""
+from workbench.models.chunked_attention import Grid
+from workbench.models.watching import watched_attend
 
 
 def decode(
@@ -27,7 +25,6 @@ def decode(
     dense_prompt: Tensor,
     prompt_mask: Tensor | None = None,
     masks: Sequence[int] = (0,),
-    observer: DecoderObserver | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mask logits and SAM's predictions of mask quality.
 
@@ -38,7 +35,6 @@ def decode(
         dense_prompt: broadcastable to B×C×H×W.
         prompt_mask: B×L, False at padding, which is not attended to.
         masks: which of SAM's four masks to make.
-        observer: see `DecoderObserver`.
 
     Returns:
         Logits B×len(masks)×4H×4W, and predicted IoUs B×4.
@@ -49,9 +45,7 @@ def decode(
     token_mask: Tensor | None = None
     if prompt_mask is not None:
         token_mask = F.pad(prompt_mask, (len(own), 0), value=True)
-    queries, keys = _two_way(
-        decoder.transformer, image_embedding + dense_prompt, image_pe, tokens, token_mask, observer
-    )
+    queries, keys = _two_way(decoder.transformer, image_embedding + dense_prompt, image_pe, tokens, token_mask)
     features = decoder.output_upscaling(keys.transpose(1, 2).unflatten(2, (height, width)))
     weights = torch.stack([decoder.output_hypernetworks_mlps[i](queries[:, 1 + i]) for i in masks], dim=1)
     logits = (weights @ features.flatten(2)).unflatten(2, features.shape[2:])
@@ -64,12 +58,12 @@ def _two_way(
     image_pe: Tensor,
     tokens: Tensor,
     token_mask: Tensor | None,
-    observer: DecoderObserver | None,
 ) -> tuple[Tensor, Tensor]:
     """SAM's two-way transformer: tokens B×T×C and image B×C×H×W to tokens B×T×C and image tokens B×N×C."""
+    grid = (image.shape[2], image.shape[3])
     keys, key_pe = image.flatten(2).transpose(1, 2), image_pe.flatten(2).transpose(1, 2)
     queries = tokens
-    for index, layer in enumerate(transformer.layers):
+    for layer in transformer.layers:
         if layer.skip_first_layer_pe:
             queries = _attend(layer.self_attn, queries, queries, queries, token_mask)
         else:
@@ -77,14 +71,12 @@ def _two_way(
             queries = queries + _attend(layer.self_attn, q, q, queries, token_mask)
         queries = layer.norm1(queries)
         q, k = queries + tokens, keys + key_pe
-        if observer is not None:
-            observer(index, _logits(layer.cross_attn_token_to_image, q, k))
-        queries = layer.norm2(queries + _attend(layer.cross_attn_token_to_image, q, k, keys))
+        queries = layer.norm2(queries + _attend(layer.cross_attn_token_to_image, q, k, keys, grid=grid))
         queries = layer.norm3(queries + layer.mlp(queries))
         q = queries + tokens
-        keys = layer.norm4(keys + _attend(layer.cross_attn_image_to_token, k, q, queries, token_mask))
+        keys = layer.norm4(keys + _attend(layer.cross_attn_image_to_token, k, q, queries, token_mask, grid))
     q, k = queries + tokens, keys + key_pe
-    queries = queries + _attend(transformer.final_attn_token_to_image, q, k, keys)
+    queries = queries + _attend(transformer.final_attn_token_to_image, q, k, keys, grid=grid)
     return transformer.norm_final_attn(queries), keys
 
 
@@ -93,19 +85,11 @@ def _heads(module: Any, x: Tensor) -> Tensor:
     return separate.transpose(1, 2)
 
 
-def _attend(module: Any, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
+def _attend(
+    module: Any, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, grid: Grid | None = None
+) -> Tensor:
     """SAM's decoder attention; `key_mask` B×K is False at keys that must not be attended to."""
-    out = attend(
-        _heads(module, module.q_proj(q)),
-        _heads(module, module.k_proj(k)),
-        _heads(module, module.v_proj(v)),
-        None if key_mask is None else key_mask[:, None, None],
-    )
+    queries, keys, values = (_heads(module, x) for x in (module.q_proj(q), module.k_proj(k), module.v_proj(v)))
+    out = watched_attend(module, queries, keys, values, key_mask, grid=grid)
     projected: Tensor = module.out_proj(out.transpose(1, 2).flatten(2))
     return projected
-
-
-def _logits(module: Any, q: Tensor, k: Tensor) -> Tensor:
-    queries, keys = _heads(module, module.q_proj(q)), _heads(module, module.k_proj(k))
-    scale: float = queries.shape[-1] ** -0.5
-    return queries @ keys.transpose(-2, -1) * scale

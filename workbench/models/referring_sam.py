@@ -9,11 +9,10 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from workbench.config import FreezeConfig
-from workbench.models.backbones import Observer
 from workbench.models.determinism import resize
 from workbench.models.fusion import Fusion
 from workbench.models.image_encoder import FusedImageEncoder
-from workbench.models.mask_decoder import DecoderObserver, decode
+from workbench.models.mask_decoder import decode
 from workbench.models.text_encoder import TextEncoder
 
 UNUSED = (
@@ -127,15 +126,9 @@ class ReferringSam(nn.Module):
         features = self.text_encoder(input_ids, attention_mask)
         return features, attention_mask.bool() if self.mask_padding else None
 
-    def encode_image(
-        self,
-        image: Tensor,
-        text_features: Tensor | None,
-        text_mask: Tensor | None = None,
-        observer: Observer | None = None,
-    ) -> Tensor:
+    def encode_image(self, image: Tensor, text_features: Tensor | None, text_mask: Tensor | None = None) -> Tensor:
         """Image embedding B×C×h×w of images B×3×H×W and text features B×L×C."""
-        embedding: Tensor = self.image_encoder(image, text_features, text_mask, observer)
+        embedding: Tensor = self.image_encoder(image, text_features, text_mask)
         return embedding
 
     def encode_shared(
@@ -153,18 +146,12 @@ class ReferringSam(nn.Module):
         tokens = self.image_encoder.before_text(image)[image_of]
         return self.image_encoder.with_text(tokens, text_features, text_mask)
 
-    def decode(
-        self,
-        image_embedding: Tensor,
-        text_features: Tensor,
-        text_mask: Tensor | None = None,
-        observer: DecoderObserver | None = None,
-    ) -> Tensor:
+    def decode(self, image_embedding: Tensor, text_features: Tensor, text_mask: Tensor | None = None) -> Tensor:
         """Low-resolution mask logits B×1×4h×4w of an image embedding B×C×h×w and text features B×L×C."""
         image_pe = image_positions(self.prompt_encoder.pe_layer, image_embedding.shape[-2], image_embedding.shape[-1])
         dense = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         words = self.text_proj(text_features)
-        logits, _ = decode(self.mask_decoder, image_embedding, image_pe, words, dense, text_mask, observer=observer)
+        logits, _ = decode(self.mask_decoder, image_embedding, image_pe, words, dense, text_mask)
         return logits
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
@@ -203,9 +190,10 @@ def image_positions(encoding: Any, height: int, width: int) -> Tensor:
 
     That counts the rows with `cumsum`, which has no deterministic form on a GPU before torch 2.12.
     """
-    device = encoding.positional_encoding_gaussian_matrix.device
-    rows = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
-    columns = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
+    matrix = encoding.positional_encoding_gaussian_matrix
+    dtype, device = torch.promote_types(matrix.dtype, torch.float32), matrix.device
+    rows = (torch.arange(height, dtype=dtype, device=device) + 0.5) / height
+    columns = (torch.arange(width, dtype=dtype, device=device) + 0.5) / width
     places = torch.stack([columns.expand(height, -1), rows[:, None].expand(-1, width)], dim=-1)
     encoded: Tensor = encoding._pe_encoding(places)
     return encoded.permute(2, 0, 1)[None]

@@ -7,7 +7,6 @@ block to block.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,42 +19,16 @@ SAM_DECODER_DEPTH = 2
 
 
 @dataclass(frozen=True)
-class BlockRecord:
-    """What an observer receives per block: enough to recompute any row of its attention.
-
-    Attributes:
-        layer: the block's index.
-        attention: SAM's attention module of the block.
-        image: its normalised image input, B×H×W×C (before windows are cut).
-        text: its normalised text input, B×L×C, or None.
-        text_mask: B×L or None.
-        window_size: side of the windows, 0 for global attention.
-    """
-
-    layer: int
-    attention: nn.Module
-    image: Tensor
-    text: Tensor | None
-    text_mask: Tensor | None
-    window_size: int
-
-
-Observer = Callable[[BlockRecord], None]
-
-
-@dataclass(frozen=True)
 class BlockOptions:
     """How blocks are run, the same for all of them.
 
     Attributes:
         windowed: True keeps the backbone's windows, False lets every block attend globally.
         implementation: of the attention, instead of the one that the policy chooses.
-        observer: called once per block.
     """
 
     windowed: bool = True
     implementation: str | None = None
-    observer: Observer | None = None
 
 
 class Backbone(nn.Module, ABC):
@@ -91,7 +64,7 @@ class Backbone(nn.Module, ABC):
         keep_text: bool,
         options: BlockOptions,
     ) -> tuple[Tensor, Tensor | None]:
-        """One block over [text | image]; it must also work without text, and calls the observer if there is one.
+        """One block over [text | image]; it must also work without text.
 
         Args:
             image: B×H×W×C, C the block's own of `widths`.
@@ -102,6 +75,13 @@ class Backbone(nn.Module, ABC):
         Returns:
             Image tokens and, where it is wanted, the text's output, both of the width that the next block takes.
         """
+
+    def attention_of(self, layer: int) -> nn.Module | None:
+        """The module under which a block's attention passes through `watching.watched`; None: it does not.
+
+        Only what passes there can be traced and intervened in.
+        """
+        return None
 
     @abstractmethod
     def embedding(self, tokens: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,12 +17,12 @@ from workbench.models.backbones.base import (
     SAM_DECODER_DEPTH,
     Backbone,
     BlockOptions,
-    BlockRecord,
     DecoderShape,
     backbones,
     sam_around,
 )
 from workbench.models.determinism import resize
+from workbench.models.watching import Call, Windows, watched
 
 
 class SamViT(ImageEncoderViT, Backbone):  # type: ignore[misc]
@@ -61,8 +61,6 @@ class SamViT(ImageEncoderViT, Backbone):  # type: ignore[misc]
         window = block.window_size if options.windowed else 0
         image_in = block.norm1(image)
         text_in = None if text is None else block.norm1(text)
-        if options.observer is not None:
-            options.observer(BlockRecord(layer, block.attn, image_in, text_in, text_mask, window))
         image_out, text_out = attend(
             block.attn, image_in, text_in, text_mask, window, keep_text, options.implementation
         )
@@ -72,6 +70,11 @@ class SamViT(ImageEncoderViT, Backbone):  # type: ignore[misc]
             return image, None
         text = text + text_out
         return image, text + block.mlp(block.norm2(text))
+
+    def attention_of(self, layer: int) -> nn.Module:
+        """SAM's `Attention` of a block."""
+        attention_module: nn.Module = self.blocks[layer].attn
+        return attention_module
 
     def embedding(self, tokens: Tensor) -> Tensor:
         """SAM's neck."""
@@ -108,7 +111,7 @@ class ViTShape:
             mlp_ratio=self.mlp_ratio,
             out_chans=self.decoder_width,
             qkv_bias=True,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            norm_layer=functools.partial(nn.LayerNorm, eps=1e-6),
             use_rel_pos=True,
             window_size=self.window_size,
             global_attn_indexes=self.global_layers,
@@ -164,7 +167,14 @@ def attend(
     grid = (image.shape[1], image.shape[2])
     queries, keys, values = project(module, image.flatten(1, 2), text, keep_text)
     inputs = AttentionInput(queries, keys, values, grid, *relative_tables(module, grid), text_mask)
-    out = module.proj(attention(inputs, implementation).transpose(1, 2).flatten(2))
+    call = Call(
+        inputs,
+        Windows(window, padded, (height, width)) if window else None,
+        (height, width),
+        None if text is None or keep_text else functools.partial(word_queries, module, text),
+    )
+    out = watched(module, call, functools.partial(attention, implementation=implementation))
+    out = module.proj(out.transpose(1, 2).flatten(2))
     text_rows = text.shape[1] if text is not None and keep_text else 0
     image_out = out[:, text_rows:].unflatten(1, grid)
     text_out = out[:, :text_rows] if text_rows else None
@@ -195,6 +205,14 @@ def project(module: Any, image: Tensor, text: Tensor | None, text_queries: bool)
     bias = None if qkv.bias is None else qkv.bias[width:]
     text_k, text_v = split(F.linear(text, qkv.weight[width:], bias), 2)
     return q, torch.cat([text_k, k], dim=2), torch.cat([text_v, v], dim=2)
+
+
+def word_queries(module: Any, text: Tensor) -> Tensor:
+    """The queries that `project` leaves out where nothing reads the words' output, B×h×L×d."""
+    width = text.shape[-1]
+    bias = None if module.qkv.bias is None else module.qkv.bias[:width]
+    queries: Tensor = F.linear(text, module.qkv.weight[:width], bias).unflatten(-1, (module.num_heads, -1))
+    return queries.transpose(1, 2)
 
 
 def resized_positions(positions: Tensor | None, grid: tuple[int, int]) -> Tensor | float:

@@ -110,6 +110,10 @@ class Fusion(nn.Module, ABC):
     def tokens(self, block: BlockInput) -> Tensor:
         """Text tokens that enter a fused block, B×L×(the block's width)."""
 
+    def cross_attention_of(self, layer: int) -> nn.Module | None:
+        """The `CrossAttention` that makes a fused block's text tokens; None where the variant has none there."""
+        return None
+
     def reads_output(self, layer: int) -> bool:
         """Whether the text output of this fused block is read."""
         return self.evolves and layer != self.layers[-1]

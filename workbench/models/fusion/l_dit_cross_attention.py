@@ -52,6 +52,10 @@ class CrossAttentionLDIT(Fusion):
             assert block.previous is not None
             attended = self.attentions[name](block.text, block.previous, block.text_mask)
         else:
-            attended = self.attentions[name](projected, block.image.flatten(1, 2))
+            attended = self.attentions[name](projected, block.image)
         tokens: Tensor = self.norms[name](projected + self.dropout(attended))
         return tokens
+
+    def cross_attention_of(self, layer: int) -> nn.Module | None:
+        """Of every fused block, or with `keys: text` of all but the first."""
+        return dict(self.attentions.items()).get(str(layer))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from workbench.config import FusionConfig
@@ -35,6 +37,12 @@ class CrossAttentionFFNLDIT(Fusion):
     def tokens(self, block: BlockInput) -> Tensor:
         """The words and the output of their cross-attention."""
         name = str(block.layer)
-        attended = self.attentions[name](block.text, block.image.flatten(1, 2))
+        attended = self.attentions[name](block.text, block.image)
         tokens: Tensor = self.norms[name](block.text + self.dropout(attended))
         return tokens
+
+    def cross_attention_of(self, layer: int) -> nn.Module | None:
+        """That of the block's transformer layer."""
+        attending: Any = self.attentions[str(layer)]
+        attention: nn.Module = attending.attention
+        return attention

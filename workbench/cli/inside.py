@@ -1,0 +1,91 @@
+"""The commands that look inside of models: what tracing is worth, attention of runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from workbench.cli.options import RESULTS, CheckpointRoot, DataRoot, Results, app, print_rows
+
+tracing = typer.Typer(help="Recording of attention.", no_args_is_help=True)
+app.add_typer(tracing, name="trace")
+
+
+@tracing.callback()
+def _trace() -> None:
+    """Recording of attention: what it is worth."""
+
+
+@tracing.command()
+def verify(
+    run: Annotated[
+        str | None, typer.Argument(help="A run or a file of weights, as for `predict`.", show_default=False)
+    ] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(help="A fusion variant on vit_mini with random weights, or 'all'.")
+    ] = None,
+    results: Results = RESULTS,
+    checkpoint_root: CheckpointRoot = None,
+) -> None:
+    """Compare what tracing reads, writes and differentiates with fp64: a table of layouts and precisions."""
+    import torch
+
+    from workbench.analysis.verify import as_markdown
+    from workbench.analysis.verify import verify as verify_model
+    from workbench.errors import WorkbenchError
+
+    if (run is None) == (not variant):
+        raise WorkbenchError("name either a run or --variant")
+    torch.manual_seed(0)
+    rows = {}
+    for name, model, side in _models(run, variant, results, checkpoint_root):
+        rows[name] = verify_model(model, side)
+    print(as_markdown(rows), end="")
+
+
+@app.command()
+def attention(
+    runs: Annotated[list[str], typer.Argument(help="Trained runs, <setting id>/seed<N>.", show_default=False)],
+    split: Annotated[str, typer.Option(help="Of the run's data set.")] = "val",
+    images: Annotated[int | None, typer.Option(min=2, help="Only so many images, a fixed sample.")] = None,
+    points: Annotated[
+        list[str] | None, typer.Option(help="Names or patterns of points, e.g. 'encoder.blocks[*].attn.word_to_image'.")
+    ] = None,
+    expressions: Annotated[int, typer.Option(min=0, help="Of so many of them, the maps themselves too.")] = 8,
+    results: Results = RESULTS,
+    data_root: DataRoot = None,
+) -> None:
+    """Measure where words look, layer by layer and head by head, and write maps and statistics beside each run."""
+    from workbench.analysis.beside import write_attention
+
+    rows = []
+    for name in runs:
+        written = write_attention(name, results, data_root, split, images, points, expressions)
+        rows += [(name, *row) for row in written.best]
+        print(f"{name}: {written.expressions} expressions of {split}; {written.statistics}, {written.maps}")
+    print_rows(("run", "point", "head", "statistic", "mean", "95 % interval", "against shuffled words"), rows)
+
+
+def _models(run: str | None, variants: list[str] | None, results: Any, checkpoint_root: Any) -> Any:
+    from pathlib import Path
+
+    from workbench.analysis.predictor import Predictor
+
+    if run is not None:
+        predictor = Predictor.load(run, results, checkpoint_root or Path("checkpoints"))
+        yield predictor.name, predictor.model, predictor.config.backbone.image_size
+        return
+    from workbench.config import RunConfig
+    from workbench.models.build import build_model
+    from workbench.models.fusion import variants as known
+
+    assert variants
+    for name in list(known) if variants == ["all"] else variants:
+        settings: dict[str, Any] = {"variant": name}
+        if "projector" in known[name].reads:
+            settings["projector"] = {"init": "default"}
+        if "cross_attention" in known[name].reads:
+            settings["cross_attention"] = {"width": 32, "heads": 4}
+        config = RunConfig.parse({"fusion": settings, "training": {"steps": 1, "batch_size": 1}})
+        yield name, build_model(config), config.backbone.image_size + config.backbone.image_size // 8

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from workbench.analysis.alignment import collect, table, word_points
 from workbench.analysis.trace import trace
@@ -93,7 +94,8 @@ def _write_maps(
     count: int,
 ) -> None:
     """By `<number>.<point>`, h×L×H×W in fp16; the metadata says which expression and which word pieces."""
-    tensors, about = {}, []
+    tensors: dict[str, Tensor] = {}
+    about = []
     for number, expression in enumerate(dataset.expressions.one_of_each_image()[:count]):
         ids, mask = tokenizer([expression.sentence])
         placement = dataset.placement(expression)
@@ -110,9 +112,9 @@ def _write_maps(
 
 def _best(found: pd.DataFrame) -> list[tuple[str, ...]]:
     pointing = found[found["statistic"] == "pointing"]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for point, group in pointing.groupby("point", sort=False):
-        best = group.loc[group["value"].idxmax()] if group["value"].notna().any() else group.iloc[0]
+        best = group.sort_values("value", ascending=False).iloc[0]
         interval = f"{best['low']:.2f} to {best['high']:.2f}"
         verdict = str(best["shuffled: verdict"])
         rows.append((str(point), str(best["head"]), "pointing", f"{best['value']:.2f}", interval, verdict))

@@ -12,7 +12,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from workbench.benchmarks.fake_slurm import FakeSlurm
@@ -30,6 +29,14 @@ THOUSAND, MANY, MOST = 1_000, 10_000, 100_000
 EARLIER, LATER = 50, 11
 """Seeds of an earlier stage, and settings of a later one that begin from it."""
 SPLITS = ("val", "testA", "testB")
+WATCH = """
+import resource, subprocess, sys, time
+began = time.monotonic()
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(done.returncode)
+"""
+"""A small process between: Linux counts the memory of the process that starts a command as the command's own."""
 
 
 class Commands:
@@ -54,17 +61,17 @@ class Commands:
     def run(self, *arguments: object) -> tuple[float, float]:
         """Run one; returns seconds and the most MiB that it held."""
         command = [sys.executable, "-c", "from workbench.cli import main; main()", *map(str, arguments)]
-        began = time.monotonic()
-        child = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=self._environment
+        done = subprocess.run(
+            [sys.executable, "-ISc", WATCH, *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=self._environment,
         )
-        assert child.stderr is not None
-        said = child.stderr.read()
-        _, status, used = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
-            raise WorkbenchError(f"bench launch: {' '.join(command[3:])} failed: {said.strip()}")
-        return time.monotonic() - began, used.ru_maxrss / 1024
+        if done.returncode:
+            raise WorkbenchError(f"bench launch: {' '.join(command[3:])} failed: {done.stderr.strip()}")
+        seconds, kib = map(float, done.stdout.split())
+        return seconds, kib / 1024
 
     def measured(self, name: str, *arguments: object, memory: bool = False) -> dict[str, float]:
         """The medians of one command, run three times."""

@@ -66,7 +66,7 @@ def test_show_draws_a_referent(workbench: Workbench, tmp_path: Path, name: str) 
         shown = workbench("data", "show", name, "--index", index, "--root", tmp_path, "--results", results)
         assert shown.code == 0, shown.err
         with Image.open(results / "data" / f"{name}-{index}.png") as picture:
-            assert picture.width == 2100
+            assert picture.width == 2062
             assert len(set(picture.convert("L").tobytes())) > 20
     source = json.loads((results / "data" / f"{name}-{last}.json").read_text())
     expected = [["left one", "café on the right", "the red thing above the chair"], ["the green dog"]][name[0] == "g"]

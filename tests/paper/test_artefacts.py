@@ -130,7 +130,7 @@ def test_the_attention_figure_says_its_scale_and_keeps_its_maps_beside_the_run(t
     assert source["scale"][0] == 0
     assert source["scale"][1] > 1
     assert source["no_text_in_image_encoder"] == ["default"]
-    assert len({expression["image_id"] for expression in source["expressions"]}) == 3
+    assert len({expression["sent_id"] for expression in source["expressions"]}) == 3
     frame = RunFolder(results, source["runs"]["l_dit"]).expressions().set_index(["split", "ref_id", "sent_id"])
     for shown in source["expressions"]:
         key = (shown["split"], shown["ref_id"], shown["sent_id"])

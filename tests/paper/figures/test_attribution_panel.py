@@ -74,7 +74,7 @@ def test_the_command_writes_pictures_and_the_values_that_they_show(tmp_path: Pat
     for measure in second["attributions"][1]["faithfulness"].values():
         assert "cannot separate" in measure["verdict"] or "undefined" in measure["verdict"], "of one word, one order"
     with Image.open(tmp_path / "out" / "mine.png") as png:
-        assert png.width == WIDTH * 300
+        assert png.width == int(WIDTH * 300)
     assert (tmp_path / "out" / "mine.pdf").read_bytes().startswith(b"%PDF")
 
 

@@ -114,7 +114,7 @@ def test_latex_has_as_many_cells_in_each_line_and_no_command_from_a_name(
 ) -> None:
     text = workbench("table", grid.file, "--results", results, "--format", "latex").out
     assert text == (results / "grid" / "table.tex").read_text()
-    tables = re.findall(r"\\begin\{tabular\}\{(.*)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL)
+    tables = re.findall(r"\\begin\{tabular\}\{([^\n]*)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL)
     assert len(tables) == 2
     for columns, body in tables:
         wanted = len(re.sub(r"@\{.*?\}", "", columns))

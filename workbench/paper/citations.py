@@ -191,7 +191,8 @@ def _plain(text: str) -> str:
     """Text without what only sets it: HTML's and LaTeX's commands and the markup of emphasis."""
     text = re.sub(r"\\multicolumn\{\d\}\{\w\}\{(.*)\}", r"\1", text.rstrip().removesuffix("\\\\"))
     for command, meaning in (
-        ("$-$", "−"), (r"\pm", "±"), (r"\%", "%"), (r"\_", "_"), (r"\&", "&"), ("&lt;", "<"), ("--", DASH),
+        ("$-$", "−"), (r"\pm", "±"), (r"\%", "%"), (r"\{", "{"), (r"\}", "}"), (r"\_", "_"), (r"\&", "&"),
+        ("&lt;", "<"), ("--", DASH),
         (r"\|", "|"), (r"\textasciicircum{}", "^"), (r"\textasciitilde{}", "~"), (r"\textbackslash{}", "\\"),
         ("{[}", "["), ("{]}", "]"),
         (r"$\geq$", "≥"), (r"\textgreater{}", ">"), (r"\textless{}", "<"), (r"\dag{}", "†"), (r"\ddag{}", "‡"),

@@ -46,7 +46,8 @@ def scores(maps: Tensor, inside: Tensor) -> dict[str, Tensor]:
     """The numbers of maps E×h×H×W over referents E×H×W (from 0 to 1), each E×h; NaN where there is no referent."""
     flat, area = maps.double().flatten(2), inside.double().flatten(1)
     share = flat / flat.sum(dim=-1, keepdim=True)
-    there, size = area > 0.5, flat.shape[-1]
+    # Of a referent smaller than a token, the tokens that hold most of it.
+    there, size = area > area.amax(dim=-1, keepdim=True) / 2, flat.shape[-1]
     ranks = _ranks(flat)
     count = there.sum(dim=-1)[:, None].double()
     # Mann and Whitney's U: the sum of the ranks of the referent's tokens, less the least that it can be.

@@ -126,6 +126,8 @@ def test_a_task_that_vanished_before_it_began_is_asked_about(
     assert plan(grid, results, lambda submissions: [])[0].state == "interrupted"
     submission.note_waiting(0)
     assert plan(grid, results, lambda submissions: [])[0].state == "cancelled"
+    submission.note_begun(0)
+    assert plan(grid, results, lambda submissions: [])[0].state == "interrupted", "the requeue was refused"
 
 
 def test_what_was_cancelled_through_us_stays_so_when_the_scheduler_forgot_it(

@@ -70,7 +70,11 @@ def main(folder: Path, status: int, began: float) -> int:
         return 0  # another job is training it and will record its end
     if again:
         submission.note_waiting(index)
-        _requeue(run, task)
+        try:
+            _requeue(run, task)
+        except scheduler.SchedulerError:
+            submission.note_begun(index)  # it does not wait: the next submission takes it up
+            raise
     return 0
 
 

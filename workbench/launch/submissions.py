@@ -238,8 +238,15 @@ class Submission:
 
     def note_waiting(self, task: int) -> None:
         """Remember that a task that had begun goes back into the queue."""
+        self._note(f"-{task}")
+
+    def note_begun(self, task: int) -> None:
+        """Remember that a task has begun, where its batch script cannot say so."""
+        self._note(str(task))
+
+    def _note(self, line: str) -> None:
         with contextlib.suppress(OSError), self.began_file.open("a") as stream:
-            stream.write(f"-{task}\n")
+            stream.write(f"{line}\n")
 
     @property
     def reported(self) -> Reported | None:

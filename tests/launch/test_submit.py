@@ -189,7 +189,7 @@ def test_a_report_shows_the_grid_as_it_was_submitted_and_says_that_its_file_has_
     assert "| a " in table
     assert "b − a" in table, "also the settings that --only left out"
     assert f"This is the grid as it was submitted; changed or removed since: {file}." in table
-    assert "other" not in table
+    assert "from other code" not in table
     document = json.loads((results / "grid" / "table.json").read_text())
     assert document["seeds"] == {"a": [0, 1], "b": [0, 1]}
     assert document["changed_since_submission"] == [str(file)]

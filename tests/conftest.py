@@ -28,6 +28,7 @@ ALONE = (
     "cli/test_tools.py",
     "launch/test_crash.py",
     "launch/test_local.py",
+    "paper/test_explorer_view.py",
     "paper/test_notebooks.py",
 )
 """Tests that measure time, watch ports or keep several processes busy: no two of them at once."""

@@ -101,6 +101,7 @@ COVERED_BY = {
     "cli/attribution.py": "paper/figures/test_attribution_panel.py",
     "benchmarks/launch_commands.py": "benchmarks/test_launch.py",
     "cli/cluster.py": "launch/test_submit.py",
+    "cli/notebooks.py": "paper/test_notebooks.py",
     "cli/options.py": "cli/test_runs.py",
     "cli/tables.py": "paper/test_citations.py",
     "config/base.py": "config/test_run.py",

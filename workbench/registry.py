@@ -43,6 +43,10 @@ class Registry(Mapping[str, T], Generic[T]):
 
         return enter
 
+    def replace(self, name: str, thing: T) -> None:
+        """Enter a thing in place of what has that name, as in a notebook whose cell is run again."""
+        self._things[name] = thing
+
     def __getitem__(self, name: str) -> T:
         """The thing of that name; ConfigError lists the known names when there is none."""
         if name not in self._things:

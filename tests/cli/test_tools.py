@@ -11,7 +11,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,21 @@ import pytest
 from tests.conftest import ROOT
 
 CHROMIUM = shutil.which("chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:
     """Port and token of a running server."""
+    with running_lab(tmp_path_factory, {}) as place:
+        yield place
+
+
+@contextmanager
+def running_lab(tmp_path_factory: pytest.TempPathFactory, variables: Mapping[str, str]) -> Iterator[tuple[int, str]]:
+    """Port and token of a server whose kernels have these variables too."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -40,10 +50,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:
         str(port),
     ]
     with log.open("w") as stream:
-        environment = {**os.environ, "JUPYTER_CONFIG_DIR": str(home), "JUPYTER_DATA_DIR": str(home)}
+        environment = {**os.environ, **variables, "JUPYTER_CONFIG_DIR": str(home), "JUPYTER_DATA_DIR": str(home)}
         server = subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream, env=environment)
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while not (found := re.search(r"127\.0\.0\.1:(\d+)/lab/tree/notebooks\?token=(\w+)", log.read_text())):
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
@@ -76,11 +86,9 @@ def test_a_browser_opens_the_notebook(lab: tuple[int, str], tmp_path: Path) -> N
     from playwright.sync_api import sync_playwright
 
     port, token = lab
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync"]  # fmt: skip
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch_persistent_context(
-            str(tmp_path / "profile"), executable_path=CHROMIUM, headless=True, args=flags
+            str(tmp_path / "profile"), executable_path=CHROMIUM, headless=True, args=FLAGS
         )
         page = browser.pages[0]
         page.goto(f"http://127.0.0.1:{port}/lab/tree/notebooks/01_results.ipynb?token={token}")

@@ -1,28 +1,100 @@
+"""The notebooks run from top to bottom, and one that fails is named with its cell and error."""
+
 from __future__ import annotations
 
+import ast
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Outcome
+from workbench.errors import WorkbenchError
 from workbench.grids import Grid
+from workbench.paper.notebooks import find_notebooks, run_notebook
 
-PICTURES = {"01_results": 6, "04_attribution": 3}
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PICTURES = {"01_results": 6, "02_layer_subsets": 3, "04_attribution": 3, "05_new_variant": 3}
+"""How many pictures a notebook's page has at least, on the tests' runs."""
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda f: f.stem)
-def test_a_notebook_is_stripped_and_runs(
-    file: Path, trained: tuple[Grid, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def cells_of(file: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda f: f.stem)
+def test_a_notebook_is_stripped_and_runs(file: Path, trained: tuple[Grid, Path], tmp_path: Path) -> None:
     grid, results = trained
-    monkeypatch.setenv("WORKBENCH_GRID", str(grid.file))
-    monkeypatch.setenv("WORKBENCH_RESULTS", str(results))
-    notebook = nbformat.read(file, as_version=4)
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert not any(cell.outputs or cell.execution_count for cell in cells), "outputs must be stripped"
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute()
-    pictures = [out for cell in cells for out in cell.outputs if "image/png" in out.get("data", {})]
-    assert len(pictures) >= PICTURES[file.stem]
-    assert not any(out.output_type == "stream" and out.name == "stderr" for cell in cells for out in cell.outputs)
+    assert not any(cell.outputs or cell.execution_count for cell in cells_of(file)), "outputs must be stripped"
+    before = file.read_bytes()
+    environment = {"WORKBENCH_GRID": str(grid.file), "WORKBENCH_RESULTS": str(results)}
+    execution = run_notebook(file, tmp_path, environment)
+    assert execution.failure is None
+    page = execution.page.read_text()
+    assert len(re.findall(r'<img[^>]*src="data:image/png;base64', page)) >= PICTURES.get(file.stem, 1)
+    assert "Not available" not in page
+    assert 'data-mime-type="application/vnd.jupyter.stderr"' not in page
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda f: f.stem)
+def test_cells_call_the_package_and_decide_nothing(file: Path) -> None:
+    logic = (ast.If, ast.For, ast.While, ast.Try, ast.With, ast.Lambda, ast.ListComp, ast.DictComp, ast.GeneratorExp)
+    for cell in cells_of(file):
+        used = [type(node).__name__ for node in ast.walk(ast.parse(cell.source)) if isinstance(node, logic)]
+        assert used == [], cell.source
+
+
+def written(folder: Path, name: str, *cells: str) -> Path:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A notebook")])
+    notebook.cells += [nbformat.v4.new_code_cell(cell) for cell in cells]
+    folder.mkdir(exist_ok=True)
+    nbformat.write(notebook, folder / f"{name}.ipynb")
+    return folder / f"{name}.ipynb"
+
+
+def test_a_failing_notebook_is_one_line_and_the_others_still_run(
+    tmp_path: Path, workbench: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "notebooks", "1_bad", "x = 1", "print(x)\nraise ValueError('first\\nsecond')", "print('never')")
+    written(tmp_path / "notebooks", "2_good", "import os; print(os.environ['WORKBENCH_RESULTS'])")
+    monkeypatch.chdir(tmp_path)
+    done = workbench("notebooks", "run", "--out", "pages", "--results", "runs")
+    assert done.code == 2
+    assert done.err == "error: 1 of 2 notebooks failed: 1_bad, cell 3: ValueError: first\n"
+    first, second = done.out.splitlines()
+    assert first.startswith("1/2 1_bad: FAILED in cell 3: ValueError: first (")
+    assert second.startswith("2/2 2_good: wrote pages/2_good.html (")
+    assert str(tmp_path / "runs") in (tmp_path / "pages" / "2_good.html").read_text()
+
+
+def test_a_kernel_that_dies_is_a_failure_of_its_cell(tmp_path: Path) -> None:
+    file = written(tmp_path, "dies", "1", "import os; os._exit(3)")
+    failure = run_notebook(file, tmp_path).failure
+    assert failure is not None
+    assert failure.startswith("cell 3: Kernel died")
+
+
+def test_a_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    show = "import ipywidgets; from IPython.display import display; display(ipywidgets.IntSlider())"
+    page = run_notebook(written(tmp_path, "widget", show), tmp_path).page.read_text()
+    assert "A notebook" in page
+    assert re.findall(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="(?!data:)[^"]*"', page) == []
+    assert "unpkg" not in page
+
+
+def test_notebooks_are_found_by_name_or_number(tmp_path: Path, workbench: Callable[..., Outcome]) -> None:
+    names = [written(tmp_path, name, "1").stem for name in ("01_one", "02_two")]
+    assert [file.stem for file in find_notebooks(tmp_path)] == names
+    assert [file.stem for file in find_notebooks(tmp_path, ["02", "01_one.ipynb"])] == names[::-1]
+    with pytest.raises(WorkbenchError, match=r"unknown notebook '03'.*; known: 01_one, 02_two"):
+        find_notebooks(tmp_path, ["03"])
+    (tmp_path / "03_broken.ipynb").write_text("no JSON")
+    with pytest.raises(WorkbenchError, match=r"03_broken.ipynb: not a notebook"):
+        run_notebook(tmp_path / "03_broken.ipynb", tmp_path)
+    with pytest.raises(WorkbenchError, match="no notebooks in"):
+        find_notebooks(tmp_path / "nowhere")
+    assert workbench("notebooks", "run", "--grid", tmp_path / "none.yaml").err.endswith("none.yaml: no such file\n")

@@ -1,4 +1,4 @@
-"""One image and one expression: both text blocks of every layer's attention, averaged over heads."""
+"""One image and one expression: both text blocks of every layer's attention, averaged over heads or head by head."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workbench.models.referring_sam import ReferringSam
 
 @dataclass(frozen=True)
 class LayerAttention:
-    """Both text blocks of one layer's attention, averaged over heads.
+    """Both text blocks of one layer's attention, averaged over heads, or with a dimension of heads in front.
 
     Attributes:
         layer: index of the block.
@@ -40,8 +40,13 @@ class TextBlocks:
 
 
 @torch.inference_mode()
-def text_blocks(model: ReferringSam, image: Tensor, input_ids: Tensor, attention_mask: Tensor) -> TextBlocks:
+def text_blocks(
+    model: ReferringSam, image: Tensor, input_ids: Tensor, attention_mask: Tensor, keep_heads: bool = False
+) -> TextBlocks:
     """Run one image 1×3×H×W and one expression 1×L through a model in evaluation mode, looking at every layer.
+
+    Args:
+        keep_heads: do not average over heads.
 
     Returns:
         Attention of the image encoder's fused blocks and of the mask decoder's layers, and the low-resolution mask
@@ -52,14 +57,15 @@ def text_blocks(model: ReferringSam, image: Tensor, input_ids: Tensor, attention
     wanted = [f"{name}.{block}" for part in layers.values() for name in part for block in BLOCKS]
     with trace(model, wanted) as seen:
         logits = model(image, input_ids, attention_mask)
-    encoder, decoder = ([_layer(seen, name) for name in part] for part in layers.values())
+    encoder, decoder = ([_layer(seen, name, keep_heads) for name in part] for part in layers.values())
     return TextBlocks(encoder, decoder, logits[0])
 
 
 BLOCKS = ("word_to_image", "image_to_word")
 
 
-def _layer(seen: Trace, name: str) -> LayerAttention:
+def _layer(seen: Trace, name: str, keep_heads: bool) -> LayerAttention:
     rows, columns = (seen[f"{name}.{block}"] for block in BLOCKS)
     number = int(name.partition("[")[2].partition("]")[0])
-    return LayerAttention(number, rows.weights[0].mean(dim=0), columns.weights[0].mean(dim=0), int(rows.keys[0]))
+    both = [one.weights[0] if keep_heads else one.weights[0].mean(dim=0) for one in (rows, columns)]
+    return LayerAttention(number, both[0], both[1], int(rows.keys[0]))

@@ -8,7 +8,20 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli import attribution, cluster, data, inside, outputs, predict, report, runs, tables, tools
+from workbench.cli import (
+    attribution,
+    cluster,
+    data,
+    inside,
+    notebooks,
+    outputs,
+    predict,
+    report,
+    reproduce,
+    runs,
+    tables,
+    tools,
+)
 from workbench.cli.options import app
 
 __all__ = [
@@ -18,9 +31,11 @@ __all__ = [
     "data",
     "inside",
     "main",
+    "notebooks",
     "outputs",
     "predict",
     "report",
+    "reproduce",
     "runs",
     "tables",
     "tools",

@@ -16,6 +16,7 @@ from workbench.cli.options import (
     DataRoot,
     GridFile,
     Json,
+    Preset,
     Results,
     app,
     duration_of,
@@ -44,6 +45,7 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", help="Again every ten seconds, until what has begun has ended.")
     ] = False,
+    preset: Preset = None,
     every_run: Annotated[bool, typer.Option("--all", help=f"A line per run, also of more than {MOST_LINES}.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -51,7 +53,7 @@ def status(
     from workbench.launch.reports import LIVE
 
     while True:
-        statuses, reports = _statuses(grid, only, seeds, results, data_root, as_json or every_run)
+        statuses, reports = _statuses(grid, only, seeds, results, data_root, preset, as_json or every_run)
         if watch and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
         if as_json:
@@ -69,7 +71,13 @@ def status(
 
 
 def _statuses(
-    grid: Path | None, only: str | None, seeds: str | None, results: Path, data_root: Path | None, each: bool
+    grid: Path | None,
+    only: str | None,
+    seeds: str | None,
+    results: Path,
+    data_root: Path | None,
+    preset: str | None,
+    each: bool,
 ) -> tuple[list[RunStatus], list[ReportStatus]]:
     """Runs and reports; of runs that are shown one by one (they are few, or `each`), also what the logs say."""
     from workbench.grids import parse_seeds
@@ -83,7 +91,8 @@ def _statuses(
     if grid is None:
         runs_shown = all_statuses(results, look, warn, each or len(all_runs(results)) <= MOST_LINES)
         return runs_shown, report_statuses(results, None, look, warn)
-    loaded = load_grid_file(grid, data_root).narrowed(only, None if seeds is None else parse_seeds(seeds))
+    loaded = load_grid_file(grid, data_root, preset=preset)
+    loaded = loaded.narrowed(only, None if seeds is None else parse_seeds(seeds))
     runs = with_existing_seeds(loaded, results) if seeds is None else runs_of(loaded)
     runs_shown = statuses(plan_runs(runs, results, look, warn), each or len(runs) <= MOST_LINES)
     # Damaged submissions were named already.

@@ -148,7 +148,7 @@ def submit(
 ) -> None:
     """Train what is not trained yet. On a cluster it returns at once; here, Ctrl-C saves checkpoints."""
     loaded = _chosen_grid(grid, only, seeds, data_root, checkpoint_root, changes, preset)
-    _submit(loaded, results, profile, workers, retry_failed, dry_run)
+    submit_grid(loaded, results, profile, workers, retry_failed, dry_run)
 
 
 @app.command()
@@ -177,7 +177,7 @@ def retry(
         if kind not in CLASSES:
             raise WorkbenchError(f"--class: {unknown_name('failure class', kind, list(CLASSES))}")
     loaded = _chosen_grid(grid, only, seeds, data_root, checkpoint_root, preset=preset)
-    _submit(loaded, results, profile, workers, wanted, dry_run)
+    submit_grid(loaded, results, profile, workers, wanted, dry_run)
 
 
 def _chosen_grid(
@@ -197,7 +197,7 @@ def _chosen_grid(
     return loaded.narrowed(only, None if seeds is None else parse_seeds(seeds))
 
 
-def _submit(
+def submit_grid(
     grid: Grid,
     results: Path,
     profile_file: Path | None,
@@ -205,6 +205,7 @@ def _submit(
     retry: Collection[str] | bool,
     dry_run: bool,
 ) -> None:
+    """Train what is to be trained of a grid, and say what became of it; see `submit`."""
     from workbench.cli.progress import SubmissionProgress
     from workbench.errors import WorkbenchError
     from workbench.grids import check_grid
@@ -268,8 +269,8 @@ def _print_submitted(grid: Grid, outcome: SubmissionOutcome, parallel: int) -> N
             print(f"waited, and the queue no longer knows them (cancelled there, or lost): {named}")
         causes = sorted({planned.run_state.cause or planned.state for planned in left})
         print(f"{len(left)} failed before and are left alone; to try them again: "
-              f"workbench retry {grid.file} --class {','.join(causes)}")  # fmt: skip
-    print(f"to follow it: workbench status {grid.file} --seeds {','.join(map(str, grid.seeds))} --watch")
+              f"workbench retry {grid.argument} --class {','.join(causes)}")  # fmt: skip
+    print(f"to follow it: workbench status {grid.argument} --seeds {','.join(map(str, grid.seeds))} --watch")
 
 
 def _print_ended(grid: Grid, outcome: SubmissionOutcome) -> None:
@@ -281,7 +282,7 @@ def _print_ended(grid: Grid, outcome: SubmissionOutcome) -> None:
     for file in outcome.artefacts:
         print(f"wrote {file}")
     if elsewhere := [p for p in outcome.after if p.state in ("running", "queued")]:
-        print(f"{len(elsewhere)} runs are being trained by other processes; see: workbench status {grid.file}")
+        print(f"{len(elsewhere)} runs are being trained by other processes; see: workbench status {grid.argument}")
     if failed := [p for p in outcome.after if p.state not in ("completed", "running", "queued")]:
         lines = "; ".join(f"{p.run.setting} seed {p.run.seed} {_why(p)}" for p in failed)
         hint = "; to run them again: --retry-failed" if any(p.state in FAILED for p in failed) else ""

@@ -135,7 +135,8 @@ def evaluated(grid: Grid, source: ResultsSource, seeds: Sequence[int] | None = N
     if not expressions:
         causes = "; ".join(map(str, [run for run in incomplete if run.state != "new"][:3]))
         raise StoreError(
-            f"{grid.file}: no completed run yet{causes and f' ({causes})'}; train with: workbench submit {grid.file}"
+            f"{grid.file}: no completed run yet{causes and f' ({causes})'}; train with: "
+            f"workbench submit {grid.argument}"
         )
     runs = runs.assign(setting=runs["setting_id"].map(names))
     scored = {name: source.scored(name) for name in grid.report.models}

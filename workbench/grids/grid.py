@@ -78,6 +78,11 @@ class Grid:
         return self.file.stem if self.preset is None else f"{self.file.stem}-{self.preset}"
 
     @property
+    def argument(self) -> str:
+        """How a command names this grid."""
+        return str(self.file) if self.preset is None else f"{self.file} --preset {self.preset}"
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """The splits that the table shows."""
         return self.report.splits or next(iter(self.settings.values())).evaluation.splits

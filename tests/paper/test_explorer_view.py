@@ -1,0 +1,105 @@
+"""The widget: what is chosen changes the picture, and a wrong choice leaves it with a sentence."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.cli.test_tools import CHROMIUM, FLAGS, running_lab
+from workbench.grids import Grid
+from workbench.paper.explorer_view import ALL, AttentionNotebook, ExplorerView
+
+
+@pytest.fixture(scope="module")
+def view(trained: tuple[Grid, Path]) -> ExplorerView:
+    widget = AttentionNotebook(trained[0].file, trained[1]).explore(pictures=3)
+    assert isinstance(widget, ExplorerView)
+    return widget
+
+
+def pixels(view: ExplorerView) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(view.image.value)).convert("RGB"))
+
+
+def test_choices_change_the_picture_and_going_back_restores_it(view: ExplorerView) -> None:
+    start = pixels(view)
+    for widget, value in ((view.layer, "encoder 0"), (view.head, 1), (view.word, 2), (view.method, "image to words")):
+        before, old = pixels(view), widget.value
+        widget.value = value
+        assert not np.array_equal(pixels(view), before), widget.description
+        widget.value = old
+    assert np.array_equal(pixels(view), start)
+
+
+def test_another_picture_brings_its_sentences_and_words(view: ExplorerView) -> None:
+    view.picture.value = 1
+    known = list(view.explorer.pictures[1].referents)
+    assert list(view.sentence.options) == known
+    assert (view.sentence.value, view.word.value, view.head.value) == (known[0], ALL, ALL)
+    view.sentence.value = "green thing"
+    assert [label for label, _ in view.word.options] == ["all words", "[CLS]", "green", "thing", "[SEP]"]
+    before = pixels(view)
+    view.sentence.value = "  "
+    assert view.message.value.startswith("a sentence is needed")
+    assert np.array_equal(pixels(view), before)
+    view.sentence.value = known[0]
+    assert view.message.value == ""
+
+
+def test_it_is_a_widget_and_a_picture(view: ExplorerView) -> None:
+    bundle = view._repr_mimebundle_()
+    assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(bundle)
+
+
+def test_runs_that_are_not_there_are_a_sentence(trained: tuple[Grid, Path], tmp_path: Path) -> None:
+    notebook = AttentionNotebook(trained[0].file, trained[1])
+    assert "no completed run of 'e_dit'; train with: workbench submit" in notebook.explore(["e_dit"]).data
+    assert "no completed run of 'l_dit' with seed 9" in notebook.explore(["l_dit"], seed=9).data
+    assert "workbench submit" in AttentionNotebook(trained[0].file, tmp_path).explore().data
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_in_a_browser_the_slider_changes_the_picture(
+    trained: tuple[Grid, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    if CHROMIUM is None:
+        assert not os.environ.get("WORKBENCH_NO_SKIPS"), "chromium is missing"
+        pytest.skip("no chromium on the PATH")
+    from playwright.sync_api import sync_playwright
+
+    variables = {"WORKBENCH_GRID": str(trained[0].file), "WORKBENCH_RESULTS": str(trained[1])}
+    with running_lab(tmp_path_factory, variables) as (port, token), sync_playwright() as playwright:
+        browser = playwright.chromium.launch_persistent_context(
+            str(tmp_path / "profile"), executable_path=CHROMIUM, headless=True, args=FLAGS,
+            viewport={"width": 1500, "height": 1100},
+        )  # fmt: skip
+        page = browser.pages[0]
+        # JupyterLab saves by itself; the notebook in git must stay stripped.
+        page.route(
+            "**/api/contents/**",
+            lambda route: route.abort() if route.request.method == "PUT" else route.continue_(),
+        )
+        page.goto(f"http://127.0.0.1:{port}/lab/tree/notebooks/03_attention.ipynb?token={token}")
+        page.get_by_role("heading", name="Where do the words look?").wait_for(timeout=90_000)
+        page.get_by_text("Kernel status: Idle").first.wait_for(state="attached", timeout=90_000)
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        image = page.locator("img.widget-image").first
+        image.wait_for(timeout=120_000)
+        before = image.get_attribute("src")
+        handle = page.locator(".widget-hslider .noUi-handle").first
+        handle.focus()
+        handle.press("ArrowLeft")
+        page.wait_for_function(
+            "before => document.querySelector('img.widget-image').src !== before", arg=before, timeout=60_000
+        )
+        page.screenshot(path=str(tmp_path / "explorer.png"))
+        assert page.locator(".widget-readout").first.inner_text() == "encoder 2"
+        browser.close()

@@ -1,0 +1,263 @@
+"""Where the words of a sentence look, in several runs at once: maps by layer, head and word, computed once each.
+
+What is shown is a `State`; `Explorer.view` answers with arrays. Drawing is left to `paper.explorer_view`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workbench.analysis.predictor import Predictor
+from workbench.analysis.text_blocks import text_blocks
+from workbench.data.images import read_pixels
+from workbench.data.loading import ReferringDataset
+from workbench.data.transforms import place, place_image, resize_image
+from workbench.errors import DataError, WorkbenchError
+from workbench.evaluation.evaluate import mask_of
+from workbench.models.referring_sam import ReferringSam
+from workbench.registry import unknown_name
+
+Method = Literal["words to image", "image to words"]
+METHODS: dict[Method, str] = {
+    "words to image": "how much a word attends to each place, in multiples of uniform attention",
+    "image to words": "how much each place attends to a word, in multiples of uniform attention",
+}
+MOST_KEPT = 64
+"""Pictures with a sentence whose maps are kept for each run."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to look at.
+
+    Attributes:
+        pixels: height×width×3.
+        referents: masks height×width of the sentences that are known to mean something in it.
+    """
+
+    name: str
+    pixels: NDArray[np.uint8]
+    referents: Mapping[str, NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word and its tokens in the sentence as the model reads it."""
+
+    text: str
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class State:
+    """What is chosen.
+
+    Attributes:
+        picture: its number.
+        word: number in `Explorer.words`; None: the mean over all words.
+        layer: a name out of `Explorer.layers`.
+        head: None: the mean over heads.
+    """
+
+    picture: int
+    sentence: str
+    layer: str
+    word: int | None = None
+    head: int | None = None
+    method: Method = "words to image"
+
+
+@dataclass(frozen=True)
+class View:
+    """One run's answer.
+
+    Attributes:
+        map: over the picture without padding, h×w in tokens' pixels of the model's square; None where the run has no
+            such attention.
+        why: in words, where there is no map.
+        mask: the prediction, height×width of the picture.
+        iou: with the referent; None where it is not known.
+    """
+
+    map: NDArray[np.float32] | None
+    why: str
+    mask: NDArray[np.bool_]
+    iou: float | None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """All attention of one run on one picture and sentence.
+
+    Attributes:
+        maps: by layer and method, heads×L×H×W over the model's square, in multiples of uniform attention.
+        logits: of the mask, low resolution.
+    """
+
+    maps: Mapping[str, Mapping[Method, NDArray[np.float32]]]
+    logits: Tensor
+
+
+def record(model: ReferringSam, image: Tensor, ids: Tensor, mask: Tensor) -> Recorded:
+    """The one place that knows how attention is recorded.
+
+    Args:
+        image: normalised, 1×3×S×S.
+        ids, mask: of one sentence, 1×L.
+    """
+    recorded = text_blocks(model, image, ids, mask, keep_heads=True)
+    maps: dict[str, dict[Method, NDArray[np.float32]]] = {}
+    for part, layers in (("encoder", recorded.encoder), ("decoder", recorded.decoder)):
+        for layer in layers:
+            both: dict[Method, Tensor] = {"words to image": layer.word_to_image, "image to words": layer.image_to_word}
+            maps[f"{part} {layer.layer}"] = {name: (one * layer.keys).cpu().numpy() for name, one in both.items()}
+    return Recorded(maps, recorded.logits)
+
+
+class Explorer:
+    """Several runs and pictures to ask about.
+
+    Args:
+        predictors: by what they are called; their tokenizers must split sentences alike.
+        pictures: at least one.
+
+    Raises:
+        DataError: there is no picture or no run.
+    """
+
+    def __init__(self, predictors: Mapping[str, Predictor], pictures: Sequence[Picture]) -> None:
+        if not predictors or not pictures:
+            raise DataError("at least one run and one picture are needed")
+        self.predictors, self.pictures = dict(predictors), list(pictures)
+        self._kept: OrderedDict[tuple[str, int, str], Recorded] = OrderedDict()
+
+    @property
+    def layers(self) -> list[str]:
+        """Layers that any run has: the image encoder's first, as the model runs."""
+        depths: dict[str, set[int]] = {"encoder": set(), "decoder": set()}
+        for predictor in self.predictors.values():
+            depths["encoder"] |= set(predictor.model.fusion.layers)
+            depths["decoder"] |= set(range(predictor.config.backbone.decoder_depth))
+        return [f"{part} {layer}" for part, layers in depths.items() for layer in sorted(layers)]
+
+    def heads(self, state: State) -> int:
+        """How many heads the layer has, in the run that has most."""
+        recorded = (self.recorded(name, state).maps.get(state.layer) for name in self.predictors)
+        return max((len(next(iter(maps.values()))) for maps in recorded if maps), default=0)
+
+    def words(self, sentence: str) -> list[Word]:
+        """The words of a sentence, [CLS] and [SEP] as well; pieces that belong together are one.
+
+        Raises:
+            DataError: the sentence is empty.
+        """
+        if not sentence.strip():
+            raise DataError("a sentence is needed, such as: the red circle")
+        tokenizer = next(iter(self.predictors.values())).tokenizer
+        ids, mask = tokenizer([sentence])
+        words: list[Word] = []
+        for token, piece in enumerate(tokenizer.pieces(ids[0, : int(mask.sum())].tolist())):
+            if piece.startswith("##") and words:
+                words[-1] = Word(words[-1].text + piece[2:], (*words[-1].tokens, token))
+            else:
+                words.append(Word(piece.removeprefix("Ġ"), (token,)))
+        return words
+
+    def start(self) -> State:
+        """What is shown first: the first picture and its first sentence, the last layer of an image encoder."""
+        sentence = next(iter(self.pictures[0].referents), "the object")
+        encoder = [layer for layer in self.layers if layer.startswith("encoder")]
+        return State(0, sentence, encoder[-1] if encoder else self.layers[0])
+
+    def view(self, state: State) -> dict[str, View]:
+        """Every run's answer.
+
+        Raises:
+            DataError: the sentence is empty, or a number is out of range.
+            WorkbenchError: a layer or method of that name does not exist.
+        """
+        self._check(state)
+        return {name: self._view(name, state) for name in self.predictors}
+
+    def recorded(self, run: str, state: State) -> Recorded:
+        """All maps of a run for the state's picture and sentence; they are computed once."""
+        key = (run, state.picture, state.sentence)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        predictor = self.predictors[run]
+        self._kept[key] = recorded = self._compute(predictor, self.pictures[state.picture], state.sentence)
+        if len(self._kept) > MOST_KEPT * len(self.predictors):
+            self._kept.popitem(last=False)
+        return recorded
+
+    def _compute(self, predictor: Predictor, picture: Picture, sentence: str) -> Recorded:
+        config, side = predictor.config, predictor.config.backbone.image_size
+        pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)
+        height, width = picture.pixels.shape[:2]
+        placement = place(height, width, side, config.data.padding)
+        square = place_image(resize_image(pixels, placement), placement, side)[None].to(predictor.device)
+        content = torch.tensor([[placement.top, placement.left, placement.height, placement.width]])
+        ids, mask = (tensor.to(predictor.device) for tensor in predictor.tokenizer([sentence]))
+        return record(predictor.model, predictor.model.normalise(square, content), ids, mask)
+
+    def _view(self, run: str, state: State) -> View:
+        predictor, picture = self.predictors[run], self.pictures[state.picture]
+        recorded = self.recorded(run, state)
+        height, width = picture.pixels.shape[:2]
+        placement = place(height, width, predictor.config.backbone.image_size, predictor.config.data.padding)
+        mask = mask_of(recorded.logits, placement, height, width, predictor.config).cpu().numpy()
+        referent = picture.referents.get(state.sentence)
+        iou = None if referent is None else float((mask & referent).sum() / max(1, (mask | referent).sum()))
+        maps = recorded.maps.get(state.layer)
+        if maps is None:
+            return View(None, f"no words in {state.layer}", mask, iou)
+        heads = maps[state.method]
+        if state.head is not None and state.head >= len(heads):
+            return View(None, f"this layer has {len(heads)} heads", mask, iou)
+        chosen = heads.mean(axis=0) if state.head is None else heads[state.head]
+        words = self.words(state.sentence)
+        picked = words[1:-1] if state.word is None else [words[state.word]]
+        square = chosen[[token for word in picked or words for token in word.tokens]].mean(axis=0)
+        patch = predictor.config.backbone.image_size // square.shape[0]
+        pixels = np.kron(square, np.ones((patch, patch), dtype=np.float32))
+        top, left = placement.top, placement.left
+        return View(pixels[top : top + placement.height, left : left + placement.width], "", mask, iou)
+
+    def _check(self, state: State) -> None:
+        words = self.words(state.sentence)
+        if not 0 <= state.picture < len(self.pictures):
+            raise DataError(f"picture {state.picture}: there are 0 to {len(self.pictures) - 1}")
+        if state.word is not None and not 0 <= state.word < len(words):
+            raise DataError(f"word {state.word}: the sentence has 0 to {len(words) - 1}")
+        for kind, name, known in (("layer", state.layer, self.layers), ("method", state.method, [*map(str, METHODS)])):
+            if name not in known:
+                raise WorkbenchError(unknown_name(kind, name, known))
+
+
+def pictures_of(dataset: ReferringDataset, most: int = 20) -> list[Picture]:
+    """The first pictures of a split, each with its sentences and what they mean."""
+    by_image: OrderedDict[int, Picture] = OrderedDict()
+    for expression in dataset.expressions:
+        if expression.image_id not in by_image:
+            if len(by_image) == most:
+                break
+            by_image[expression.image_id] = Picture(expression.file_name, dataset.image(expression), {})
+        picture = by_image[expression.image_id]
+        referents = {**picture.referents, expression.sentence: dataset.mask(expression) > 0}
+        by_image[expression.image_id] = replace(picture, referents=referents)
+    return list(by_image.values())
+
+
+def own_picture(file: Path) -> Picture:
+    """A picture of one's own; DataError where it cannot be read."""
+    return Picture(file.name, read_pixels(file).permute(1, 2, 0).contiguous().numpy(), {})

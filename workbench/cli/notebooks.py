@@ -1,0 +1,60 @@
+"""The command that runs the notebooks; `workbench lab` opens them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workbench.cli.options import RESULTS, DataRoot, Results, app
+
+notebooks_app = typer.Typer(help="Run the notebooks to HTML pages.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(notebooks_app, name="notebooks")
+NOTEBOOKS = Path("notebooks")
+
+
+@notebooks_app.callback()
+def notebooks() -> None:
+    """Run the notebooks to HTML pages; `workbench lab` opens them in a browser."""
+
+
+@notebooks_app.command("run")
+def run_notebooks(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="E.g. 01_results or 01; without one, all of them.")
+    ] = None,
+    grid: Annotated[Path | None, typer.Option(help="Show this grid in each, in place of its own.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the pages; <results>/notebooks where not given.")] = None,
+    results: Results = RESULTS,
+    data_root: DataRoot = None,
+) -> None:
+    """Run notebooks from top to bottom and write each as an HTML page; one that fails does not stop the others."""
+    from workbench.errors import WorkbenchError
+    from workbench.paper.notebooks import find_notebooks
+
+    if grid is not None and not grid.is_file():
+        raise WorkbenchError(f"{grid}: no such file")
+    files = find_notebooks(NOTEBOOKS, names or ())
+    failed = run_all(files, out or results / "notebooks", results, grid, data_root)
+    if failed:
+        raise WorkbenchError(f"{len(failed)} of {len(files)} notebooks failed: {'; '.join(failed)}")
+
+
+def run_all(
+    files: list[Path], out: Path, results: Path, grid: Path | None = None, data_root: Path | None = None
+) -> list[str]:
+    """Run notebooks, a line for each as it ends; returns name, cell and error of those that failed."""
+    from workbench.paper import browsing
+    from workbench.paper.notebooks import run_notebook
+
+    given = {browsing.RESULTS: results, browsing.GRID: grid, browsing.DATA: data_root}
+    environment = {name: str(path.absolute()) for name, path in given.items() if path is not None}
+    failed = []
+    for number, file in enumerate(files, start=1):
+        execution = run_notebook(file, out, environment)
+        how = f"wrote {execution.page}" if execution.failure is None else f"FAILED in {execution.failure}"
+        print(f"{number}/{len(files)} {execution.name}: {how} ({execution.seconds:.0f} s)", flush=True)
+        if execution.failure is not None:
+            failed.append(f"{execution.name}, {execution.failure}")
+    return failed

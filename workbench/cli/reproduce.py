@@ -1,0 +1,168 @@
+"""The command that makes everything again that the grids show: runs, tables, figures and notebooks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from workbench.cli.notebooks import NOTEBOOKS, run_all
+from workbench.cli.options import (
+    RESULTS,
+    CheckpointRoot,
+    DataRoot,
+    Preset,
+    Results,
+    app,
+    load_grid_file,
+    print_rows,
+    warn,
+)
+from workbench.cli.runs import ProfileFile, Workers, submit_grid
+from workbench.errors import WorkbenchError, counted
+
+if TYPE_CHECKING:
+    from workbench.grids import Grid
+    from workbench.launch.plan import PlannedRun
+
+ABLATIONS = Path("ablations")
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A grid, its runs with their states, and those that are to be trained and that no grid before it has."""
+
+    grid: Grid
+    runs: list[PlannedRun]
+    to_train: list[PlannedRun]
+
+
+@app.command()
+def reproduce(
+    grids: Annotated[
+        list[Path] | None, typer.Argument(metavar="[GRID]...", help="Grids; without one, all of ablations/.")
+    ] = None,
+    submit: Annotated[
+        bool, typer.Option("--submit", help="Train what is missing, then make tables, figures and notebooks.")
+    ] = False,
+    preset: Preset = None,
+    profile: ProfileFile = None,
+    workers: Workers = None,
+    results: Results = RESULTS,
+    data_root: DataRoot = None,
+    checkpoint_root: CheckpointRoot = None,
+) -> None:
+    """Say what exists of the grids, what must run and what it would cost; with --submit, do it and show the results."""
+    files = grids or sorted(ABLATIONS.glob("*.yaml"))
+    if not files:
+        raise WorkbenchError(f"no grids in {ABLATIONS.absolute()}; name one, or run this in the project's top folder")
+    plans = _plans([load_grid_file(file, data_root, checkpoint_root, preset=preset) for file in files], results)
+    _print_plans(plans, results)
+    if not submit:
+        print("nothing was changed; the same command with --submit trains, and makes tables, figures and notebooks")
+        return
+    failed = _train(plans, results, profile, workers)
+    if profile is not None and any(planned.to_train for planned in plans) and _on_cluster(profile):
+        print("when the runs have ended, the same command makes tables, figures and notebooks")
+    else:
+        failed += _artefacts(plans, results)
+        if NOTEBOOKS.is_dir():
+            failed += _notebooks(results, data_root)
+    if failed:
+        raise WorkbenchError(f"{counted(len(failed), 'step')} failed: {'; '.join(failed)}")
+
+
+def _plans(grids: list[Grid], results: Path) -> list[_Planned]:
+    """What is to be done for each grid; a run that several grids share is trained for the first."""
+    from workbench.launch.plan import plan_runs, runs_of, to_train
+    from workbench.launch.states import forgiving, look_at_queue
+
+    look = forgiving(look_at_queue, warn)
+    seen: set[str] = set()
+    plans = []
+    for grid in grids:
+        runs = plan_runs(runs_of(grid), results, look, warn)
+        missing = [planned for planned in to_train(runs) if planned.run.id not in seen]
+        seen |= {planned.run.id for planned in missing}
+        plans.append(_Planned(grid, runs, missing))
+    return plans
+
+
+def _print_plans(plans: list[_Planned], results: Path) -> None:
+    from workbench.launch.cost import Cost, expected_cost
+    from workbench.paper.figures import figures
+
+    rows, costs = [], []
+    for planned in plans:
+        folder = results / planned.grid.name
+        made = sum((folder / f"{name}.json").is_file() for name in figures)
+        states = Counter(run.state for run in planned.runs)
+        costs.append(expected_cost(planned.to_train, results))
+        rest = ", ".join(f"{n} {state}" for state, n in states.items() if state not in ("completed", "new"))
+        rows.append(
+            (
+                planned.grid.name,
+                len(planned.runs),
+                states["completed"],
+                rest or "–",
+                len(planned.to_train),
+                str(costs[-1]) if planned.to_train else "–",
+                "yes" if (folder / "table.md").is_file() else "no",
+                f"{made} of {len(figures)}",
+            )
+        )
+    print_rows(("grid", "runs", "completed", "other states", "to train", "cost", "table", "figures"), rows)
+    missing = sum(cost.runs for cost in costs)
+    if missing:
+        total = Cost(sum(c.hours for c in costs), sum(c.known for c in costs), missing, any(c.gpu for c in costs))
+        print(f"\n{counted(missing, 'run')} to train in all; {total}")
+    else:
+        print("\nnothing to train")
+    if any(run.state in ("failed", "diverged", "cancelled", "damaged") for planned in plans for run in planned.runs):
+        print("runs that failed before are left alone; to try them again: workbench retry GRID")
+
+
+def _train(plans: list[_Planned], results: Path, profile: Path | None, workers: int | None) -> list[str]:
+    """Submit each grid that misses runs; one that fails does not stop the others."""
+    failed = []
+    for planned in plans:
+        if planned.to_train:
+            try:
+                submit_grid(planned.grid, results, profile, workers, retry=False, dry_run=False)
+            except WorkbenchError as error:
+                failed.append(f"{planned.grid.name}: {error}")
+    return failed
+
+
+def _on_cluster(profile: Path) -> bool:
+    from workbench.launch.profiles import load_profile
+
+    return load_profile(profile).backend == "slurm"
+
+
+def _artefacts(plans: list[_Planned], results: Path) -> list[str]:
+    """Tables and figures of every grid that has a completed run."""
+    from workbench.paper.artefacts import make_artefacts
+    from workbench.results.folders import RunFolder
+
+    failed = []
+    for planned in plans:
+        ids = [run.id for run in planned.grid.runs()]
+        if not any(RunFolder(results, run).state() == "completed" for run in ids):
+            print(f"{planned.grid.name}: no table and no figures: none of its runs is completed")
+            continue
+        try:
+            for file in make_artefacts(planned.grid, results, ("table", "figure")):
+                print(f"wrote {file}")
+        except WorkbenchError as error:
+            failed.append(f"{planned.grid.name}: {error}")
+    return failed
+
+
+def _notebooks(results: Path, data_root: Path | None) -> list[str]:
+    from workbench.paper.notebooks import find_notebooks
+
+    return run_all(find_notebooks(NOTEBOOKS), results / "notebooks", results, data_root=data_root)

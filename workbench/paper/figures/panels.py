@@ -183,7 +183,7 @@ def _in_lines(text: str, width: float) -> str:
 
 def _labels(band: Band, line: Sequence[int], side: float) -> tuple[list[str], float]:
     badges = any(panel.badge for panel in band.panels)
-    labels = [_in_lines(band.panels[i].label, side - 2 * BADGE * badges) for i in line if i < len(band.panels)]
+    labels = [_in_lines(band.panels[i].label, side - BADGE * badges) for i in line if i < len(band.panels)]
     most = max((label.count("\n") + 1 for label in labels if label), default=0)
     return labels, most * line_height(SMALL) + (0.06 if most else 0.02)
 
@@ -229,7 +229,8 @@ def _draw_band(sheet: Sheet, band: Band, shape: _Shape, shared: bool, top: float
             left = shape.at(place)
             band.panels[i].draw(sheet.axes(left, top, shape.side, tall))
             if label:
-                sheet.text(left + shape.side / 2, top + tall + 0.03, label, centred=True)
+                beside = BADGE / 2 if any(panel.badge for panel in band.panels) else 0.0
+                sheet.text(left + shape.side / 2 + beside, top + tall + 0.03, label, centred=True)
             if badge := band.panels[i].badge:
                 box = {"facecolor": ERROR, "edgecolor": "none", "pad": 1.0}
                 sheet.text(left + 0.03, top + tall + 0.035, badge, size=6.5, color="white", weight="bold", bbox=box)

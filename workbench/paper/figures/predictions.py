@@ -192,7 +192,8 @@ def _place(document: Mapping[str, Any], i: int) -> str:
 
 
 def _over_seeds(ious: list[float]) -> str:
-    return "" if len(ious) < 2 else f" ({100 * np.mean(ious):.0f} ± {100 * np.std(ious, ddof=1):.0f})"
+    # Without spaces, so that a line that is too long breaks before the brackets.
+    return "" if len(ious) < 2 else f" ({100 * np.mean(ious):.0f}±{100 * np.std(ious, ddof=1):.0f})"
 
 
 def _picture(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> Any:

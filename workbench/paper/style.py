@@ -83,6 +83,8 @@ def _points(text: str) -> float:
 
 def wrapped(text: str, width: float, size: float) -> str:
     """A text in lines of at most `width` inches; a word that is longer is broken."""
+    # On a screen, letters are moved to whole pixels, which makes lines up to two per cent longer.
+    width = 0.98 * width
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}".strip()

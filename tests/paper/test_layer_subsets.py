@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from tests import stored
-from tests.conftest import ROOT, Outcome
+from tests.conftest import ROOT
 from workbench.grids import Grid, load_grid
 from workbench.grids.evaluated import evaluated
 from workbench.paper.layer_subsets import FUSED, draw_layers, draw_scores, fused_layers, rule_of
@@ -64,15 +64,3 @@ def test_scores_stand_over_the_number_of_blocks(tmp_path: Path, grid_file: Calla
     assert dots == expected
     with pytest.raises(StoreError, match="do not differ in the number of fused blocks"):
         draw_scores(evaluated(small.narrowed("all", None), RunFolders(tmp_path)))
-
-
-def test_a_preset_takes_the_place_of_a_whole_one_only(
-    grid_file: Callable[..., Path], workbench: Callable[..., Outcome]
-) -> None:
-    file = grid_file("settings: {a: {}}\n")
-    done = workbench("plan", file, "--preset", "refshapes-mini")
-    assert done.code == 2
-    assert done.err.endswith("base.preset names no whole set-up that it could take the place of\n")
-    done = workbench("plan", file, "--preset", "corrected")
-    assert "a preset with backbone.name and data.dataset is expected" in done.err
-    assert "unknown preset" in workbench("plan", file, "--preset", "mini").err

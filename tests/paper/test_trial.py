@@ -51,7 +51,7 @@ def test_a_class_becomes_a_row_of_a_table(monkeypatch: pytest.MonkeyPatch) -> No
     assert runs["state"].tolist() == ["completed"] * 2
     text = trial.results.table().data
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
-    assert rows == ["mIoU", "default", "silent", "silent − default"]
+    assert rows == ["mIoU", "default", "silent §", "silent − default"], "§: it costs more"
     config = trial.results.grid.settings["silent"]
     assert RunFolder.of(trial.results.results, config, 1).record().state == "completed"
     assert config.training.steps == 6

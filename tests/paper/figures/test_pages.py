@@ -86,6 +86,8 @@ MAKERS: dict[str, Callable[[int], FigureData]] = {
 }  # fmt: skip
 
 
+FEW = 9
+"""Settings up to which a column's pages have a page's height: of more, one expression may take more than a page."""
 MORE = [pytest.param(*more, marks=pytest.mark.exhaustive) for more in ((3, 1), (5, 2), (9, 2), (20, 1), (20, 2))]
 
 
@@ -103,7 +105,7 @@ def test_texts_neither_overlap_nor_are_clipped(name: str, settings: int, columns
 
     for page in check(FigureData(document, made.arrays)):
         assert page.get_figwidth() == WIDTHS[columns]
-        assert page.get_figheight() <= PAGE or len(page.axes) < 3
+        assert page.get_figheight() <= PAGE or len(page.axes) < 3 or (columns == 1 and settings > FEW)
 
 
 def test_pages_are_files_and_those_of_before_go(tmp_path: Path) -> None:

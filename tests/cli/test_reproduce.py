@@ -69,6 +69,7 @@ def test_the_cost_is_that_of_past_runs_summed_over_grids(
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_submit_trains_and_makes_tables_figures_and_notebooks(
     grid_file: Callable[..., Path],
     tmp_path: Path,

@@ -16,7 +16,7 @@ GRIDS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("preset", [None, "refshapes-mini"])
+@pytest.mark.parametrize("preset", [pytest.param(None, marks=pytest.mark.exhaustive), "refshapes-mini"])
 @pytest.mark.parametrize("name", GRIDS)
 def test_each_grid_is_planned_on_the_real_data_and_in_miniature(
     workbench: Callable[..., Outcome], tmp_path: Path, data_root: Path, name: str, preset: str | None

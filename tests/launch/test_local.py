@@ -47,6 +47,7 @@ def curves_in(folder: Path) -> set[str]:
     return {name for name, tags in shown.Runs().items() if "loss" in tags["scalars"]}
 
 
+@pytest.mark.exhaustive
 def test_never_more_trainings_than_workers_and_nothing_twice(grid_file: Write, tmp_path: Path) -> None:
     grid = grid_file(
         "settings: {a: {}, b: {fusion.variant: l_dit, machine.trackers: [tensorboard]}, bad: {training: {steps: 30,"
@@ -92,6 +93,7 @@ def test_jobs_import_the_snapshot_and_not_the_tree_they_stand_in(
     assert done.stdout.strip() == str(tmp_path / "workbench" / "__init__.py")
 
 
+@pytest.mark.exhaustive
 def test_ctrl_c_saves_and_submitting_again_goes_on(grid_file: Write, tmp_path: Path) -> None:
     grid = grid_file("settings: {a: {training.steps: 150}, b: {training.steps: 150, fusion.variant: l_dit}}\n")
     results = tmp_path / "results"
@@ -124,7 +126,7 @@ def test_ctrl_c_saves_and_submitting_again_goes_on(grid_file: Write, tmp_path: P
 
 
 def test_a_killed_launcher_loses_and_doubles_nothing(grid_file: Write, tmp_path: Path) -> None:
-    grid = grid_file("settings: {a: {training.steps: 400}}\n")
+    grid = grid_file("settings: {a: {training.steps: 200}}\n")
     results = tmp_path / "results"
     process = subprocess.Popen(command(grid, results), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
     (run,) = folders(grid, results)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Outcome
+from workbench.benchmarks.fake_slurm import FakeSlurm
 from workbench.launch.profiles import Profile, ProfileError, load_profile
 from workbench.launch.slurm import ArrayExecutor, _parameters
 from workbench.launch.submissions import Submission
@@ -83,7 +84,7 @@ def test_a_folder_that_slurm_cannot_log_into_is_refused(
     assert not (tmp_path / folder).exists()
 
 
-def test_a_profile_becomes_sbatch_options(tmp_path: Path) -> None:
+def test_a_profile_becomes_sbatch_options(tmp_path: Path, slurm: FakeSlurm) -> None:
     profile = Profile.model_validate(
         {
             "name": "gpu", "backend": "slurm", "partition": "gpu", "account": "vision", "nodes": 2, "tasks_per_node": 4,

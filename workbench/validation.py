@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args
@@ -120,6 +122,10 @@ def parse_record(content: bytes, model: type[R]) -> R:
     Raises:
         Damage: it is no JSON (cut short, nested over 200 levels, lone surrogates, NaN), or a field is wrong.
     """
+    # Parsed once where nothing hints at more: thousands of records are read for one status.
+    if not _PERHAPS_NOT_FINITE.search(content):
+        with contextlib.suppress(ValidationError):
+            return model.model_validate_json(content, context=FINITE)
     try:
         values = from_json(content, allow_inf_nan=False)
     except ValueError as error:
@@ -128,6 +134,10 @@ def parse_record(content: bytes, model: type[R]) -> R:
         return model.model_validate_json(content, context=None if "inf" in str(values) else FINITE)
     except ValidationError as error:
         raise Damage(first_mistake(error, model)) from None
+
+
+_PERHAPS_NOT_FINITE = re.compile(rb"NaN|Infinity|\\u[dD]|\d[eE]\+?\d{3}|\d{200}")
+"""In a JSON document that may hold a surrogate, or a number beyond the largest float (10^308)."""
 
 
 class Damage(Exception):

@@ -136,7 +136,7 @@ def parse_record(content: bytes, model: type[R]) -> R:
         raise Damage(first_mistake(error, model)) from None
 
 
-_PERHAPS_NOT_FINITE = re.compile(rb"NaN|Infinity|\\u[dD]|\d[eE]\+?\d{3}|\d{200}")
+_PERHAPS_NOT_FINITE = re.compile(rb"NaN|Infinity|\\u[dD]|[\s:,\[-]\d(?:[\d.]{199}|[\d.]*[eE]\+?\d{3})")
 """In a JSON document that may hold a surrogate, or a number beyond the largest float (10^308)."""
 
 

@@ -3,8 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from workbench.analysis.words import words_of
+from workbench.analysis.words import grouped, groups_of, words_of
 from workbench.config import TextEncoderConfig
 from workbench.models.text_encoder import Tokenizer, load_tokenizer
 
@@ -35,3 +36,25 @@ def test_what_the_model_does_not_read_is_said(tokenizer: Tokenizer) -> None:
     assert [word.read for word in long].count("read") == tokenizer.max_tokens - 2
     assert all(word.read == "cut" and not word.tokens for word in long[tokenizer.max_tokens - 2 :])
     assert [word.read for word in words_of("red", tokenizer)] == ["read"]
+
+
+def test_tokens_fall_into_groups_each_into_one() -> None:
+    mask = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 1]])
+    groups = {name: group.int().tolist() for name, group in groups_of(mask).items()}
+    assert groups == {
+        "words": [[0, 1, 1, 0, 0], [0, 0, 0, 0, 0], [0, 1, 1, 1, 0]],
+        "cls": [[1, 0, 0, 0, 0]] * 3,
+        "sep": [[0, 0, 0, 1, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 1]],
+        "padding": [[0, 0, 0, 0, 1], [0, 0, 1, 1, 1], [0, 0, 0, 0, 0]],
+    }
+
+
+def test_maps_of_groups_are_means_and_of_no_token_there_is_none() -> None:
+    mask = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]])
+    maps = torch.arange(2 * 3 * 5 * 4.0).view(2, 3, 5, 2, 2)
+    means = grouped(maps, mask)
+    torch.testing.assert_close(means["words"][0], maps[0, :, 1:3].mean(dim=1))
+    torch.testing.assert_close(means["cls"], maps[:, :, 0])
+    torch.testing.assert_close(means["sep"], torch.stack([maps[0, :, 3], maps[1, :, 1]]))
+    torch.testing.assert_close(means["padding"][1], maps[1, :, 2:].mean(dim=1))
+    assert means["words"][1].isnan().all(), "a sentence of [CLS] and [SEP] alone"

@@ -1,10 +1,16 @@
 """Whether words look at what they refer to: numbers of every layer and head over a split, each beside its nulls.
 
-Of each word→image map, the mean over the sentence's own words ([CLS], [SEP] and padding left out):
+Of each map over the image, the mean over the sentence's own words ([CLS], [SEP] and padding left out):
     inside: the share of the map's mass on the referent, less the referent's share of the image. 0 is no preference.
     auc: the chance that a token of the referent has more weight than one outside. 0.5 is no preference.
     pointing: whether the map's largest value is on the referent.
     entropy: of the map over the image tokens, as a fraction of the largest possible.
+
+Where the image looks at words (`image_to_word`), also what share of its attention goes there, a mean over image tokens:
+    mass_text, and its parts mass_words (the sentence's own), mass_cls, mass_sep, mass_padding.
+
+Of a block's whole attention (`encoder.blocks[i].attn`), means over the rows of image tokens:
+    entropy: as a fraction of the largest possible. distance: to the image tokens attended to, in tokens.
 
 The nulls are the same numbers of other maps over the same referent: `shuffled`, the words of another image's sentence;
 `same image`, the words of another referent's sentence of the image, where it has one; `smooth`, the map moved across
@@ -13,7 +19,7 @@ the image at random, round its edges, so just as smooth.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -22,9 +28,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench.analysis.points import points_of
+from workbench.analysis.points import TraceError, points_of, select
 from workbench.analysis.statistics import mean_of
-from workbench.analysis.trace import trace
+from workbench.analysis.trace import Recording, trace
+from workbench.analysis.words import groups_of
 from workbench.config import RunConfig
 from workbench.data.loading import EvaluationBatch, Expression, ReferringDataset, evaluation_batches
 from workbench.errors import DataError
@@ -35,16 +42,51 @@ from workbench.models.text_encoder import Tokenizer
 NULLS = ("shuffled", "same image", "smooth")
 ALIGNED = ("inside", "auc", "pointing")
 STATISTICS = (*ALIGNED, "entropy")
+MASSES = ("mass_text", "mass_words", "mass_cls", "mass_sep", "mass_padding")
+WHOLE = ("entropy", "distance")
+_MEASURED = ("all", "image_to_word", "word_to_image", "cross")
+"""Parts of an attention that are measured: whole, or with a map over the image for each word."""
+Others = dict[tuple[int, int], tuple[str, str | None]]
+Looked = tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]
+"""By point: maps E×h×H×W, means over the sentence's own words, where there are words; and other numbers E×h."""
 
 
-def word_points(model: ReferringSam) -> list[str]:
-    """Where words look at the image: in the encoder's fused blocks and in the mask decoder's layers."""
-    return [name for name in points_of(model) if name.endswith(".word_to_image")]
+def default_points(model: ReferringSam) -> list[str]:
+    """Where the image looks at words, in the encoder's fused blocks and the mask decoder, and each block as a whole.
+
+    Not the words' rows: in L-DIT, and in the last fused block of E-DIT, no output depends on them.
+    """
+    return [name for name, point in points_of(model).items() if point.part in ("all", "image_to_word")]
+
+
+def measured_points(model: ReferringSam, patterns: Sequence[str] | None) -> list[str]:
+    """The points that patterns name (None: the default ones), those left out of which there is nothing to measure.
+
+    Raises:
+        TraceError: a pattern fits no point of this model, or none that can be measured.
+    """
+    if not patterns:
+        return default_points(model)
+    names = []
+    for pattern in patterns:
+        found = [point.name for point in select(model, [pattern]) if point.part in _MEASURED]
+        if not found:
+            raise TraceError(f"{pattern}: it has no maps of words; measured are image_to_word and word_to_image, whole "
+                             "attentions (encoder.blocks[i].attn) and cross-attention over the image")  # fmt: skip
+        names += found
+    return list(dict.fromkeys(names))
+
+
+def statistics_of(point: str) -> tuple[str, ...]:
+    """The numbers that a point has."""
+    if point.endswith(".attn"):
+        return WHOLE
+    return (*STATISTICS, *MASSES) if point.endswith(".image_to_word") else STATISTICS
 
 
 def scores(maps: Tensor, inside: Tensor) -> dict[str, Tensor]:
     """The numbers of maps E×h×H×W over referents E×H×W (from 0 to 1), each E×h; NaN where there is no referent."""
-    flat, area = maps.double().flatten(2), inside.double().flatten(1)
+    flat, area = maps.double().flatten(2), inside.to(maps.device).double().flatten(1)
     share = flat / flat.sum(dim=-1, keepdim=True)
     # Of a referent smaller than a token, the tokens that hold most of it.
     there, size = area > area.amax(dim=-1, keepdim=True) / 2, flat.shape[-1]
@@ -61,6 +103,19 @@ def scores(maps: Tensor, inside: Tensor) -> dict[str, Tensor]:
     }
     found = {name: torch.where(empty, torch.nan, value) for name, value in found.items()}
     return found | {"entropy": torch.special.entr(share).sum(-1) / float(np.log(size))}
+
+
+def masses(weights: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """What share of the image tokens' attention goes to the text and its groups, each E×h.
+
+    Args:
+        weights: of an `image_to_word` point, E×h×L×H×W.
+        mask: E×L, not 0 at the sentences' tokens.
+    """
+    by_token = weights.double().mean(dim=(3, 4))
+    groups = {name: group.to(by_token) for name, group in groups_of(mask).items()}
+    parts = {f"mass_{name}": torch.einsum("ehl,el->eh", by_token, group) for name, group in groups.items()}
+    return {"mass_text": by_token.sum(dim=2), **parts}
 
 
 def _ranks(values: Tensor) -> Tensor:
@@ -81,29 +136,47 @@ def collect(
 ) -> pd.DataFrame:
     """One row per expression, point, head, and source of the map (`own` or one of NULLS), with the numbers.
 
+    Only these are kept: maps of one batch are there at a time.
+
     Args:
-        points: names or patterns of word→image points; None: all.
+        points: names or patterns, see `measured_points`; None: `default_points`.
 
     Raises:
         DataError: the split has fewer than two images, so that there is no other sentence.
         TraceError: the model lacks a point.
     """
-    device = next(model.parameters()).device
-    rng, frames = np.random.default_rng(seed), []
-    others = _others(dataset, rng)
-    wanted = list(points) if points else word_points(model)
+    rng = np.random.default_rng(seed)
+    others, wanted = _others(dataset, rng), measured_points(model, points)
+
+    def look(batch: EvaluationBatch, sentences: Sequence[str]) -> Looked:
+        return _look(model, tokenizer, batch, sentences, config, wanted)
+
+    frames: list[pd.DataFrame] = []
     for batch in evaluation_batches(dataset, config.machine.evaluation_batch_size):
-        inside = torch.stack([_on_tokens(dataset, e, model.image_encoder.patch_size) for e in batch.expressions])
-        for source in ("own", "shuffled", "same image"):
-            sentences = [_sentence(e, source, others) for e in batch.expressions]
-            asked_about = [s or e.sentence for s, e in zip(sentences, batch.expressions, strict=True)]
-            maps = _maps(model, tokenizer, batch, asked_about, config, wanted, device)
-            asked = np.array([sentence is not None for sentence in sentences])
-            for name, one in maps.items():
-                frames.append(_rows(batch, name, source, scores(one, inside), asked))
-                if source == "own":
-                    frames.append(_rows(batch, name, "smooth", scores(_moved(one, rng), inside), asked))
+        frames += _of_batch(batch, _referents(dataset, batch, model.image_encoder.patch_size), others, rng, look)
     return pd.concat(frames, ignore_index=True)
+
+
+def _of_batch(
+    batch: EvaluationBatch,
+    inside: Tensor,
+    others: Others,
+    rng: np.random.Generator,
+    look: Callable[[EvaluationBatch, Sequence[str]], Looked],
+) -> list[pd.DataFrame]:
+    frames = []
+    for source in ("own", "shuffled", "same image"):
+        sentences = [_sentence(e, source, others) for e in batch.expressions]
+        asked_about = [s or e.sentence for s, e in zip(sentences, batch.expressions, strict=True)]
+        maps, numbers = look(batch, asked_about)
+        asked = np.array([sentence is not None for sentence in sentences])
+        for name, found in numbers.items():
+            aligned = scores(maps[name], inside) if name in maps else {}
+            frames.append(_rows(batch, name, source, aligned | found, asked))
+        if source == "own":
+            for name, one in maps.items():
+                frames.append(_rows(batch, name, "smooth", scores(_moved(one, rng), inside), asked))
+    return frames
 
 
 def table(collected: pd.DataFrame) -> pd.DataFrame:
@@ -114,7 +187,7 @@ def table(collected: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (point, head), group in collected.groupby(["point", "head"], sort=False):
         own = group[group["source"] == "own"].set_index("expression")
-        for statistic in STATISTICS:
+        for statistic in statistics_of(str(point)):
             found = mean_of(own[statistic].to_numpy(float), own["image_id"].to_numpy())
             row = {"point": point, "head": head, "statistic": statistic, "value": found.value, "low": found.low,
                    "high": found.high, "sd": float(own[statistic].std())}  # fmt: skip
@@ -151,24 +224,53 @@ def _rows(
     return frame[np.repeat(asked, heads)]
 
 
-def _maps(
+def _look(
     model: ReferringSam,
     tokenizer: Tokenizer,
     batch: EvaluationBatch,
     sentences: Sequence[str],
     config: RunConfig,
     points: Sequence[str],
-    device: torch.device,
-) -> dict[str, Tensor]:
-    """By point, E×h×H×W: the mean over the sentence's own words."""
+) -> Looked:
+    device = next(model.parameters()).device
     _, mask = tokenizer(list(sentences))
-    inner = mask.clone()
-    inner[:, 0] = 0
-    inner[torch.arange(len(mask)), mask.sum(dim=1) - 1] = 0
-    with trace(model, points) as seen:
+    with trace(model, points, reductions=WHOLE) as seen:
         mask_logits(model, tokenizer, batch.pixels, batch.content, batch.image_of, sentences, config, device)
-    share = (inner / inner.sum(dim=1, keepdim=True).clamp(min=1)).to(device)
-    return {r.point.name: torch.einsum("ehlyx,el->ehyx", r.weights, share.to(r.weights)) for r in seen}
+    own = groups_of(mask)["words"]
+    share = (own / own.sum(dim=1, keepdim=True).clamp(min=1)).to(device)
+    maps: dict[str, Tensor] = {}
+    numbers: dict[str, dict[str, Tensor]] = {}
+    for recording in seen:
+        name = recording.point.name
+        if recording.point.part == "all":
+            found = _of_rows(recording)
+            # Blocks before the first that reads words ran once per image.
+            alone = not model.fusion.layers or _layer(name) < min(model.fusion.layers)
+            numbers[name] = {key: value[batch.image_of.to(device)] if alone else value for key, value in found.items()}
+            continue
+        if recording.weights.dim() < 5:  # cross-attention whose keys are words
+            continue
+        maps[name] = torch.einsum("ehlyx,el->ehyx", recording.weights, share.to(recording.weights))
+        numbers[name] = masses(recording.weights, mask.to(device)) if name.endswith(".image_to_word") else {}
+    if not numbers:
+        raise TraceError(f"{', '.join(points)}: the keys are words, so there is no map over the image")
+    return maps, numbers
+
+
+def _of_rows(recording: Recording) -> dict[str, Tensor]:
+    """The numbers of a whole attention, B×h."""
+    means = {name: recording.reduced[name].double().mean(dim=(2, 3)) for name in WHOLE}
+    largest = recording.keys.double().log()[:, None].to(means["entropy"])
+    return {**means, "entropy": means["entropy"] / largest}
+
+
+def _layer(point: str) -> int:
+    return int(point.partition("[")[2].partition("]")[0])
+
+
+def _referents(dataset: ReferringDataset, batch: EvaluationBatch, patch: int) -> Tensor:
+    """E×H×W, see `_on_tokens`."""
+    return torch.stack([_on_tokens(dataset, expression, patch) for expression in batch.expressions])
 
 
 def _on_tokens(dataset: ReferringDataset, expression: Expression, patch: int) -> Tensor:
@@ -188,9 +290,6 @@ def _moved(maps: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.stack(
         [one.roll((int(rng.integers(one.shape[1])), int(rng.integers(one.shape[2]))), dims=(1, 2)) for one in maps]
     )
-
-
-Others = dict[tuple[int, int], tuple[str, str | None]]
 
 
 def _others(dataset: ReferringDataset, rng: np.random.Generator) -> Others:

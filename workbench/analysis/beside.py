@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from workbench.analysis.alignment import collect, table, word_points
-from workbench.analysis.trace import trace
+from workbench.analysis.alignment import collect, measured_points, table
+from workbench.analysis.points import select
+from workbench.analysis.text_store import TextStore, record_split
+from workbench.analysis.word_maps import check_methods, word_maps
 from workbench.config import RunConfig
 from workbench.data.datasets import open_dataset
 from workbench.data.loading import ReferringDataset
@@ -22,6 +24,7 @@ from workbench.files import replacing
 from workbench.models.referring_sam import ReferringSam
 from workbench.models.text_encoder import Tokenizer, load_tokenizer
 from workbench.results.folders import RunFolder
+from workbench.results.provenance import code_digest
 from workbench.results.record import RunId
 from workbench.training.checkpointing import load_trained
 
@@ -44,19 +47,22 @@ def write_attention(
     images: int | None,
     points: Sequence[str] | None,
     expressions: int,
+    methods: Sequence[str] = ("heads",),
 ) -> Written:
     """Write `attention_<split>.csv` and `attention_<split>.safetensors` among a run's artefacts.
 
     Args:
         images: only so many, a fixed sample; None: all.
-        points: patterns of word→image points; None: all.
-        expressions: so many of them have their maps kept, heads and words apart.
+        points: names or patterns, see `measured_points`.
+        expressions: so many of them have their maps kept, words apart.
+        methods: of these maps, keys of `word_maps.METHODS`.
 
     Raises:
         CheckpointError: no such run, or it has no weights.
-        TraceError: the model lacks a point.
+        TraceError: the model lacks a point, or there is no such method.
     """
-    folder, config = _run(run, results, data_root)
+    check_methods(methods)
+    folder, config = run_of(run, results, data_root)
     model = load_trained(config, folder)
     tokenizer = load_tokenizer(config.text_encoder, config.machine.checkpoint_root)
     dataset = ReferringDataset(open_dataset(config), split, config.backbone.image_size, config.data, images=images)
@@ -66,11 +72,42 @@ def write_attention(
     with replacing(statistics) as partial:
         found.to_csv(partial, index=False)
     with replacing(maps) as partial:
-        _write_maps(partial, model, tokenizer, dataset, points, expressions)
+        _write_maps(partial, model, tokenizer, dataset, measured_points(model, points), expressions, methods)
     return Written(len(dataset), statistics, maps, _best(found))
 
 
-def _run(run: str, results: Path, data_root: Path | None) -> tuple[RunFolder, RunConfig]:
+def keep_attention(
+    run: str,
+    results: Path,
+    data_root: Path | None,
+    split: str,
+    images: int | None,
+    points: Sequence[str] | None,
+    step: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[int, Path]:
+    """Keep the words' rows and columns of every expression in `attention_<split>/` among a run's artefacts.
+
+    What is there already is not computed again. Arguments and errors as for `write_attention`.
+
+    Returns:
+        How many expressions were added, and the folder.
+    """
+    folder, config = run_of(run, results, data_root)
+    model = load_trained(config, folder)
+    tokenizer = load_tokenizer(config.text_encoder, config.machine.checkpoint_root)
+    dataset = ReferringDataset(open_dataset(config), split, config.backbone.image_size, config.data, images=images)
+    names = [point.name for point in select(model, points or ["*.word_to_image", "*.image_to_word"])]
+    source = {"run": run, "finished": folder.record().finished, "code": code_digest(), "split": split, "points": names}
+    store = TextStore(folder.artefacts / f"attention_{split}", source)
+    return record_split(model, tokenizer, dataset, config, names, store, step), store.folder
+
+
+def run_of(run: str, results: Path, data_root: Path | None) -> tuple[RunFolder, RunConfig]:
+    """A run's folder and its configuration, with the folder of data sets that is to be read in place of its own.
+
+    Raises:
+        CheckpointError: no such run.
+    """
     try:
         folder = RunFolder(results, str(RunId.parse(run)))
     except ValueError:
@@ -84,25 +121,29 @@ def _run(run: str, results: Path, data_root: Path | None) -> tuple[RunFolder, Ru
     return folder, config
 
 
-@torch.inference_mode()
 def _write_maps(
     file: Path,
     model: ReferringSam,
     tokenizer: Tokenizer,
     dataset: ReferringDataset,
-    points: Sequence[str] | None,
+    points: Sequence[str],
     count: int,
+    methods: Sequence[str],
 ) -> None:
-    """By `<number>.<point>`, h×L×H×W in fp16; the metadata says which expression and which word pieces."""
+    """By `<number>.<point>`, h×L×H×W in fp16; other methods than `heads` have their name after it, and L×H×W.
+
+    The metadata says which expression it is and which word pieces.
+    """
     tensors: dict[str, Tensor] = {}
     about = []
+    of_words = [name for name in points if name.endswith(("image_to_word", "word_to_image"))]
     for number, expression in enumerate(dataset.expressions.one_of_each_image()[:count]):
         ids, mask = tokenizer([expression.sentence])
         placement = dataset.placement(expression)
         content = torch.tensor([[placement.top, placement.left, placement.height, placement.width]])
-        with trace(model, list(points) if points else word_points(model)) as seen:
-            model(model.normalise(dataset.square(expression)[None], content), ids, mask)
-        tensors |= {f"{number}.{r.point.name}": r.weights[0].half().contiguous() for r in seen}
+        image = model.normalise(dataset.square(expression)[None], content)
+        for name, maps in word_maps(model, image, ids, mask, of_words, methods).items():
+            tensors[f"{number}.{name.removesuffix('.heads')}"] = maps[0].detach().half().contiguous()
         about.append(
             {"ref_id": expression.ref_id, "sent_id": expression.sent_id, "sentence": expression.sentence,
              "pieces": tokenizer.pieces(ids[0].tolist()), "content": content[0].tolist()}

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,6 +18,8 @@ from torch import Tensor
 
 from workbench.analysis.points import TraceError
 from workbench.analysis.trace import Recording, trace
+from workbench.errors import WorkbenchError
+from workbench.files import write_atomically
 from workbench.models.referring_sam import ReferringSam
 from workbench.models.watching import Call, Watcher, watch
 
@@ -75,6 +79,27 @@ def as_markdown(rows: dict[str, list[Verdict]]) -> str:
             cells = {(v.dtype, v.kind): str(v) for v in verdicts if v.layout == layout}
             lines.append(f"| {name} | {layout} | " + " | ".join(cells[column] for column in columns) + " |")
     return "\n".join(lines) + "\n"
+
+
+BEGIN, END = "<!-- trace verify: begin -->", "<!-- trace verify: end -->"
+"""What a table stands between in a text."""
+
+
+def put_into(file: Path, table: str) -> None:
+    """Put a table between the two marks of a text file, in place of what is there.
+
+    Raises:
+        WorkbenchError: the file cannot be read, or has not just one of each mark.
+    """
+    try:
+        text = file.read_text()
+    except (OSError, ValueError) as error:
+        raise WorkbenchError(f"{file}: cannot be read: {error}") from None
+    parts = re.split(f"{re.escape(BEGIN)}|{re.escape(END)}", text)
+    if len(parts) != 3 or text.count(BEGIN) != 1 or text.index(BEGIN) > text.index(END):
+        raise WorkbenchError(f"{file}: a table goes between one line {BEGIN} and, below it, one line {END}")
+    before, _, after = parts
+    write_atomically(file, f"{before}{BEGIN}\n\n{table}\n{END}{after}".encode())
 
 
 class _Keeper(Watcher):

@@ -1,10 +1,13 @@
-"""The words of a sentence and the tokens that each of them becomes."""
+"""The words of a sentence, the tokens that each of them becomes, and the groups that tokens fall into."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from typing import Literal
+
+import torch
+from torch import Tensor
 
 from workbench.errors import DataError
 from workbench.models.text_encoder import Tokenizer
@@ -61,3 +64,29 @@ def words_of(sentence: str, tokenizer: Tokenizer) -> tuple[Word, ...]:
     if not any(word.tokens for word in words):
         raise DataError(f"{sentence!r}: the tokenizer keeps nothing of it, so no word can be attributed")
     return tuple(words)
+
+
+GROUPS = ("words", "cls", "sep", "padding")
+
+
+def groups_of(mask: Tensor) -> dict[str, Tensor]:
+    """Which tokens are the sentence's own words, its first one [CLS], its last one [SEP], and padding: each B×L, bool.
+
+    Args:
+        mask: B×L, not 0 at the tokens of each sentence, which come first.
+    """
+    place, length = torch.arange(mask.shape[1], device=mask.device)[None], (mask != 0).sum(dim=1, keepdim=True)
+    first, last = place == 0, (place == length - 1) & (place > 0)
+    inside = place < length
+    return {"words": inside & ~first & ~last, "cls": first & inside, "sep": last, "padding": ~inside}
+
+
+def grouped(maps: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Maps B×h×L×… of each token as means over the groups of `groups_of`, B×h×…; NaN where a group has no token."""
+    means = {}
+    for name, group in groups_of(mask).items():
+        share = group.to(maps) / group.sum(dim=1, keepdim=True)
+        total = torch.einsum("bhl...,bl->bh...", maps, share.nan_to_num(0.0))
+        empty = ~group.any(dim=1)
+        means[name] = total.masked_fill(empty.view(-1, *[1] * (total.dim() - 1)), float("nan"))
+    return means

@@ -6,13 +6,20 @@ Figures, of the image encoder at 32×32 image tokens and 20 words, all attention
     memory_over_keeping_all: what the former takes at its peak beyond the forward pass alone, as a fraction of all maps
         in fp32.
 At 64×64 image tokens and 20 words, of one block:
-    memory_4096: what recording its text blocks takes at its peak beyond the block alone, as a fraction of one N×N
-        matrix in fp32 per head.
+    memory_4096: what recording its text blocks, column sums and entropies takes at its peak beyond the block alone, as
+        a fraction of one N×N matrix in fp32 per head.
+
+Memory on the CPU is what the system gave to a fresh process (VmHWM), reset and with all that was free handed back right
+before: unlike a count of tensors it holds what threads and kernels take for themselves, and other work on the machine
+does not change it. Plain and traced are each the median of three processes.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import gc
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -29,6 +36,8 @@ LAYERS, HEADS = 12, 12
 SIDE, LARGE_SIDE = 32, 64
 PATCH = 16
 ROUNDS = 5
+PROCESSES = 3
+REDUCTIONS = ("column_sum", "entropy")
 TEXT_BLOCKS = ("attn.word_to_image", "attn.image_to_word")
 
 
@@ -60,7 +69,7 @@ def _times(device: torch.device, report: Report) -> dict[str, float]:
     contestants = {
         "plain": lambda: _encode(model, image, text),
         "text blocks": lambda: _encode(model, image, text, blocks),
-        "reductions": lambda: _encode(model, image, text, ["encoder.blocks[*].attn"], ["column_sum", "entropy"]),
+        "reductions": lambda: _encode(model, image, text, ["encoder.blocks[*].attn"], REDUCTIONS),
     }
     seconds = race(contestants, ROUNDS, device)
     report(in_words(f"L-DIT on ViT-B, {SIDE}×{SIDE} tokens", seconds))
@@ -72,7 +81,10 @@ def _times(device: torch.device, report: Report) -> dict[str, float]:
 
 def _memory(device: torch.device, report: Report) -> dict[str, float]:
     def beyond_plain(work: Callable[..., Callable[[], None]]) -> float:
-        traced, plain = (peak_memory(functools.partial(work, device, on), device) for on in (True, False))
+        traced, plain = (
+            statistics.median(peak_memory(functools.partial(work, device, on), device) for _ in range(PROCESSES))
+            for on in (True, False)
+        )
         report(f"{work.__name__.strip('_').replace('_', ' ')}: {plain:.0f} MiB, traced {traced:.0f} MiB")
         return max(0.0, traced - plain)
 
@@ -88,6 +100,8 @@ def _memory(device: torch.device, report: Report) -> dict[str, float]:
 def _forget_peak(device: torch.device) -> None:
     """Building the model took more than the work will: without this, what the work takes would not be seen."""
     if device.type == "cpu":
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -102,11 +116,11 @@ def _one_large_block(device: torch.device, traced: bool) -> Callable[[], None]:
     model, (image, text) = _model(device), _inputs(LARGE_SIDE, device)
     with torch.inference_mode():
         tokens = model.image_encoder.before_text(image)
-    points = [f"encoder.blocks[0].{part}" for part in TEXT_BLOCKS] if traced else []
+    points = [f"encoder.blocks[0].{part}" for part in (*TEXT_BLOCKS, "attn")] if traced else []
     _forget_peak(device)
 
     def work() -> None:
-        with torch.inference_mode(), trace(model, points):
+        with torch.inference_mode(), trace(model, points, reductions=REDUCTIONS):
             model.image_encoder.vit.run_block(0, tokens, text, None, False, BlockOptions(windowed=False))
 
     return work

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.options import RESULTS, CheckpointRoot, DataRoot, Results, app, print_rows
+from workbench.cli.options import RESULTS, CheckpointRoot, DataRoot, Results, app, print_rows, progress_of
 
 tracing = typer.Typer(help="Recording of attention.", no_args_is_help=True)
 app.add_typer(tracing, name="trace")
@@ -25,13 +26,16 @@ def verify(
     variant: Annotated[
         list[str] | None, typer.Option(help="A fusion variant on vit_mini with random weights, or 'all'.")
     ] = None,
+    into: Annotated[
+        Path | None, typer.Option(help="Put the table between the marks of this Markdown file too, see docs/inside.md.")
+    ] = None,
     results: Results = RESULTS,
     checkpoint_root: CheckpointRoot = None,
 ) -> None:
     """Compare what tracing reads, writes and differentiates with fp64: a table of layouts and precisions."""
     import torch
 
-    from workbench.analysis.verify import as_markdown
+    from workbench.analysis.verify import as_markdown, put_into
     from workbench.analysis.verify import verify as verify_model
     from workbench.errors import WorkbenchError
 
@@ -41,7 +45,10 @@ def verify(
     rows = {}
     for name, model, side in _models(run, variant, results, checkpoint_root):
         rows[name] = verify_model(model, side)
-    print(as_markdown(rows), end="")
+    table = as_markdown(rows)
+    print(table, end="")
+    if into is not None:
+        put_into(into, table)
 
 
 @app.command()
@@ -50,26 +57,42 @@ def attention(
     split: Annotated[str, typer.Option(help="Of the run's data set.")] = "val",
     images: Annotated[int | None, typer.Option(min=2, help="Only so many images, a fixed sample.")] = None,
     points: Annotated[
-        list[str] | None, typer.Option(help="Names or patterns of points, e.g. 'encoder.blocks[*].attn.word_to_image'.")
+        list[str] | None,
+        typer.Option(
+            help="Names or patterns of points, e.g. 'encoder.blocks[*].attn.word_to_image'. Else every image_to_word "
+            "(how much each place attends to the words, which is what reaches the mask) and each block as a whole."
+        ),
     ] = None,
     expressions: Annotated[int, typer.Option(min=0, help="Of so many of them, the maps themselves too.")] = 8,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of these maps: heads, mean, gradient_weighted, gradient_input, rollout, gradient_rollout; several "
+            "times. Else heads."
+        ),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the words' rows and columns of every expression too, for own analyses.")
+    ] = False,
     results: Results = RESULTS,
     data_root: DataRoot = None,
 ) -> None:
     """Measure where words look, layer by layer and head by head, and write maps and statistics beside each run."""
-    from workbench.analysis.beside import write_attention
+    from workbench.analysis.beside import keep_attention, write_attention
 
     rows = []
     for name in runs:
-        written = write_attention(name, results, data_root, split, images, points, expressions)
+        written = write_attention(name, results, data_root, split, images, points, expressions, method or ["heads"])
         rows += [(name, *row) for row in written.best]
         print(f"{name}: {written.expressions} expressions of {split}; {written.statistics}, {written.maps}")
+        if keep:
+            with progress_of(f"recording {name}", "expressions") as step:
+                added, folder = keep_attention(name, results, data_root, split, images, points, step)
+            print(f"{name}: {added} expressions added to {folder}")
     print_rows(("run", "point", "head", "statistic", "mean", "95 % interval", "against shuffled words"), rows)
 
 
 def _models(run: str | None, variants: list[str] | None, results: Any, checkpoint_root: Any) -> Any:
-    from pathlib import Path
-
     from workbench.analysis.predictor import Predictor
 
     if run is not None:

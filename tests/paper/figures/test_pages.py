@@ -11,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from tests.paper.figures.boxes import mistakes
+from tests.paper.figures.test_layers import heatmaps
 from workbench.paper.figures import figures
 from workbench.paper.figures.data import FigureData
 from workbench.paper.style import PAGE, WIDTHS, save_picture, styled
@@ -82,7 +83,7 @@ def numbers(settings: int) -> FigureData:
 MAKERS: dict[str, Callable[[int], FigureData]] = {
     "bars": numbers, "by": numbers, "subsets": numbers, "curves": numbers,
     "predictions": lambda settings: pictures(settings, 2), "failures": lambda settings: pictures(settings, 2),
-    "attention": lambda settings: pictures(settings, 2),
+    "attention": lambda settings: pictures(settings, 2), "layers": lambda settings: heatmaps(names_of(settings), 4, 2),
 }  # fmt: skip
 
 

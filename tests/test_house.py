@@ -128,6 +128,7 @@ COVERED_BY = {
     "launch/arrays.py": "launch/test_submit.py",
     "launch/doctor.py": "cluster/test_cluster.py",
     "launch/housekeeping.py": "launch/test_submit.py",
+    "launch/pack_script.py": "launch/test_packing.py",
     "launch/scheduler.py": "launch/test_states.py",
     "launch/slurm.py": "launch/test_profiles.py",
     "launch/status.py": "launch/test_states.py",

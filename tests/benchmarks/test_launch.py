@@ -24,6 +24,7 @@ def test_bench_launch_prints_its_figures(workbench: Command, monkeypatch: pytest
     assert figures["sbatch_calls"] == figures["status_scheduler_calls"] == figures["resubmit_scheduler_calls"] == 1
     assert figures["files_per_run"] <= 3
     assert figures["sbatch_calls_550_after_50"] == 2
+    assert figures["array_tasks_1000_tasks_of_10"] == 1, "of the four runs that stand for a thousand here"
     commands = {f"{name}_command_seconds" for name in ("submit_1000", "submit_10k", "status_10k", "status_100k",
                                                        "status_10k_done", "table_10k")}  # fmt: skip
     assert commands | {"plan_unchanged_seconds", "status_100k_mib", "table_10k_mib"} <= set(figures)

@@ -189,3 +189,32 @@ def test_the_doctor_finds_a_healthy_cluster_and_names_what_is_wrong(
     assert "600 min asked, 60 min allowed" in said
     assert "set python to an interpreter that the compute nodes see" in said
     assert said.rstrip().endswith("error: 2 checks failed")
+
+
+def test_two_tasks_of_three_runs_train_all_whatever_happens_to_one_of_them(
+    grid_file: Write, profile: Write, tmp_path: Path, dev_cluster: DevCluster
+) -> None:
+    steps = {"a": 6, "b": 400, "c": 5, "d": 7, "e": 8, "f": 9}
+    settings = ", ".join(f"{name}: {{training.steps: {count}}}" for name, count in steps.items())
+    grid = grid_file(f"settings: {{{settings}}}\n")
+    results, usual = tmp_path / "results", profile("packed", tasks_of=3, parallel=1)
+    said = workbench("submit", grid, "--results", results, "--profile", usual)
+    assert "6 runs in 2 array tasks (3 a task, one after another; time limit 3 × 10 = 30 min)" in said
+    assert said.count("submitted as job") == 1
+    runs = folders(grid, results)
+    wait_until(lambda: last_step(runs["b"]) > 3)
+    now = status(grid, results)
+    assert {name: now[name]["state"] for name in "abcd"} == {
+        "a": "completed", "b": "running", "c": "queued", "d": "queued"
+    }  # fmt: skip
+    assert now["c"]["error"] == f"its turn in job {now['b']['job']}"
+    assert "cancelled c seed 0" in workbench("cancel", grid, "--results", results, "--only", "c")
+    subprocess.run(["scontrol", "requeue", now["b"]["job"]], check=True)
+    wait_until(lambda: not states(grid, results) & {"running", "queued"}, 480)
+    now = status(grid, results)
+    assert {name: one["state"] for name, one in now.items()} == {
+        **dict.fromkeys("abdef", "completed"), "c": "cancelled"
+    }  # fmt: skip
+    assert set(runs["b"].record().ended) == {"preempted"}
+    for name in "abdef":
+        assert [e.event for e in runs[name].log().events].count("start") == 1

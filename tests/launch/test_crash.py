@@ -44,7 +44,7 @@ def trained_by(slurm: FakeSlurm, results: Path) -> Counter[str]:
     found: Counter[str] = Counter()
     for job in slurm.jobs():
         submission = known[str(job["name"])]
-        assert job["count"] == len(submission.runs)
+        assert job["count"] == submission.tasks
         assert (submission.folder / "task.pkl").stat().st_size > 0
         found.update(run for run in submission.runs if ledger.superseded(submission.number, run) is None)
     return found

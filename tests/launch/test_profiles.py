@@ -26,6 +26,8 @@ def test_every_shipped_profile_is_valid(file: Path) -> None:
         ("backend: slurm\ntime_minutes: 0", "time_minutes: 0 is not valid: input should be greater than or equal to 1"),
         ("backend: slurm\nretries: {oom: 1}", "retries: unknown failure class 'oom'; known: out_of_memory"),
         ("backend: slurm\nworkers: 2", "'workers' belongs to the backend local; of slurm it is 'parallel'"),
+        ("backend: local\ntasks_of: 4", "'tasks_of' means nothing to the backend local; it has: workers"),
+        ("backend: slurm\ntasks_of: 0", "tasks_of: 0 is not valid: input should be greater than or equal to 1"),
         ("backend: local\npartition: gpu", "'partition' means nothing to the backend local; it has: workers"),
         ("backend: slurm\ntime_minutes: 1\nsignal_seconds: 60", "leaves nothing of the time limit of 1 min"),
         ("backend: slurm\nenvironment: {'A B': x}", "'A B' is no name of an environment variable"),

@@ -263,7 +263,8 @@ def test_a_submission_from_within_another_job_passes_nothing_of_it_on(
     (slurm.bin / "sbatch").rename(slurm.bin / "sbatch-real")
     (slurm.bin / "sbatch").write_text(f"#!/bin/sh\nenv > {tmp_path}/seen\necho Submitted batch job 1\n")
     (slurm.bin / "sbatch").chmod(0o755)
-    outer = {"SLURM_CPU_BIND": "x", "SLURM_JOB_ID": "9", "SBATCH_JOB_NAME": "y", "WORLD_SIZE": "4", "RANK": "3"}
+    outer = {"SLURM_CPU_BIND": "x", "SLURM_JOB_ID": "9", "SBATCH_JOB_NAME": "y", "WORLD_SIZE": "4", "RANK": "3",
+             "WORKBENCH_TASK_RUN": "7"}  # fmt: skip
     for name, value in {**outer, "SLURM_CONF": "/etc/slurm.conf", "HOME": "/home/me"}.items():
         monkeypatch.setenv(name, value)
     assert (

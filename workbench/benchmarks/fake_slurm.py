@@ -56,9 +56,14 @@ elif NAME in ("squeue", "sacct"):
                 print("%s|%s|%s|None" % (task, job["name"], states.get(task, "PENDING")))
 elif NAME == "scontrol" and sys.argv[1:3] == ["show", "config"]:
     print("MaxArraySize            = {max_array_size}")
+elif NAME == "scancel" and option("--signal"):
+    for task in sys.argv[2:]:
+        append("signals", task + " " + option("--signal"))
 elif NAME == "scancel":
     for task in sys.argv[1:]:
         append("states", task + " CANCELLED")
+elif NAME == "scontrol" and sys.argv[1] == "requeue":
+    append("requeued", sys.argv[2])
 elif NAME == "srun":
     words = sys.argv[1:]
     command = words[words.index({python!r}):]
@@ -128,6 +133,19 @@ class FakeSlurm:
         """What sbatch took: id, name, count and script."""
         with contextlib.suppress(FileNotFoundError):
             return [json.loads(line) for line in (self.folder / "jobs").read_text().splitlines()]
+        return []
+
+    def signals(self) -> list[str]:
+        """What scancel was asked to send, as `1_0 USR2`."""
+        return self._lines("signals")
+
+    def requeued(self) -> list[str]:
+        """The tasks that scontrol put back into the queue, in order; their states stay as they were set."""
+        return self._lines("requeued")
+
+    def _lines(self, name: str) -> list[str]:
+        with contextlib.suppress(FileNotFoundError):
+            return (self.folder / name).read_text().splitlines()
         return []
 
     def set_state(self, task: str, state: str) -> None:

@@ -12,6 +12,7 @@ Figures, in seconds unless said otherwise:
     status_10k_command_seconds, status_100k_command_seconds (and status_100k_mib): while all wait.
     status_10k_done_command_seconds: when all are completed.
     table_10k_command_seconds, table_10k_mib: the table of 10,000 completed runs.
+    array_tasks_1000_tasks_of_10: of 1,000 runs, ten in each task.
     sbatch_calls_550_after_50: of a stage of 550 runs that begin from 50 others, these included.
     sbatch_calls: how many the 1,000 runs took.
     status_scheduler_calls, resubmit_scheduler_calls: calls of any scheduler command in one of each.

@@ -28,6 +28,8 @@ REPEATS = 3
 THOUSAND, MANY, MOST = 1_000, 10_000, 100_000
 EARLIER, LATER = 50, 11
 """Seeds of an earlier stage, and settings of a later one that begin from it."""
+PACK = 10
+"""Runs in one array task, of the figure about that."""
 SPLITS = ("val", "testA", "testB")
 WATCH = """
 import resource, subprocess, sys, time
@@ -107,6 +109,7 @@ def measure(folder: Path, grid_of: Grid, profile: Path, slurm: FakeSlurm, report
     table = commands.named("table_10k_command", [commands.run("table", many, "--results", results)], True)
     figures |= {"table_10k_mib": table.pop("table_10k_command_mib"), **table}
     shutil.rmtree(results)
+    figures[f"array_tasks_1000_tasks_of_{PACK}"] = _tasks_of_packs(load_grid(thousand), folder, profile, slurm)
     return figures | {"sbatch_calls_550_after_50": _calls_of_stages(folder, grid_of, profile, slurm)}
 
 
@@ -177,6 +180,14 @@ def _write_expressions(file: Path) -> None:
         for k in range(4)
     ]  # fmt: skip
     write_expressions(file, pd.DataFrame(rows))
+
+
+def _tasks_of_packs(grid: Grid, folder: Path, profile: Path, slurm: FakeSlurm) -> float:
+    """The array tasks that a grid takes with several runs in each."""
+    before = len(slurm.jobs())
+    packed = load_profile(profile).model_copy(update={"tasks_of": PACK})
+    submit(grid, Request(folder / "packed", packed, lambda grid: None, report_on))
+    return sum(int(str(job["count"])) for job in slurm.jobs()[before:])
 
 
 def _calls_of_stages(folder: Path, grid: Grid, profile: Path, slurm: FakeSlurm) -> float:

@@ -151,7 +151,7 @@ def _print_runs(statuses: list[RunStatus]) -> None:
             f"{s.score['metric']} {100 * s.score['value']:.1f} at {s.score['step']}" if s.score else "–",
             s.restarts or "",
             s.job or "",
-            (s.error or "") if s.state == "queued" else "",
+            (s.error or "") if s.state in ("queued", "new") else "",
         )
         for s in statuses
     ]
@@ -227,7 +227,10 @@ def cancel(
     results: Results = RESULTS,
     data_root: DataRoot = None,
 ) -> None:
-    """Cancel a grid's queued and running jobs on the cluster; a running one saves first."""
+    """Cancel a grid's queued and running jobs on the cluster; a running one saves first.
+
+    Of a job that trains several runs one after another, the others go on.
+    """
     from workbench.grids import parse_seeds
     from workbench.launch.housekeeping import cancel as cancel_runs
     from workbench.launch.housekeeping import cancel_report

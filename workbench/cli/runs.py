@@ -64,6 +64,7 @@ def plan(
     """Check a grid and list its runs with their ids and states, and what they need on a GPU. Changes nothing."""
     from workbench.grids import check_grid
     from workbench.launch.plan import plan as make_plan
+    from workbench.launch.plan import plan_runs, runs_of, to_train
     from workbench.launch.room import check_room, needs
 
     given = _profile(profile)
@@ -79,6 +80,9 @@ def plan(
         print_rows(
             ("setting", "seed", "state", "run"), [(p.run.setting, p.run.seed, p.state, p.run.id) for p in planned]
         )
+        if given.tasks_of > 1:
+            known = plan_runs(runs_of(loaded), results, warn=warn) if loaded.needs else planned
+            _print_tasks(loaded, known, to_train(planned), given)
         print("\nmemory of a GPU that a run needs, in each process:" if given.processes > 1 else
               "\nmemory of a GPU that a run needs:")  # fmt: skip
         print("\n".join(f"  {need}" for need in memory))
@@ -245,6 +249,20 @@ def _print_plan(grid: Grid, outcome: SubmissionOutcome, results: Path) -> None:
     print(f"{grid.title}: {counted(len(outcome.planned), 'run')} ({counts})")
     if outcome.chosen:
         print(f"{counted(len(outcome.chosen), 'run')} to train; {expected_cost(outcome.chosen, results)}")
+        _print_tasks(grid, outcome.planned, outcome.chosen, outcome.profile)
+
+
+def _print_tasks(grid: Grid, planned: Sequence[PlannedRun], chosen: Sequence[PlannedRun], profile: Profile) -> None:
+    """How the chosen runs share the tasks of a cluster, where several are trained in one."""
+    from workbench.launch.arrays import count_tasks
+
+    if profile.tasks_of == 1 or not chosen:
+        return
+    tasks, minutes, size = count_tasks(grid, planned, chosen, profile.tasks_of), profile.time_minutes, profile.tasks_of
+    print(
+        f"{counted(len(chosen), 'run')} in {counted(tasks, 'array task')} ({size} a task, one after another; "
+        f"time limit {size} × {minutes} = {size * minutes} min)"
+    )
 
 
 def _print_begun(chosen: Sequence[PlannedRun], workers: int) -> None:
@@ -255,8 +273,10 @@ def _print_submitted(grid: Grid, outcome: SubmissionOutcome, parallel: int) -> N
     from workbench.launch.states import GONE
 
     for array in outcome.arrays:
-        count = len(array.submission.runs)
-        print(f"submitted as job {array.array_id}: {counted(count, 'run')}, at most {min(count, parallel)} at once")
+        runs, tasks = len(array.submission.runs), array.submission.tasks
+        shared = f" in {counted(tasks, 'array task')}" if array.submission.tasks_of > 1 else ""
+        at_once = min(tasks, parallel)
+        print(f"submitted as job {array.array_id}: {counted(runs, 'run')}{shared}, at most {at_once} at once")
     for job in outcome.reports:
         then = " and ".join(job.submission.manifest.then)
         name = Path(job.submission.grid).stem

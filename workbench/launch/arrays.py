@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from workbench.config import RunConfig
 from workbench.grids import Grid
 from workbench.launch import scheduler
-from workbench.launch.plan import PlannedRun, job_document
+from workbench.launch.packing import task_count
+from workbench.launch.plan import PlannedRun, job_document, stages
 from workbench.launch.profiles import Profile
 from workbench.launch.slurm import submit_array, submit_report
 from workbench.launch.snapshot import snapshot
@@ -52,7 +53,7 @@ def submit_arrays(
         planned.folder.set_aside_damage()
     code, origin = snapshot(results), source()
     arrays = []
-    for part in split(chosen, min(profile.array_size, scheduler.max_array_size())):
+    for part in split(chosen, min(profile.array_size, scheduler.max_array_size()) * profile.tasks_of):
         configs = {RunId.parse(p.run.id).setting_id: p.run.config for p in part}
         manifest = {
             "results": str(results.absolute()),
@@ -61,7 +62,9 @@ def submit_arrays(
             "profile": profile.model_dump(mode="json"),
             "settings": {name: _for_profile(config, profile) for name, config in configs.items()},
         }
-        submission = Submissions(results).add(str(grid.file.resolve()), [p.run.id for p in part], manifest)
+        submission = Submissions(results).add(
+            str(grid.file.resolve()), [p.run.id for p in part], manifest, min(profile.tasks_of, len(part))
+        )
         tasks = list(dict.fromkeys(task for p in part for task in after[p.run.id]))
         with _noting(submission) as taken:
             taken.append(submit_array(submission, profile, code, [lock], tasks))
@@ -84,6 +87,26 @@ def _noting(submission: Submission) -> Iterator[list[str]]:
 def split(runs: Sequence[PlannedRun], size: int) -> list[Sequence[PlannedRun]]:
     """Runs in parts of at most `size`, in order."""
     return [runs[first : first + size] for first in range(0, len(runs), size)]
+
+
+def in_groups(chosen: Sequence[PlannedRun], waiting: Collection[str]) -> list[list[PlannedRun]]:
+    """Those that may start, and those that wait: no run waits for what it does not need."""
+    return [[p for p in chosen if p.run.id not in waiting], [p for p in chosen if p.run.id in waiting]]
+
+
+def count_tasks(grid: Grid, planned: Sequence[PlannedRun], chosen: Sequence[PlannedRun], tasks_of: int) -> int:
+    """How many tasks of a cluster the chosen runs make.
+
+    Args:
+        planned: all that are known, also those that the chosen ones begin from.
+    """
+    by_id, wanted = {p.run.id: p for p in chosen}, 0
+    completed = {p.run.id for p in planned if p.state == "completed"}
+    for stage in stages(grid):
+        of_stage = [by_id[run.id] for run in stage.runs if run.id in by_id]
+        waiting = {p.run.id for p in of_stage if any(n.id not in completed for n in stage.grid.needed([p.run]))}
+        wanted += sum(task_count(len(group), tasks_of) for group in in_groups(of_stage, waiting))
+    return wanted
 
 
 def _for_profile(config: RunConfig, profile: Profile) -> dict[str, Any]:

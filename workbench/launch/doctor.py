@@ -156,8 +156,11 @@ def _partition(profile: Profile) -> Iterator[Check]:
     )
     limit = max(_minutes(line[1]) for line in lines)
     allowed = "no limit" if limit == float("inf") else f"{limit:.0f} min allowed"
-    remedy = f"set time_minutes to at most {limit:.0f}; longer runs resume by themselves"
-    yield Check("time limit", profile.time_minutes <= limit, f"{profile.time_minutes} min asked, {allowed}", remedy)
+    minutes, shared = profile.time_minutes * profile.tasks_of, profile.tasks_of > 1
+    longest = f"{limit / profile.tasks_of:.0f}, or lower tasks_of" if shared else f"{limit:.0f}"
+    remedy = f"set time_minutes to at most {longest}; longer runs resume by themselves"
+    times = f" ({profile.tasks_of} runs a task)" if shared else ""
+    yield Check("time limit", minutes <= limit, f"{minutes} min asked{times}, {allowed}", remedy)
     cpus = max(_number(line[2]) for line in lines)
     asked = profile.cpus_per_task * profile.tasks_per_node
     remedy = f"lower cpus_per_task × tasks_per_node to {cpus:.0f}"

@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from workbench.errors import WorkbenchError
 from workbench.failures import FailureClass, crash, known
 from workbench.launch import scheduler
 from workbench.launch.submissions import Submission, Submissions, read_submission
-from workbench.launch.tasks import STOPPED, task_index, task_job
+from workbench.launch.tasks import STOPPED, run_index, task_index, task_job
 from workbench.results.folders import RunBusy, RunFolder, RunLog
 from workbench.results.record import RunError
 
@@ -29,6 +30,8 @@ TAIL_BYTES = 32768
 
 COMPLETED = 100
 """The exit status that tells the batch script that the run is completed."""
+TASK_ENDS = 101
+"""The one that tells the batch script of several runs not to begin the next: the task is ended, or comes back."""
 MOST_WITHOUT_PROGRESS = 3
 REQUEUE_PAUSES = (5.0, 10.0, 20.0, 40.0)
 ATTEMPT = "--- attempt"
@@ -42,6 +45,26 @@ TOLD: dict[str | None, FailureClass] = {
     "NODE FAILURE": "node_failure",
     None: "cancelled",
 }
+FROM_OUTSIDE = ("cancelled", "preempted", "timeout")
+"""Classes of a run that was told to stop."""
+TASK_IS_LEAVING = ("preempted", "timeout")
+"""Classes of a run whose whole task was told to stop."""
+
+
+@dataclass(frozen=True)
+class End:
+    """How an attempt ended.
+
+    Attributes:
+        again: whether the run is to be put back into the queue.
+        comes_back: whether Slurm itself does so.
+        by_slurm: whether Slurm said that it ended the job.
+    """
+
+    cause: FailureClass
+    again: bool
+    comes_back: bool
+    by_slurm: bool
 
 
 def main(folder: Path, status: int, began: float) -> int:
@@ -53,41 +76,96 @@ def main(folder: Path, status: int, began: float) -> int:
         began: when this attempt did, in seconds of the epoch.
 
     Returns:
-        COMPLETED if the run is, whatever a process of it did in its last moment; else 0.
+        COMPLETED if the run is, whatever a process of it did in its last moment; TASK_ENDS if the runs after it, of a
+        task of several, are not to begin now; else 0.
     """
-    submission, index = read_submission(folder), task_index()
+    submission = read_submission(folder)
+    index = run_index(submission.tasks_of)
     run = task_job(folder, index).folder()
-    task = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{index}"
     if run.record().state == "completed":
         return COMPLETED
     if Submissions(folder.parent.parent).superseded(submission.number, run.name):
-        return 0
-    printed = b"".join(_tail(file) for file in submission.output(index)).decode(errors="replace")
+        return _left_to_another(submission, index)
+    printed = "".join(_since_attempt(file) for file in (*submission.task_output(index), *submission.output(index)))
     try:
         with run.claim() as log:
-            again = _record_end(run, log, submission, index, printed.rpartition(ATTEMPT)[2], status, began)
+            end = _record_end(run, log, submission, index, printed, status, began)
     except RunBusy:
-        return 0  # another job is training it and will record its end
-    if again:
+        return _left_to_another(submission, index)  # which will record its end
+    if submission.tasks_of > 1:
+        return _end_turn(submission, index, end)
+    if end.again:
         submission.note_waiting(index)
         try:
-            _requeue(run, task)
+            _requeue(submission)
         except scheduler.SchedulerError:
             submission.note_begun(index)  # it does not wait: the next submission takes it up
             raise
     return 0
 
 
+def _left_to_another(submission: Submission, index: int) -> int:
+    if submission.tasks_of > 1:
+        submission.note_over(index)
+    return 0
+
+
+def _end_turn(submission: Submission, index: int, end: End) -> int:
+    """Whether a task of several runs goes on with the next: 0, or TASK_ENDS, and then it may come back for the rest."""
+    task = task_index()
+    if not (end.again or end.comes_back):
+        submission.note_over(index)
+    leaving = end.cause in TASK_IS_LEAVING
+    if end.again:
+        submission.note_waiting(index)
+        try:
+            put_back(submission)
+        except scheduler.SchedulerError:
+            submission.note_begun(index)
+            raise
+    elif leaving and not end.comes_back and _rest(submission, task, index):
+        put_back(submission)
+    elif end.cause == "cancelled" and end.by_slurm:
+        submission.note_task(task, begun=False)  # what has not begun was cancelled with it
+        leaving = True
+    return TASK_ENDS if end.again or end.comes_back or leaving else 0
+
+
+def _rest(submission: Submission, task: int, but: int | None = None) -> list[int]:
+    """The runs of a task that it has not done with, and that no user cancelled."""
+    done = submission.turns.over | submission.cancelled | {but}
+    return [run for run in submission.runs_of(task) if run not in done]
+
+
+def put_back(submission: Submission) -> None:
+    """Put a task of several runs back into the queue, for the rest of them."""
+    submission.note_task(task_index(), begun=False)
+    try:
+        _requeue(submission)
+    except scheduler.SchedulerError:
+        submission.note_task(task_index(), begun=True)
+        raise
+
+
+def out_of_time(folder: Path) -> int:
+    """Put a task back into the queue that has runs left, and no time to begin one."""
+    submission = read_submission(folder)
+    if _rest(submission, task_index()):
+        put_back(submission)
+    return 0
+
+
 def _record_end(
     run: RunFolder, log: RunLog, submission: Submission, index: int, printed: str, status: int, began: float
-) -> bool:
-    """Write why an attempt ended; returns whether the job goes back into the queue."""
+) -> End:
+    """Write why an attempt ended, and say what is to follow."""
     error, state = _ended(run, printed, status, began)
     comes_back = False
-    if error["class"] == "cancelled":
-        by_user = index in submission.cancelled
-        error["class"], comes_back = ("cancelled", False) if by_user else _why_ended(printed)
-        state = "cancelled" if error["class"] == "cancelled" else state
+    if index in submission.cancelled and error["class"] in FROM_OUTSIDE:
+        error["class"] = "cancelled"
+    elif error["class"] == "cancelled":
+        error["class"], comes_back = _why_ended(printed)
+    state = "cancelled" if error["class"] == "cancelled" else state
     cause = error["class"]
     tries = _counted(run, submission, cause)
     allowed = submission.manifest.retries(cause)
@@ -96,7 +174,7 @@ def _record_end(
     ended = dict(run.record().ended)
     ended[cause] = ended.get(cause, 0) + 1
     run.update(state=state, ended=ended, tries=tries, error=error)
-    return again
+    return End(cause, again, comes_back, SLURMSTEPD.search(printed) is not None)
 
 
 def _counted(run: RunFolder, submission: Submission, cause: str) -> dict[str, Any]:
@@ -114,13 +192,14 @@ def _counted(run: RunFolder, submission: Submission, cause: str) -> dict[str, An
     }
 
 
-def _requeue(run: RunFolder, task: str) -> None:
-    """Put the job back into the queue; a controller that restarts is asked again for a while."""
+def _requeue(submission: Submission) -> None:
+    """Put this task back into the queue; a controller that restarts is asked again for a while."""
+    task = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{task_index()}"
     for pause in (*REQUEUE_PAUSES, None):
         try:
             scheduler.requeue(task)
         except scheduler.SchedulerError as error:
-            logging.warning("%s: %s", run.name, error)
+            logging.warning("%s, task %s: %s", submission.name, task, error)
             if pause is None:
                 raise
             time.sleep(pause)
@@ -178,6 +257,11 @@ def _why_ended(printed: str) -> tuple[FailureClass, bool]:
     return TOLD.get(told, "cancelled"), told == "JOB REQUEUE"
 
 
+def _since_attempt(file: Path) -> str:
+    """The end of what was printed into a file, of the last attempt alone."""
+    return _tail(file).decode(errors="replace").rpartition(ATTEMPT)[2]
+
+
 def _tail(file: Path) -> bytes:
     with file.open("rb") as stream:
         stream.seek(max(0, file.stat().st_size - TAIL_BYTES))
@@ -186,6 +270,8 @@ def _tail(file: Path) -> bytes:
 
 if __name__ == "__main__":
     try:
+        if len(sys.argv) == 2:
+            sys.exit(out_of_time(Path(sys.argv[1])))
         sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
     except WorkbenchError as error:
         sys.exit(f"error: {error}")

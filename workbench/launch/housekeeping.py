@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from workbench.grids import Grid
@@ -12,8 +12,9 @@ from workbench.launch import scheduler
 from workbench.launch.local import is_in_use
 from workbench.launch.plan import PlannedRun
 from workbench.launch.reports import LIVE, ReportStatus, report_statuses
+from workbench.launch.scheduler import Task
 from workbench.launch.states import look_at_queue, run_states
-from workbench.launch.submissions import REPORT, Submissions, latest
+from workbench.launch.submissions import REPORT, Submission, Submissions, latest
 from workbench.results.folders import RunFolder, all_runs
 
 DOOMED = ".doomed-"
@@ -37,8 +38,41 @@ def cancel(planned: Sequence[PlannedRun], results: Path) -> list[PlannedRun]:
         for submission in {newest[p.run.id][0].number: newest[p.run.id][0] for p in live}.values():
             # Recorded first: it must be there when the job ends.
             submission.cancel(by_submission[submission.number])
-        scheduler.cancel([p.run_state.task for p in live if p.run_state.task is not None])
+        tasks = {p.run.id: p.run_state.task for p in live if p.run_state.task is not None}
+        shared = [p for p in live if newest[p.run.id][0].tasks_of > 1]
+        scheduler.cancel([tasks[p.run.id] for p in live if newest[p.run.id][0].tasks_of == 1])
+        _cancel_shared({tasks[p.run.id]: newest[p.run.id][0] for p in shared}, newest, results)
     return live
+
+
+def _cancel_shared(
+    tasks: Mapping[Task, Submission], newest: Mapping[str, tuple[Submission, int]], results: Path
+) -> None:
+    """End the tasks of several runs that have none left; in others, only the run whose turn it is, if it is cancelled.
+
+    Which run that is, is read after the cancellation was recorded: a run that begins later sees the record.
+
+    Args:
+        tasks: those with cancelled runs, and their submissions.
+    """
+
+    cancelled = {submission.number: submission.cancelled for submission in tasks.values()}
+
+    def is_left(submission: Submission, index: int) -> bool:
+        run = submission.runs[index]
+        done = index in submission.turns.over or index in cancelled[submission.number]
+        mine = newest[run][0].number == submission.number
+        return mine and not done and RunFolder(results, run).state() != "completed"
+
+    ended, told = [], []
+    for task, submission in tasks.items():
+        current = submission.turns.current.get(task.index)
+        if not any(is_left(submission, index) for index in submission.runs_of(task.index)):
+            ended.append(task)
+        elif current in cancelled[submission.number] and current not in submission.turns.over:
+            told.append(task)
+    scheduler.cancel(ended)
+    scheduler.interrupt(told)
 
 
 def cancel_report(grid: Grid, results: Path) -> ReportStatus | None:

@@ -46,7 +46,9 @@ class Profile(BaseModel):
     constraint: str | None = None
     exclude: str | None = None
     time_minutes: Count = 60
-    """The time limit of one job; a run that needs longer is requeued and resumes."""
+    """The time limit for one run; a run that needs longer is requeued and resumes."""
+    tasks_of: Count = 1
+    """Short runs that one array task trains one after another; it is given as many times the time limit."""
     nodes: Count = 1
     tasks_per_node: Count = 1
     """Processes a node; with nodes × tasks over one, they share every batch (data-parallel)."""
@@ -57,9 +59,9 @@ class Profile(BaseModel):
     memory_gb: float | None = Field(None, gt=0)
     """Of a node."""
     array_size: Count = 1000
-    """Most runs in one job array; the cluster's own MaxArraySize overrides it."""
+    """Most tasks in one job array; the cluster's own MaxArraySize overrides it."""
     parallel: Count = 64
-    """Most runs of one array at once (Slurm's `%N`)."""
+    """Most tasks of one array at once (Slurm's `%N`)."""
     signal_seconds: int = Field(120, ge=10)
     """So long before the time limit a run is told to save."""
     python: str | None = None

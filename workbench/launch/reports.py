@@ -119,8 +119,12 @@ def live_tasks(grid: Grid, results: Path) -> list[str]:
         for task in scheduler.queue(list(arrays))
         if task.live
         and task.job in arrays
-        and (arrays[task.job].grid == name or arrays[task.job].runs[task.index] in ids)
+        and (arrays[task.job].grid == name or any(run in ids for run in _trained_by(task, arrays[task.job])))
     ]
+
+
+def _trained_by(task: Task, submission: Submission) -> list[str]:
+    return [submission.runs[index] for index in submission.runs_of(task.index)]
 
 
 def _states(newest: Sequence[Submission], look: Look, warn: Warn | None) -> list[ReportStatus]:

@@ -17,7 +17,7 @@ CALL_SECONDS = 60.0
 JOB_PREFIX = "workbench-"
 """The prefix of the names of all job arrays."""
 INHERITED = re.compile(
-    r"SBATCH_|SQUEUE_|SRUN_|SLURM_(?!CONF|CLUSTERS$|JWT$)"
+    r"SBATCH_|SQUEUE_|SRUN_|SLURM_(?!CONF|CLUSTERS$|JWT$)|WORKBENCH_TASK_"
     r"|(RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_ADDR|MASTER_PORT)$"
 )
 """What a job must not inherit: a submission may come from within another job, or a shell with its own defaults."""
@@ -110,6 +110,12 @@ def cancel(tasks: Sequence[Task]) -> None:
     """End tasks, one call per thousand."""
     for first in range(0, len(tasks), 1000):
         _call("scancel", *(task.id for task in tasks[first : first + 1000]))
+
+
+def interrupt(tasks: Sequence[Task]) -> None:
+    """Tell what runs in tasks to save and end; their batch scripts go on."""
+    for first in range(0, len(tasks), 1000):
+        _call("scancel", "--signal=USR2", *(task.id for task in tasks[first : first + 1000]))
 
 
 def requeue(task_id: str) -> None:

@@ -12,7 +12,7 @@ import cloudpickle
 import submitit
 from submitit.core.utils import DelayedSubmission, FailedSubmissionError
 
-from workbench.launch import scheduler
+from workbench.launch import pack_script, scheduler
 from workbench.launch.epilogue import ATTEMPT, COMPLETED
 from workbench.launch.profiles import Profile
 from workbench.launch.submissions import Submission
@@ -49,7 +49,10 @@ class ArrayExecutor(submitit.SlurmExecutor):  # type: ignore[misc]
         (self.folder / PICKLE).write_bytes(cloudpickle.dumps(delayed))
         self.parameters["map_count"] = count
         script = self.folder / "array.sh"
-        script.write_text(self._make_submission_file_text(self._submitit_command_str, ""))
+        command = self._submitit_command_str
+        if not self.parameters.get("use_srun", True):
+            command = pack_script.step(command, self.parameters["srun_args"])
+        script.write_text(self._make_submission_file_text(command, ""))
         said = scheduler.submit(str(script), self._held)
         try:
             return str(self._get_job_id_from_submission_command(said))
@@ -77,8 +80,9 @@ def submit_array(
     """
     executor = ArrayExecutor(submission.folder, profile.python, held)
     executor.update_parameters(**_parameters(submission, profile, code, after))
-    task = ArrayTask(str(submission.folder), 60.0 * profile.time_minutes, float(profile.signal_seconds))
-    return executor.submit_tasks(task, len(submission.runs))
+    seconds = 60.0 * profile.time_minutes * submission.tasks_of
+    task = ArrayTask(str(submission.folder), seconds, float(profile.signal_seconds))
+    return executor.submit_tasks(task, submission.tasks)
 
 
 def submit_report(
@@ -119,13 +123,14 @@ def _parameters(submission: Submission, profile: Profile, code: Path, after: Seq
         **plain,
         **({"gpus_per_node": profile.gpus_per_node} if profile.gpus_per_node else {}),
         "job_name": submission.job,
-        "time": profile.time_minutes,
+        "time": profile.time_minutes * submission.tasks_of,
         "ntasks_per_node": profile.tasks_per_node,
         "array_parallelism": profile.parallel,
         "signal_delay_s": profile.signal_seconds,
         "stderr_to_stdout": True,
         "setup": _setup(submission, profile, code),
-        "teardown": _teardown(submission, python),
+        "teardown": _teardown(submission, profile, python),
+        "use_srun": submission.tasks_of == 1,  # else the script calls it in a way of its own
         "additional_parameters": {name: value for name, value in extra.items() if value is not False},
         # If one process dies, the training cannot go on: do not let the others wait until the time limit.
         # srun does not take over --cpus-per-task in some versions, nor the environment at some sites.
@@ -142,10 +147,15 @@ def _setup(submission: Submission, profile: Profile, code: Path) -> list[str]:
         "PYTHONPATH": str(code),
         "PYTHONSAFEPATH": "1",
     }
-    return [
+    once = [
         "trap : TERM  # the shell outlives a scancel for the lines after srun",
         *profile.setup,
         *(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
+    ]
+    if submission.tasks_of > 1:
+        return [*once, *pack_script.opening(submission, PICKLE)]
+    return [
+        *once,
         "began=$(date +%s)",
         f'echo "{ATTEMPT} ${{SLURM_RESTART_COUNT:-0}} on $(hostname) at $(date +%FT%T)"',
         f'echo "$SLURM_ARRAY_TASK_ID" >> {shlex.quote(str(submission.began_file))}',
@@ -155,7 +165,9 @@ def _setup(submission: Submission, profile: Profile, code: Path) -> list[str]:
     ]
 
 
-def _teardown(submission: Submission, python: str) -> list[str]:
+def _teardown(submission: Submission, profile: Profile, python: str) -> list[str]:
+    if submission.tasks_of > 1:
+        return pack_script.closing(submission, profile, f"{python} -m workbench.launch.epilogue")
     folder = shlex.quote(str(submission.folder))
     return [
         "status=$?",

@@ -16,6 +16,7 @@ from workbench.validation import DamagedFile
 
 NEVER_SATISFIED = "DependencyNeverSatisfied"
 GONE = "it waited in the queue, which no longer knows it: it was cancelled there, or lost"
+EARLY = "the next submission: its job ended before its turn"
 NOTHING = RunRecord()
 """The record of a run that has not begun."""
 Look = Callable[[Sequence[Submission]], list[Task] | None]
@@ -92,8 +93,13 @@ def run_states(
         elif seen is None:
             states.append(_unseen(folder))
         else:
-            task = tasks.get((submission.job, index))
-            if task is not None and task.state == "PENDING" and there is not None and folder.name not in there:
+            task = tasks.get((submission.job, submission.task_of(index)))
+            if submission.tasks_of > 1 and _turn_is_not_now(submission, index):
+                is_new = there is not None and folder.name not in there
+                states.append(
+                    _out_of_turn(folder, submission, index, task, index in cancelled[submission.number], is_new)
+                )
+            elif task is not None and task.state == "PENDING" and there is not None and folder.name not in there:
                 # The common case: it waits, and there is nothing to read.
                 states.append(RunState("queued", message=task.reason, task=task, record=NOTHING))
             else:
@@ -198,6 +204,42 @@ def _run_state(folder: RunFolder, task: Task | None, cancelled: bool = False, go
     if state == "interrupted" and ended == "cancelled":
         return RunState("cancelled", "cancelled", message, task)
     return RunState(state, cause, message, task)
+
+
+def _turn_is_not_now(submission: Submission, index: int) -> bool:
+    """Whether a run that shares its task with others is not the one that this trains, or trained last."""
+    return submission.turns.current.get(submission.task_of(index)) != index or index in submission.turns.over
+
+
+def _out_of_turn(
+    folder: RunFolder, submission: Submission, index: int, task: Task | None, cancelled: bool, is_new: bool
+) -> RunState:
+    """The state of a run that shares its task with others, and whose turn is past or to come.
+
+    Args:
+        is_new: it has no folder.
+    """
+    said = RunState("new") if is_new else _run_state(folder, None)
+    past = index in submission.turns.over or index in submission.began
+    if said.state in ("completed", "running", "damaged"):
+        return said
+    if cancelled:
+        return RunState("cancelled", "cancelled", "cancelled with workbench cancel", task)
+    if index in submission.turns.over:
+        return said
+    if task is not None and task.live:
+        if past and task.state not in WAITING_STATES:
+            return said
+        waits = task.reason if task.state in WAITING_STATES else f"its turn in job {task.id}"
+        return RunState("queued", said.cause, waits, task, NOTHING if is_new else None)
+    never = task is None and submission.taken and submission.task_of(index) not in submission.turns.begun
+    if not past and (never or (task is not None and SLURM_STATES.get(task.state) == "cancelled")):
+        return _run_state(folder, task, gone=never)
+    return RunState("new", message=EARLY + _ended(task)) if said.state == "new" and not past else said
+
+
+def _ended(task: Task | None) -> str:
+    return f" ({task.state.lower()})" if task is not None and task.state in SLURM_STATES else ""
 
 
 def _silent(ended: str | None, task: Task | None, state: State) -> RunState:

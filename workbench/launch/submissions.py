@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 from workbench.errors import WorkbenchError
 from workbench.files import lock, write_atomically
 from workbench.grids import Grid, GridDocument, GridError
+from workbench.launch.packing import TaskNotes
 from workbench.launch.scheduler import JOB_PREFIX
 from workbench.results.folders import SUBMISSIONS
 from workbench.validation import DamagedFile, JsonObject, Mistake, Moment, Record, Whole, read_record
@@ -34,7 +35,6 @@ _ENDED = "ended.json"
 _TAKEN = "taken.json"
 _REFUSED = "refused.json"
 _REPORT = "report.json"
-_BEGAN = "began"
 _LOCK = ".lock"
 _FOLDER = re.compile(r"(\d{1,15})-\w+")
 LOCK_SECONDS = 600.0
@@ -54,6 +54,7 @@ class SubmissionRecord(Record):
     created: Moment
     grid: str
     runs: Annotated[tuple[str, ...], Field(min_length=1)]
+    tasks_of: Annotated[int, Field(ge=1)] = 1
 
 
 class Manifest(Record):
@@ -123,14 +124,15 @@ M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Submission:
+class Submission(TaskNotes):
     """One job array.
 
     Attributes:
         number: counts up; a later submission of a run overrides an earlier one.
         job: the array's name at the scheduler, unlike any other.
         grid: the grid's file.
-        runs: run ids, one per task, in the order of the array's indices.
+        runs: run ids, in the order of the array's indices.
+        tasks_of: how many of them each task trains one after another.
     """
 
     folder: Path
@@ -139,6 +141,7 @@ class Submission:
     created: float
     grid: str
     runs: tuple[str, ...]
+    tasks_of: int = 1
 
     @property
     def name(self) -> str:
@@ -170,15 +173,15 @@ class Submission:
 
     @property
     def cancelled(self) -> set[int]:
-        """The tasks that a user cancelled; DamagedFile where that cannot be read."""
+        """The indices of runs that a user cancelled; DamagedFile where that cannot be read."""
         try:
             return set(_read(self.folder / _CANCELLED, _Tasks).root)
         except FileNotFoundError:
             return set()
 
-    def cancel(self, tasks: Iterable[int]) -> None:
+    def cancel(self, runs: Iterable[int]) -> None:
         """Remember that these were cancelled."""
-        write_atomically(self.folder / _CANCELLED, json.dumps(sorted(self.cancelled | set(tasks))).encode())
+        write_atomically(self.folder / _CANCELLED, json.dumps(sorted(self.cancelled | set(runs))).encode())
 
     def remember(self, states: Mapping[int, str], forget: Collection[int]) -> dict[int, str]:
         """Final states that the scheduler told, which it forgets minutes later; returns all that are known.
@@ -222,33 +225,6 @@ class Submission:
         write_atomically(self.folder / _REFUSED, json.dumps({"message": message}).encode())
 
     @property
-    def began_file(self) -> Path:
-        """Where each task adds its index as a line when it begins, and with a minus when it goes back to wait."""
-        return self.folder / _BEGAN
-
-    @cached_property
-    def began(self) -> set[int]:
-        """The tasks that have begun, and did not go back to wait since."""
-        try:
-            lines = self.began_file.read_text(errors="replace").split()
-        except OSError:
-            return set()
-        last = {line.lstrip("-"): line for line in lines}
-        return {int(task) for task, line in last.items() if task.isdecimal() and not line.startswith("-")}
-
-    def note_waiting(self, task: int) -> None:
-        """Remember that a task that had begun goes back into the queue."""
-        self._note(f"-{task}")
-
-    def note_begun(self, task: int) -> None:
-        """Remember that a task has begun, where its batch script cannot say so."""
-        self._note(str(task))
-
-    def _note(self, line: str) -> None:
-        with contextlib.suppress(OSError), self.began_file.open("a") as stream:
-            stream.write(f"{line}\n")
-
-    @property
     def reported(self) -> Reported | None:
         """What became of a report job; None where it did not say; DamagedFile where that cannot be read."""
         try:
@@ -259,10 +235,6 @@ class Submission:
     def note_reported(self, state: str, **fields: Any) -> None:
         """Remember what became of a report job."""
         write_atomically(self.folder / _REPORT, json.dumps({"state": state, **fields}).encode())
-
-    def output(self, task: int) -> list[Path]:
-        """The files that hold what a task printed, one per process; they go when the run is completed."""
-        return sorted(self.folder.glob(f"*_{task}_*_log.out"))
 
 
 class Submissions:
@@ -310,7 +282,7 @@ class Submissions:
                     warn(str(damage))
         return submissions
 
-    def add(self, grid: str, runs: Sequence[str], manifest: Mapping[str, Any]) -> Submission:
+    def add(self, grid: str, runs: Sequence[str], manifest: Mapping[str, Any], tasks_of: int = 1) -> Submission:
         """Record a submission that is about to be made; the lock must be held."""
         last = max((number for number, _ in self.folders()), default=0)
         name = f"{last + 1:06d}-{secrets.token_hex(4)}"
@@ -318,6 +290,7 @@ class Submissions:
         folder.mkdir(mode=0o700)
         write_atomically(folder / _MANIFEST, json.dumps(manifest).encode())
         record = {"job": f"{JOB_PREFIX}{name}", "created": time.time(), "grid": grid, "runs": list(runs)}
+        record |= {"tasks_of": tasks_of} if tasks_of > 1 else {}
         write_atomically(folder / _RECORD, json.dumps(record).encode())
         return read_submission(folder)
 
@@ -341,7 +314,7 @@ def read_submission(folder: Path) -> Submission:
 
 
 def latest(submissions: Sequence[Submission]) -> dict[str, tuple[Submission, int]]:
-    """For each run the newest submission that names it, and its task there."""
+    """For each run the newest submission that names it, and its index there."""
     newest: dict[str, tuple[Submission, int]] = {}
     for submission in submissions:
         for index, run in enumerate(submission.runs):
@@ -351,7 +324,7 @@ def latest(submissions: Sequence[Submission]) -> dict[str, tuple[Submission, int
 
 def _submission(number: int, folder: Path) -> Submission:
     record = _read(folder / _RECORD, SubmissionRecord)
-    return Submission(folder, number, record.job, record.created, record.grid, record.runs)
+    return Submission(folder, number, record.job, record.created, record.grid, record.runs, record.tasks_of)
 
 
 def _read(file: Path, model: type[M]) -> M:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from workbench.errors import WorkbenchError, counted
 from workbench.grids import Grid
 from workbench.launch import scheduler
-from workbench.launch.arrays import SubmittedArray, submit_arrays, submit_report_job
+from workbench.launch.arrays import SubmittedArray, in_groups, submit_arrays, submit_report_job
 from workbench.launch.local import LocalExecutor, Progress
 from workbench.launch.plan import PlannedRun, Stage, plan_runs, runs_of, stages, to_train, with_waiting
 from workbench.launch.profiles import Profile
@@ -40,6 +40,7 @@ class SubmissionOutcome:
     Attributes:
         planned: all its runs, stage by stage, as they stood before.
         chosen: those that were submitted, or would have been.
+        profile: how.
         arrays: the job arrays, of a cluster.
         reports: jobs that make a grid's table and figures in the end, of a cluster.
         logs: folders with what jobs printed, of this machine.
@@ -49,6 +50,7 @@ class SubmissionOutcome:
 
     planned: list[PlannedRun]
     chosen: list[PlannedRun]
+    profile: Profile
     arrays: list[SubmittedArray] = field(default_factory=list)
     reports: list[SubmittedArray] = field(default_factory=list)
     logs: list[Path] = field(default_factory=list)
@@ -154,9 +156,9 @@ def _check_folder(results: Path) -> None:
 def _planned(grid: Grid, request: Request, look: Look) -> SubmissionOutcome:
     planned = plan_runs(runs_of(grid), request.results, look, request.warn)
     chosen = to_train(planned, request.retry)
-    return SubmissionOutcome(
-        planned, with_waiting(grid, planned, chosen) if request.profile.backend == "slurm" else chosen
-    )
+    profile = request.profile
+    chosen = with_waiting(grid, planned, chosen) if profile.backend == "slurm" else chosen
+    return SubmissionOutcome(planned, chosen, profile)
 
 
 def _carry_out(grid: Grid, outcome: SubmissionOutcome, results: Path, executor: Executor) -> None:
@@ -203,11 +205,11 @@ class SlurmExecutor:
         request = self._request
         request.prepare(stage.grid)
         needs = {planned.run.id: self._waits_for(stage.grid, planned) for planned in chosen}
-        # One array of those that may start, and one of those that wait: no run waits for what it does not need.
-        for group in ([p for p in chosen if not needs[p.run.id]], [p for p in chosen if needs[p.run.id]]):
+        for group in in_groups(chosen, {run for run, tasks in needs.items() if tasks}):
             for array in submit_arrays(group, request.results, request.profile, stage.grid, self._lock, needs):
                 self._outcome.arrays.append(array)
-                self._tasks |= {run: f"{array.array_id}_{k}" for k, run in enumerate(array.submission.runs)}
+                submitted = array.submission
+                self._tasks |= {run: f"{array.array_id}_{submitted.task_of(k)}" for k, run in enumerate(submitted.runs)}
 
     def _waits_for(self, grid: Grid, planned: PlannedRun) -> list[str]:
         """The tasks of the runs that a run begins from, as far as these are not completed."""

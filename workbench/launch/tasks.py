@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 STOPPED = 75
 """The exit status of a job that was told to stop and left a checkpoint (EX_TEMPFAIL: try again)."""
 STDERR = 2
+TASK_RUN, TASK_BEGAN = "WORKBENCH_TASK_RUN", "WORKBENCH_TASK_BEGAN"
+"""Where the batch script of a task of several runs says whose turn it is (its index), and when the task began."""
 CLAIM_SECONDS = 150.0
 """A lock on a network file system outlives a dead node by its lease, 90 seconds as a rule."""
 
@@ -113,7 +115,7 @@ class TrainingJob:
 
 
 def task_job(submission: Path, index: int) -> TrainingJob:
-    """The job of one task of an array, from the submission's manifest."""
+    """The job of one run of an array, from the submission's manifest."""
     from workbench.launch.submissions import SubmissionError, read_submission
 
     record = read_submission(submission)
@@ -128,7 +130,8 @@ def task_job(submission: Path, index: int) -> TrainingJob:
 
 @dataclass(frozen=True)
 class ArrayTask:
-    """Any task of one job array: which run it trains is the array's index in the submission's record.
+    """Any task of one job array: which run it trains is the array's index in the submission's record, or the index that
+    the batch script gives it, of a task of several runs.
 
     All tasks are the same, so a batch script can lay out its own pickle, and needs no launcher alive for it.
 
@@ -144,7 +147,7 @@ class ArrayTask:
 
     def __call__(self) -> str:
         """Train the task's run; a run that a later submission also names is left to that one."""
-        began = time.time()
+        began = float(os.environ.get(TASK_BEGAN, time.time()))
         stopping: list[str] = []
 
         def stop(received: int, frame: object) -> None:
@@ -161,12 +164,16 @@ class ArrayTask:
             signal.signal(number, stop)
         from workbench.launch.submissions import Submissions, read_submission
 
-        record, index = read_submission(Path(self.submission)), task_index()
+        record = read_submission(Path(self.submission))
+        index = run_index(record.tasks_of)
         run = record.runs[index]
         job = task_job(record.folder, index)
         if later := Submissions(Path(job.results)).superseded(record.number, run):
             logging.warning("%s was submitted again as %s; this job leaves it to that one", run, later)
             sys.exit(STOPPED)  # not as completed, or what waits for the run would begin without it
+        if record.tasks_of > 1 and index in record.cancelled:
+            logging.warning("%s was cancelled before its turn", run)
+            sys.exit(STOPPED)
         if obstacle := job.obstacle():
             self._give_way(job, obstacle)
         join_processes()
@@ -232,6 +239,11 @@ class ReportTask:
 def task_index() -> int:
     """This process's index in its job array."""
     return int(os.environ["SLURM_ARRAY_TASK_ID"])
+
+
+def run_index(tasks_of: int) -> int:
+    """The index of the run whose turn it is in this task, among the submission's runs."""
+    return task_index() if tasks_of == 1 else int(os.environ[TASK_RUN])
 
 
 def join_processes() -> None:

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 from workbench.errors import WorkbenchError
 from workbench.files import lock, write_atomically
 from workbench.grids import Grid, GridDocument, GridError
+from workbench.launch.guarded import MARK
 from workbench.launch.scheduler import JOB_PREFIX
 from workbench.results.folders import SUBMISSIONS
 from workbench.validation import DamagedFile, JsonObject, Mistake, Moment, Record, Whole, read_record
@@ -36,7 +37,10 @@ _REFUSED = "refused.json"
 _REPORT = "report.json"
 _BEGAN = "began"
 _LOCK = ".lock"
+SEALED = (_RECORD, _MANIFEST)
+"""The files of a submission that its jobs read and nobody changes; the batch script carries their digests."""
 _FOLDER = re.compile(r"(\d{1,15})-\w+")
+_TAMPERED = re.compile(r"(\d{1,9}) (.{1,2000})")
 LOCK_SECONDS = 600.0
 REPORT = "report of "
 """So begins, in the place of a run's id, what a job that makes a grid's table and figures is recorded as."""
@@ -235,6 +239,16 @@ class Submission:
             return set()
         last = {line.lstrip("-"): line for line in lines}
         return {int(task) for task, line in last.items() if task.isdecimal() and not line.startswith("-")}
+
+    @cached_property
+    def tampered(self) -> dict[int, str]:
+        """By task, why its job was refused: something was not what was submitted. See `workbench.launch.guarded`."""
+        try:
+            lines = self.folder.with_name(f"{self.name}{MARK}").read_text(errors="replace").splitlines()
+        except OSError:
+            return {}
+        matches = (_TAMPERED.fullmatch(line) for line in lines if line.isprintable())
+        return {int(match[1]): match[2] for match in matches if match is not None}
 
     def note_waiting(self, task: int) -> None:
         """Remember that a task that had begun goes back into the queue."""

@@ -99,9 +99,10 @@ def swap_code(submitted: Submitted) -> str:
 
 def link_to_another(submitted: Submitted) -> str:
     folder = submitted.submission.folder
-    folder.rename(folder.with_name("away"))
-    folder.symlink_to("away")
-    return f"{folder} cannot be opened (Not a directory)"
+    swap_pickle(submitted)
+    folder.rename(folder.with_name("theirs"))
+    folder.symlink_to("theirs")
+    return f"{folder}/task.pkl is not what was submitted (SHA-256 "
 
 
 def take_away(submitted: Submitted) -> str:

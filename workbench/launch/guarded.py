@@ -52,7 +52,7 @@ def opened(folder: Path) -> Iterator[int]:
         Tampered: it is not there, is another user's, or others may write it.
     """
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise Tampered(f"{folder} cannot be opened ({error.strerror})") from None
     try:
@@ -129,7 +129,8 @@ def _compare(what: str, found: str, sealed: str) -> None:
 
 def _read(descriptor: int, folder: Path, name: str) -> bytes:
     try:
-        with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=descriptor), "rb") as stream:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO must not hold it up
+        with os.fdopen(os.open(name, flags, dir_fd=descriptor), "rb") as stream:
             return stream.read()
     except OSError as error:
         raise Tampered(f"{folder / name} cannot be read ({error.strerror})") from None
@@ -168,7 +169,7 @@ def _mark(folder: Path, message: str) -> None:
     mark = folder.with_name(f"{folder.name}{MARK}")
     with contextlib.suppress(OSError):
         descriptor = os.open(mark, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
-        with open(descriptor, "w") as stream:
+        with os.fdopen(descriptor, "w") as stream:
             stream.write(f"{os.environ.get('SLURM_ARRAY_TASK_ID', '0')} {message}\n")
 
 

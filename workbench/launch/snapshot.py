@@ -56,7 +56,7 @@ def _copy_to(target: Path) -> None:
 
 def _is_anothers(target: Path) -> bool:
     try:
-        return target.lstat().st_uid != os.geteuid()
+        return target.stat().st_uid != os.geteuid()
     except FileNotFoundError:
         return False
 

@@ -173,5 +173,15 @@ def _mark(folder: Path, message: str) -> None:
             stream.write(f"{os.environ.get('SLURM_ARRAY_TASK_ID', '0')} {message}\n")
 
 
+def refusals(folder: Path) -> dict[int, str]:
+    """By task, why jobs of a submission were refused, as their marks say."""
+    try:
+        lines = folder.with_name(f"{folder.name}{MARK}").read_text(errors="replace").splitlines()
+    except OSError:
+        return {}
+    marks = (line.partition(" ") for line in lines if line.isprintable())
+    return {int(task): message for task, _, message in marks if task.isdecimal() and len(task) < 10}
+
+
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

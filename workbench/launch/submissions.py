@@ -22,9 +22,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from workbench.errors import WorkbenchError, counted
-from workbench.files import lock, write_atomically
+from workbench.files import lock, owner_of, write_atomically
 from workbench.grids import Grid, GridDocument, GridError
-from workbench.launch.guarded import MARK
+from workbench.launch.guarded import refusals
 from workbench.launch.scheduler import JOB_PREFIX
 from workbench.results.folders import SUBMISSIONS
 from workbench.validation import DamagedFile, JsonObject, Mistake, Moment, Record, Whole, read_record
@@ -41,7 +41,6 @@ _LOCK = ".lock"
 SEALED = (_RECORD, _MANIFEST)
 """The files of a submission that its jobs read and nobody changes; the batch script carries their digests."""
 _FOLDER = re.compile(r"(\d{1,15})-\w+")
-_TAMPERED = re.compile(r"(\d{1,9}) (.{1,2000})")
 LOCK_SECONDS = 600.0
 REPORT = "report of "
 """So begins, in the place of a run's id, what a job that makes a grid's table and figures is recorded as."""
@@ -244,12 +243,7 @@ class Submission:
     @cached_property
     def tampered(self) -> dict[int, str]:
         """By task, why its job was refused: something was not what was submitted. See `workbench.launch.guarded`."""
-        try:
-            lines = self.folder.with_name(f"{self.name}{MARK}").read_text(errors="replace").splitlines()
-        except OSError:
-            return {}
-        matches = (_TAMPERED.fullmatch(line) for line in lines if line.isprintable())
-        return {int(match[1]): match[2] for match in matches if match is not None}
+        return refusals(self.folder)
 
     def note_waiting(self, task: int) -> None:
         """Remember that a task that had begun goes back into the queue."""
@@ -380,14 +374,6 @@ def latest(submissions: Sequence[Submission]) -> dict[str, tuple[Submission, int
         for index, run in enumerate(submission.runs):
             newest[run] = submission, index
     return newest
-
-
-def owner_of(folder: Path) -> str:
-    """The name of the user whose folder it is."""
-    try:
-        return folder.owner()
-    except KeyError:  # a user that this machine does not know
-        return f"user {folder.stat().st_uid}"
 
 
 def _may_enter(folder: Path) -> bool:

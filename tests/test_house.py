@@ -42,6 +42,7 @@ EXITING = {"sys.exit", "os._exit", "typer.Exit", "typer.Abort", "SystemExit"}
 OWN_PROCESS = {
     "__main__.py": "the program itself, where the command line cannot be imported",
     "launch/epilogue.py": "its main guard: Slurm starts it as a program",
+    "launch/guarded.py": "its main guard: a batch script starts it as a program",
     "launch/tasks.py": "a job's exit code tells Slurm that the run stopped before its end",
 }
 """Below the command line, what ends a process that is its own."""

@@ -23,6 +23,7 @@ FailureClass = Literal[
     "cancelled",
     "blocked",
     "damaged",
+    "tampered",
 ]
 CLASSES: tuple[str, ...] = get_args(FailureClass)
 
@@ -39,6 +40,7 @@ WAY_OUT: dict[str, str] = {
     "cancelled": "workbench retry --class cancelled takes it up again",
     "blocked": "take up the run that it begins from, with workbench retry, which also submits this one again",
     "damaged": "workbench retry --class damaged sets run.json aside and takes it up from its checkpoint",
+    "tampered": "ask who else may write the results folder; workbench retry --class tampered submits it anew",
 }
 
 

@@ -112,6 +112,14 @@ def is_locked(file: Path) -> bool:
     return False
 
 
+def owner_of(path: Path) -> str:
+    """The name of the user whose file or folder it is."""
+    try:
+        return path.owner()
+    except KeyError:  # a user that this machine does not know
+        return f"user {path.stat().st_uid}"
+
+
 def digest_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:

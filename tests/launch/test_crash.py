@@ -50,6 +50,12 @@ def trained_by(slurm: FakeSlurm, results: Path) -> Counter[str]:
     return found
 
 
+def only_reads(name: str, arguments: tuple[object, ...]) -> bool:
+    """Whether an event changes nothing: a kill before it is one before the next that does."""
+    writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+    return name in ("os.scandir", "os.listdir") or (name == "open" and not int(str(arguments[2])) & writes)
+
+
 def killed_at(event: int, work: Callable[[], None]) -> int:
     """Do the work in a child that kills itself before its n-th file or process event; how many there were."""
     reader, writer = os.pipe()
@@ -57,9 +63,9 @@ def killed_at(event: int, work: Callable[[], None]) -> int:
     if child == 0:
         count = 0
 
-        def watch(name: str, arguments: object) -> None:
+        def watch(name: str, arguments: tuple[object, ...]) -> None:
             nonlocal count
-            if name.startswith(WATCHED):
+            if name.startswith(WATCHED) and not only_reads(name, arguments):
                 count += 1
                 if count == event:
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -103,7 +109,7 @@ def test_a_launcher_killed_at_any_file_or_scheduler_call_loses_and_doubles_nothi
     for event in sorted(chosen.sample(range(1, first), 15)):  # most of these are files of the copy of the code
         round_of(event, None)
     later = round_of(0, warm)
-    assert later >= 60
+    assert later >= 30
     for event in range(1, later + 1):
         round_of(event, warm)
 

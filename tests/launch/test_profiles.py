@@ -97,8 +97,8 @@ def test_a_profile_becomes_sbatch_options(tmp_path: Path, slurm: FakeSlurm) -> N
     )  # fmt: skip
     submission = Submission(tmp_path / "a b", 1, "workbench-1", 0.0, "grid", ("r/seed0",) * 5)
     submission.folder.mkdir()
-    executor = ArrayExecutor(submission.folder, "/opt/python 3")
-    executor.update_parameters(**_parameters(submission, profile, tmp_path / "code", ["7_0", "7_1"]))
+    executor = ArrayExecutor(submission.folder, tmp_path / "code", "/opt/python 3")
+    executor.update_parameters(**_parameters(submission, profile, ["7_0", "7_1"]))
     executor.parameters["map_count"] = 5
     lines = executor._make_submission_file_text(executor._submitit_command_str, "").splitlines()
     options = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
@@ -110,4 +110,8 @@ def test_a_profile_becomes_sbatch_options(tmp_path: Path, slurm: FakeSlurm) -> N
     assert not any(option.startswith("oversubscribe") for option in options)
     assert "export NAME='it'\"'\"'s'" in lines
     assert lines.index("module load cuda") < next(k for k, line in enumerate(lines) if line.startswith("srun "))
-    assert any("'/opt/python 3' -u -m submitit.core._submit" in line for line in lines)
+    assert next(line for line in lines if line.startswith("srun ")).endswith(' "${guard[@]}" train')
+    (tmp_path / "code").mkdir()
+    for name in ("task.pkl", "submission.json", "manifest.json"):
+        (submission.folder / name).write_text(name)
+    assert executor._guard()[0].startswith("guard=('/opt/python 3' -u -c ")

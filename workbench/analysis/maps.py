@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,9 +65,10 @@ def attention_maps(
     except (OSError, SafetensorError, ValueError):
         pass  # not there yet, or damaged: it is made again
     maps = _compute(config, folder, dataset, expressions)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as partial:
-        save_file(maps, partial, metadata={"document": wanted})
+    with contextlib.suppress(PermissionError):  # in another user's run, they are not kept
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as partial:
+            save_file(maps, partial, metadata={"document": wanted})
     return AttentionMaps(maps)
 
 

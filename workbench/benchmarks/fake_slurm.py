@@ -41,11 +41,14 @@ append("calls", NAME)
 jobs = [json.loads(line) for line in lines("jobs")]
 states = dict(line.split() for line in lines("states"))
 if NAME == "sbatch":
-    text = open(sys.argv[-1]).read()
+    text = sys.stdin.read()
     number = len(jobs) + 1
+    script = os.path.join(AT, "script-%d.sh" % number)
+    with open(script, "w") as stream:
+        stream.write(text)
     count = int(re.search(r"--array=0-(\d+)", text).group(1)) + 1
     name = re.search(r"--job-name=(\S+)", text).group(1)
-    append("jobs", json.dumps(dict(id=number, name=name, count=count, script=sys.argv[-1])))
+    append("jobs", json.dumps(dict(id=number, name=name, count=count, script=script)))
     print("Submitted batch job", number)
 elif NAME in ("squeue", "sacct"):
     names = option("--name")

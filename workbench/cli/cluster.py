@@ -22,6 +22,7 @@ from workbench.cli.options import (
     duration_of,
     load_grid_file,
     print_rows,
+    told_once,
     warn,
 )
 from workbench.errors import counted
@@ -87,14 +88,15 @@ def _statuses(
     from workbench.launch.status import all_statuses, statuses
     from workbench.results.folders import all_runs
 
-    look = forgiving(look_at_queue, warn)
+    tell = told_once()
+    look = forgiving(look_at_queue, tell)
     if grid is None:
-        runs_shown = all_statuses(results, look, warn, each or len(all_runs(results)) <= MOST_LINES)
-        return runs_shown, report_statuses(results, None, look, warn)
+        runs_shown = all_statuses(results, look, tell, each or len(all_runs(results)) <= MOST_LINES)
+        return runs_shown, report_statuses(results, None, look, tell)
     loaded = load_grid_file(grid, data_root, preset=preset)
     loaded = loaded.narrowed(only, None if seeds is None else parse_seeds(seeds))
     runs = with_existing_seeds(loaded, results) if seeds is None else runs_of(loaded)
-    runs_shown = statuses(plan_runs(runs, results, look, warn), each or len(runs) <= MOST_LINES)
+    runs_shown = statuses(plan_runs(runs, results, look, tell), each or len(runs) <= MOST_LINES)
     # Damaged submissions were named already.
     return runs_shown, report_statuses(results, loaded, look, lambda line: None)
 

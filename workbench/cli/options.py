@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -157,6 +158,30 @@ def duration_of(seconds: float | None) -> str:
 def warn(line: str) -> None:
     """A line on standard error."""
     print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+def told_once() -> Callable[[str], None]:
+    """`warn`, but each line once, for a command that looks several times."""
+    told: set[str] = set()
+
+    def tell(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            warn(line)
+
+    return tell
+
+
+def writable(results: Path, grid: str) -> Path:
+    """Where a grid's tables and figures go: the results folder, or, where this user may not write, the working folder.
+
+    Which of the two is told when it is not the first.
+    """
+    place = results / grid if (results / grid).is_dir() else results
+    if not place.is_dir() or os.access(place, os.W_OK | os.X_OK):
+        return results
+    warn(f"you may not write {place}; the files are written to the working folder: {Path(grid).absolute()}")
+    return Path()
 
 
 def print_rows(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:

@@ -22,6 +22,7 @@ from workbench.cli.options import (
     print_rows,
     progress_of,
     warn,
+    writable,
 )
 
 if TYPE_CHECKING:
@@ -199,12 +200,13 @@ def figure(
             raise WorkbenchError("--as names the files of one figure, not of all")
     stored = stored_of(grid, seeds, summary, results, data_root, checkpoint_root, preset)
     stored = with_report(stored, settings=settings, expressions=expressions, seed=seed, columns=columns)
+    out = writable(results, stored.grid.name)
     for kind in figures if name is FigureName.all else [name.value]:
         if name is FigureName.all and (why := obstacle(kind, stored, results)):
             print(f"no {kind}: {why}")
             continue
-        if not redraw and (files := current_files(kind, stored, results, file_name)):
+        if not redraw and (files := current_files(kind, stored, out, file_name)):
             print(f"{files[0]} is up to date")
             continue
-        for file in draw_figure(kind, stored, results, summary is not None, file_name):
+        for file in draw_figure(kind, stored, results, summary is not None, file_name, out):
             print(f"wrote {file}")

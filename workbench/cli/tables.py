@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.options import RESULTS, DataRoot, GridFile, Preset, Results, app
+from workbench.cli.options import RESULTS, DataRoot, GridFile, Preset, Results, app, writable
 from workbench.cli.outputs import By, From, Seeds, stored_of
 from workbench.errors import WorkbenchError, counted
 
@@ -56,7 +56,7 @@ def table(
     if explain is not None:
         print(explanation(laid_out, stored, *explain), end="")
         return
-    folder = results / stored.grid.name
+    folder = writable(results, stored.grid.name) / stored.grid.name
     files = write_table(laid_out, folder)
     if form is not None:
         text = _text(laid_out, form, summary, seeds)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from workbench.grids import Grid
 from workbench.launch import scheduler
+from workbench.launch.guarded import MARK
 from workbench.launch.local import is_in_use
 from workbench.launch.plan import PlannedRun
 from workbench.launch.reports import LIVE, ReportStatus, report_statuses
@@ -119,6 +120,8 @@ def collect_garbage(results: Path, dry_run: bool, say: Callable[[str], None]) ->
         runs = all_runs(results)
         in_use = {run for run, run_state in states.items() if run_state.state == "running"}
         in_use |= {run.name for run in runs if run.claimed()}
+        open_ones = {submission.name for submission in kept}
+        doomed += [mark for mark in submissions_folder.folder.glob(f"*{MARK}") if mark.stem not in open_ones]
         local = [folder for folder in submissions_folder.folder.glob("jobs-*") if is_in_use(folder)]
         doomed += [folder for folder in submissions_folder.folder.glob("jobs-*") if folder not in local]
         code = {submission.manifest.code for submission in kept}

@@ -18,7 +18,7 @@ EARLY_SECONDS = 60
 """Slurm may send the signal before a time limit so much early."""
 
 
-def opening(submission: Submission, pickle: str) -> list[str]:
+def opening(submission: Submission) -> list[str]:
     """The lines before the command that trains a run, after what is set up once for all."""
     folder, notes = shlex.quote(str(submission.folder)), shlex.quote(str(submission.began_file))
     return [
@@ -31,8 +31,7 @@ def opening(submission: Submission, pickle: str) -> list[str]:
         "began=$(date +%s)",
         f'echo "{ATTEMPT} ${{SLURM_RESTART_COUNT:-0}} on $(hostname) at $(date +%FT%T)"',
         f'echo "${TASK_RUN}" >> {notes}',
-        f'cp {folder}/{pickle} "$task"_submitted.pkl',
-        'rm -f "$task"_*.save_tmp "$log"_[1-9]*_log.out  # of attempts before',
+        'rm -f "$log"_[1-9]*_log.out  # of attempts before',
     ]
 
 
@@ -52,7 +51,6 @@ def closing(submission: Submission, profile: Profile, epilogue: str) -> list[str
     latest = max(0, 60 * profile.time_minutes * size - profile.signal_seconds - EARLY_SECONDS)
     return [
         "status=$?",
-        'rm -f "$task"_submitted.pkl "$task"_*_result.pkl',
         f"ended={COMPLETED}",
         "if [ $status -ne 0 ]; then",
         f"  {epilogue} {folder} $status $began",

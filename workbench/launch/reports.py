@@ -158,6 +158,8 @@ def _state(submission: Submission, task: Task | None, answered: bool) -> ReportS
 
     if 0 in submission.cancelled:
         return status("cancelled", "cancelled", "cancelled with workbench cancel")
+    if 0 in submission.tampered and not (task is not None and task.live):
+        return status("failed", "tampered", submission.tampered[0])
     if not answered:
         return status("waiting", None, "submitted to a cluster that does not answer")
     if task is not None and task.live:

@@ -127,9 +127,10 @@ def submit(script: str, held: Sequence[int]) -> str:
     """Submit a batch script; returns what sbatch says.
 
     Args:
+        script: its text: of a file, somebody might put another in its place.
         held: descriptors that sbatch keeps open: a lock that it inherits outlives this process if that is killed.
     """
-    return _call("sbatch", script, pass_fds=tuple(held))
+    return _call("sbatch", input=script, pass_fds=tuple(held))
 
 
 def _call(*command: str, **options: Any) -> str:

@@ -3,63 +3,76 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import submitit
-from submitit.core.utils import DelayedSubmission, FailedSubmissionError
+from submitit.core.utils import FailedSubmissionError
 
-from workbench.launch import pack_script, scheduler
+from workbench.launch import guarded, pack_script, scheduler
 from workbench.launch.epilogue import ATTEMPT, COMPLETED
 from workbench.launch.profiles import Profile
-from workbench.launch.submissions import Submission
+from workbench.launch.submissions import SEALED, Submission, SubmissionError
 from workbench.launch.tasks import ArrayTask, ReportTask
 
 if TYPE_CHECKING:
     from workbench.launch.tasks import Report
 
-PICKLE = "task.pkl"
 MOST_NAMED = 100
 """More tasks of one array are not named one by one in a dependency, which would make it as long as the grid."""
+GUARD = '"${guard[@]}"'
+"""In a batch script: Python with the guard and what was sealed."""
 NEVER = 10**6
 """Submitit's own count of timeouts, which takes every preemption of a short job for one; ours is the profile's."""
 
 
 class ArrayExecutor(submitit.SlurmExecutor):  # type: ignore[misc]
-    """submitit's executor, with one pickle for all tasks of an array, which each batch script lays out for itself.
+    """submitit's executor, with one pickle for all tasks of an array, which `workbench.launch.guarded` runs.
 
     Submitit writes the tasks' pickles after sbatch has returned: a launcher that is killed in between would leave an
     array of jobs that wait for files that never come.
 
     Args:
+        code: the copy of the package that the jobs run.
         held: descriptors that sbatch keeps open.
     """
 
-    def __init__(self, folder: Path, python: str | None, held: Sequence[int] = ()) -> None:
+    def __init__(self, folder: Path, code: Path, python: str | None, held: Sequence[int] = ()) -> None:
         super().__init__(folder=folder, max_num_timeout=NEVER, python=python and shlex.quote(python))
-        self._held = held
+        self._code, self._held = code, held
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return f"{GUARD} train"
 
     def submit_tasks(self, task: ArrayTask | ReportTask, count: int) -> str:
         """Submit an array of `count` equal tasks in one sbatch; returns its job id."""
-        delayed = DelayedSubmission(task)
-        delayed.set_timeout(self.parameters["time"], self.max_num_timeout)
-        (self.folder / PICKLE).write_bytes(cloudpickle.dumps(delayed))
+        (self.folder / guarded.TASK).write_bytes(cloudpickle.dumps(task))
         self.parameters["map_count"] = count
-        script = self.folder / "array.sh"
+        self.parameters["setup"] = [*self._guard(), *self.parameters["setup"]]
         command = self._submitit_command_str
         if not self.parameters.get("use_srun", True):
             command = pack_script.step(command, self.parameters["srun_args"])
-        script.write_text(self._make_submission_file_text(command, ""))
-        said = scheduler.submit(str(script), self._held)
+        script = self._make_submission_file_text(command, "")
+        (self.folder / "array.sh").write_text(script)  # for whoever wants to read it: sbatch is given the text
+        said = scheduler.submit(script, self._held)
         try:
             return str(self._get_job_id_from_submission_command(said))
         except FailedSubmissionError:
             raise scheduler.SchedulerError(
                 f"sbatch gives no number of the job that it took: {said.strip()!r}"
             ) from None
+
+    def _guard(self) -> list[str]:
+        """The lines that define what runs and checks the task, as an array of words."""
+        try:
+            sealed = guarded.seal(self.folder, self._code, [guarded.TASK, *SEALED])
+        except guarded.Tampered as tampering:
+            raise SubmissionError(f"nothing was submitted: {tampering}") from None
+        text = Path(guarded.__file__).read_text()
+        return [f"guard=({self.python} -u -c {shlex.quote(text)} \\\n  {shlex.join(sealed)})"]
 
 
 def submit_array(
@@ -72,14 +85,14 @@ def submit_array(
     """Submit a recorded submission as one job array; returns the scheduler's id of it.
 
     Args:
-        code: put in front of the jobs' PYTHONPATH.
+        code: the copy of the package that the jobs run.
         after: tasks, as `123_4`, that must have ended before any of these may start.
 
     Raises:
         SchedulerError: sbatch refuses.
     """
-    executor = ArrayExecutor(submission.folder, profile.python, held)
-    executor.update_parameters(**_parameters(submission, profile, code, after))
+    executor = ArrayExecutor(submission.folder, code, profile.python, held)
+    executor.update_parameters(**_parameters(submission, profile, after))
     seconds = 60.0 * profile.time_minutes * submission.tasks_of
     task = ArrayTask(str(submission.folder), seconds, float(profile.signal_seconds))
     return executor.submit_tasks(task, submission.tasks)
@@ -90,8 +103,8 @@ def submit_report(
 ) -> str:
     """Submit the job that makes a grid's table and figures once the tasks `after` have ended, however they did."""
     alone = profile.model_copy(update={"nodes": 1, "tasks_per_node": 1})
-    executor = ArrayExecutor(submission.folder, profile.python, held)
-    parameters = _parameters(submission, alone, code, after)
+    executor = ArrayExecutor(submission.folder, code, profile.python, held)
+    parameters = _parameters(submission, alone, after)
     executor.update_parameters(**{**parameters, "teardown": None})
     return executor.submit_tasks(ReportTask(str(submission.folder), report), 1)
 
@@ -105,9 +118,8 @@ def ends_of(tasks: Sequence[str]) -> str:
     return f"afterany:{':'.join(named)}"
 
 
-def _parameters(submission: Submission, profile: Profile, code: Path, after: Sequence[str]) -> dict[str, Any]:
+def _parameters(submission: Submission, profile: Profile, after: Sequence[str]) -> dict[str, Any]:
     """A profile as submitit's parameters; `after` are the tasks whose ends are waited for."""
-    python = shlex.quote(profile.python or sys.executable)
     plain = {
         name: getattr(profile, name)
         for name in ("partition", "account", "qos", "constraint", "exclude", "nodes", "cpus_per_task")
@@ -128,8 +140,8 @@ def _parameters(submission: Submission, profile: Profile, code: Path, after: Seq
         "array_parallelism": profile.parallel,
         "signal_delay_s": profile.signal_seconds,
         "stderr_to_stdout": True,
-        "setup": _setup(submission, profile, code),
-        "teardown": _teardown(submission, profile, python),
+        "setup": _setup(submission, profile),
+        "teardown": _teardown(submission, profile),
         "use_srun": submission.tasks_of == 1,  # else the script calls it in a way of its own
         "additional_parameters": {name: value for name, value in extra.items() if value is not False},
         # If one process dies, the training cannot go on: do not let the others wait until the time limit.
@@ -138,44 +150,44 @@ def _parameters(submission: Submission, profile: Profile, code: Path, after: Seq
     }
 
 
-def _setup(submission: Submission, profile: Profile, code: Path) -> list[str]:
+def _setup(submission: Submission, profile: Profile) -> list[str]:
     folder = shlex.quote(str(submission.folder))
     exports: Mapping[str, str] = {
         "OMP_NUM_THREADS": str(profile.cpus_per_task),
         **profile.environment,
-        # The code as it was submitted, and nothing from the folder that the job stands in.
-        "PYTHONPATH": str(code),
+        # Nothing from the folder that the job stands in; the guard adds the code as it was submitted.
         "PYTHONSAFEPATH": "1",
     }
     once = [
         "trap : TERM  # the shell outlives a scancel for the lines after srun",
         *profile.setup,
         *(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
+        "unset PYTHONPATH",
+        f"{GUARD} check  # before anything is written into the folder",
+        f"[ $? -ne {guarded.REFUSED} ] || exit {guarded.REFUSED}",
     ]
     if submission.tasks_of > 1:
-        return [*once, *pack_script.opening(submission, PICKLE)]
+        return [*once, *pack_script.opening(submission)]
     return [
         *once,
         "began=$(date +%s)",
         f'echo "{ATTEMPT} ${{SLURM_RESTART_COUNT:-0}} on $(hostname) at $(date +%FT%T)"',
         f'echo "$SLURM_ARRAY_TASK_ID" >> {shlex.quote(str(submission.began_file))}',
         f'task={folder}/"$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"',
-        f'cp {folder}/{PICKLE} "$task"_submitted.pkl',
-        'rm -f "$task"_*.save_tmp "$task"_[1-9]*_log.out  # of attempts before',
+        'rm -f "$task"_[1-9]*_log.out  # of attempts before',
     ]
 
 
-def _teardown(submission: Submission, profile: Profile, python: str) -> list[str]:
+def _teardown(submission: Submission, profile: Profile) -> list[str]:
     if submission.tasks_of > 1:
-        return pack_script.closing(submission, profile, f"{python} -m workbench.launch.epilogue")
+        return pack_script.closing(submission, profile, f"{GUARD} epilogue")
     folder = shlex.quote(str(submission.folder))
     return [
         "status=$?",
-        'rm -f "$task"_submitted.pkl "$task"_*_result.pkl',
         "if [ $status -eq 0 ]; then",
         '  rm -f "$task"_*_log.out',
         "else",
-        f"  {python} -m workbench.launch.epilogue {folder} $status $began",
+        f"  {GUARD} epilogue {folder} $status $began",
         f"  [ $? -eq {COMPLETED} ] && status=0",
         "fi",
         "exit $status",

@@ -3,42 +3,65 @@
 from __future__ import annotations
 
 import functools
-import hashlib
+import os
 import shutil
 import tempfile
 from pathlib import Path
 
-from workbench.files import digest_of
+from workbench.errors import WorkbenchError
+from workbench.launch.guarded import Tampered, digest_of_code, digest_of_private
 from workbench.results.folders import SUBMISSIONS
 from workbench.results.provenance import PACKAGE
 
 
 def snapshot(results: Path) -> Path:
-    """A copy of the package as it is now; the same files share one copy.
+    """A copy of the package as it is now; the same files share one copy, which is this user's alone.
 
     Returns:
-        The folder to put in front of PYTHONPATH.
+        The folder to import the package from.
+
+    Raises:
+        WorkbenchError: the copy is not what it was, or others may change it.
     """
-    name = f"code-{_digest_of_files()}"
+    digest = _digest_of_files()
+    name = f"code-{digest[:20]}"
     target = results.absolute() / SUBMISSIONS / name
+    if _is_anothers(target):
+        target = target.with_name(f"{name}-{os.geteuid()}")
     if not target.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
-        shutil.copytree(PACKAGE, partial / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
-        try:
-            partial.rename(target)
-        except OSError:
-            shutil.rmtree(partial)
-            if not target.is_dir():
-                raise
+        _copy_to(target)
+    try:
+        found = digest_of_private(target)
+    except Tampered as tampering:
+        raise WorkbenchError(f"the copy of the code cannot be used: {tampering}; remove it, and submit again") from None
+    if found != digest:
+        raise WorkbenchError(
+            f"{target} does not hold the code as it is now: somebody changed that copy, or the package just now; "
+            "remove it, and submit again"
+        )
     return target
+
+
+def _copy_to(target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    shutil.copytree(PACKAGE, partial / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    try:
+        partial.rename(target)
+    except OSError:
+        shutil.rmtree(partial)
+        if not target.is_dir():
+            raise
+
+
+def _is_anothers(target: Path) -> bool:
+    try:
+        return target.stat().st_uid != os.geteuid()
+    except FileNotFoundError:
+        return False
 
 
 @functools.cache
 def _digest_of_files() -> str:
-    """SHA-256 of the package's files as this process found them, 20 hex digits."""
-    digest = hashlib.sha256()
-    for file in sorted(PACKAGE.rglob("*")):
-        if file.is_file() and "__pycache__" not in file.parts:
-            digest.update(f"{file.relative_to(PACKAGE).as_posix()}\0{digest_of(file)}\0".encode())
-    return digest.hexdigest()[:20]
+    """The digest of the package's files as this process found them, as of a copy of them."""
+    return digest_of_code(PACKAGE, f"{PACKAGE.name}/")

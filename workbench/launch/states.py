@@ -90,6 +90,10 @@ def run_states(
             states.append(RunState("completed", record=done[folder.name]))
         elif submission is None:
             states.append(_run_state(folder, None))
+        elif _was_refused(submission, index, tasks, folder):
+            number = submission.task_of(index)
+            message = submission.tampered[number]
+            states.append(RunState("failed", "tampered", message, tasks.get((submission.job, number))))
         elif seen is None:
             states.append(_unseen(folder))
         else:
@@ -106,6 +110,13 @@ def run_states(
                 gone = task is None and submission.taken and index not in submission.began
                 states.append(_run_state(folder, task, index in cancelled[submission.number], gone))
     return states
+
+
+def _was_refused(submission: Submission, index: int, tasks: Mapping[tuple[str, int], Task], folder: RunFolder) -> bool:
+    """Whether a run's job was refused because something was not what was submitted, and does not run since."""
+    number = submission.task_of(index)
+    task = tasks.get((submission.job, number))
+    return number in submission.tampered and not (task is not None and task.live) and not folder.claimed()
 
 
 def _with_memory(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import secrets
 import time
@@ -20,9 +21,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from workbench.errors import WorkbenchError
-from workbench.files import lock, write_atomically
+from workbench.errors import WorkbenchError, counted
+from workbench.files import lock, owner_of, write_atomically
 from workbench.grids import Grid, GridDocument, GridError
+from workbench.launch.guarded import refusals
 from workbench.launch.packing import TaskNotes
 from workbench.launch.scheduler import JOB_PREFIX
 from workbench.results.folders import SUBMISSIONS
@@ -36,6 +38,8 @@ _TAKEN = "taken.json"
 _REFUSED = "refused.json"
 _REPORT = "report.json"
 _LOCK = ".lock"
+SEALED = (_RECORD, _MANIFEST)
+"""The files of a submission that its jobs read and nobody changes; the batch script carries their digests."""
 _FOLDER = re.compile(r"(\d{1,15})-\w+")
 LOCK_SECONDS = 600.0
 REPORT = "report of "
@@ -224,6 +228,11 @@ class Submission(TaskNotes):
         """Remember that the scheduler did not take it."""
         write_atomically(self.folder / _REFUSED, json.dumps({"message": message}).encode())
 
+    @cached_property
+    def tampered(self) -> dict[int, str]:
+        """By task, why its job was refused: something was not what was submitted. See `workbench.launch.guarded`."""
+        return refusals(self.folder)
+
     @property
     def reported(self) -> Reported | None:
         """What became of a report job; None where it did not say; DamagedFile where that cannot be read."""
@@ -248,10 +257,14 @@ class Submissions:
         """Hold the folder for this process; yields a descriptor that a child may inherit to hold it on.
 
         Raises:
-            SubmissionError: another process holds it for minutes.
+            SubmissionError: another process holds it for minutes, or this user may not write there.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / _LOCK).open("a+b") as stream:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            stream = (self.folder / _LOCK).open("a+b")
+        except PermissionError:
+            raise SubmissionError(f"you may not write {self.folder}; name another folder with --results") from None
+        with stream:
             if not lock(stream, LOCK_SECONDS):
                 raise SubmissionError(f"{self.folder}: another submission is under way; try again later")
             # Closing lets go of it; LOCK_UN would take it from a child that still holds it.
@@ -266,21 +279,35 @@ class Submissions:
         """All of them, the oldest first; a folder without a record was never submitted.
 
         Args:
-            warn: told of damaged ones, which are then left out.
+            warn: told of damaged ones and of those that are private to another user, which are then left out.
 
         Raises:
             DamagedFile: one is damaged, and nobody is told.
+            SubmissionError: some are private to another user, and nobody is told.
         """
         submissions = []
+        private = [self.folder] if self.folder.is_dir() and not _may_enter(self.folder) else []
         for number, folder in self.folders():
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 try:
                     submissions.append(_submission(number, folder))
                 except DamagedFile as damage:
-                    if warn is None:
+                    if not _may_enter(folder):
+                        private.append(folder)
+                    elif warn is None:
                         raise
-                    warn(str(damage))
+                    else:
+                        warn(str(damage))
+        if private:
+            self._tell_private(private, warn)
         return submissions
+
+    def _tell_private(self, private: Sequence[Path], warn: Warn | None) -> None:
+        owners = " and ".join(sorted({owner_of(folder) for folder in private}))
+        whose = f"{self.folder}: {counted(len(private), 'folder')} may be read by {owners} alone"
+        if warn is None:
+            raise SubmissionError(f"{whose}, so it is not known which runs wait there; name another --results")
+        warn(f"{whose}, and left out: of what waits or runs from there, the run folders alone tell")
 
     def add(self, grid: str, runs: Sequence[str], manifest: Mapping[str, Any], tasks_of: int = 1) -> Submission:
         """Record a submission that is about to be made; the lock must be held."""
@@ -320,6 +347,10 @@ def latest(submissions: Sequence[Submission]) -> dict[str, tuple[Submission, int
         for index, run in enumerate(submission.runs):
             newest[run] = submission, index
     return newest
+
+
+def _may_enter(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK)
 
 
 def _submission(number: int, folder: Path) -> Submission:

@@ -133,7 +133,7 @@ class ArrayTask:
     """Any task of one job array: which run it trains is the array's index in the submission's record, or the index that
     the batch script gives it, of a task of several runs.
 
-    All tasks are the same, so a batch script can lay out its own pickle, and needs no launcher alive for it.
+    All tasks are the same, so one pickle serves all batch scripts, and is there before sbatch is called.
 
     Attributes:
         submission: the submission's folder, absolute.
@@ -158,8 +158,7 @@ class ArrayTask:
             else:
                 stopping.append("cancelled")
 
-        # Instead of submitit's own handlers: its SIGUSR2 ends the process in the middle of a step, and its
-        # SIGTERM does nothing.
+        # Left alone, SIGUSR2 and SIGTERM would end the process in the middle of a step.
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, stop)
         from workbench.launch.submissions import Submissions, read_submission
@@ -182,7 +181,7 @@ class ArrayTask:
             return job.train(lambda: stopping[0] if stopping else None)
         except InterruptedRun as error:
             logging.warning("%s", error)
-            sys.exit(STOPPED)  # not an exception: submitit would print a traceback
+            sys.exit(STOPPED)  # not an exception: it would print a traceback
 
     def _give_way(self, job: TrainingJob, obstacle: str) -> None:
         """End before the training; the next submission takes the run up again."""
@@ -197,12 +196,6 @@ class ArrayTask:
             return  # the main process claims for all
         while folder.claimed() and time.monotonic() < deadline:
             time.sleep(1)
-
-    def checkpoint(self) -> Any:
-        """For submitit, should its own handler ever be asked: the same job again."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
 
 
 @dataclass(frozen=True)

@@ -84,12 +84,18 @@ def obstacle(name: str, stored: Evaluated, results: Path) -> str | None:
 
 
 def draw_figure(
-    name: str, stored: Evaluated, results: Path, from_summary: bool = False, file_name: str | None = None
+    name: str,
+    stored: Evaluated,
+    results: Path,
+    from_summary: bool = False,
+    file_name: str | None = None,
+    out: Path | None = None,
 ) -> list[Path]:
     """Draw a figure as NAME.png (NAME-2.png … of further pages) and NAME.pdf, its data NAME.json and NAME.safetensors.
 
     Args:
         file_name: NAME, where it is not that of the figure.
+        out: in whose folder of the grid it is written, where that is not the results folder.
 
     Raises:
         StoreError: the figure needs the run folders, and there is a summary alone; or the grid has no such figure.
@@ -109,7 +115,7 @@ def draw_figure(
         "columns_of_page": stored.grid.report.columns,
         "made_from": made_from(shown) | _kept(name, shown, results),
     }
-    return _write(name, FigureData(document, data.arrays), results / stored.grid.name, file_name or name)
+    return _write(name, FigureData(document, data.arrays), (out or results) / stored.grid.name, file_name or name)
 
 
 @styled

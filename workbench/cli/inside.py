@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.options import RESULTS, CheckpointRoot, DataRoot, Results, app, print_rows
+from workbench.cli.options import RESULTS, CheckpointRoot, Commands, DataRoot, Json, Results, app, print_json, print_rows
 
-tracing = typer.Typer(help="Recording of attention.", no_args_is_help=True)
+tracing = typer.Typer(cls=Commands, help="Recording of attention.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(tracing, name="trace")
 
 

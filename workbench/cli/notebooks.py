@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli.options import RESULTS, DataRoot, Results, app
+from workbench.cli.options import RESULTS, Commands, DataRoot, Results, app
 
-notebooks_app = typer.Typer(help="Run the notebooks to HTML pages.", no_args_is_help=True, rich_markup_mode=None)
+notebooks_app = typer.Typer(
+    cls=Commands, help="Run the notebooks to HTML pages.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(notebooks_app, name="notebooks")
 NOTEBOOKS = Path("notebooks")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ ORDER = (
 
 
 class Commands(TyperGroup):
-    """A list of commands that says the whole first sentence of each."""
+    """A list of commands that says the whole first sentence of each, and what a misspelt name may have meant."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """What a newcomer needs first comes first."""
@@ -40,6 +41,37 @@ class Commands(TyperGroup):
             rows.append((name, (command.help or "").split("\n\n")[0].replace("\n", " ")))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the first argument names; a usage error names the nearest one."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            from workbench.registry import unknown_name
+
+            ctx.fail(unknown_name("command", args[0], self.list_commands(ctx)))
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; what is wrong with its options or their values is said with the nearest that is right."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            _suggest(error)
+            raise
+
+
+def _suggest(error: Any) -> None:
+    """Add the nearest known name to a usage error about an option, or about a value of a few that it may have."""
+    from workbench.registry import did_you_mean
+
+    if "did you mean" in str(getattr(error, "message", "")):
+        return  # by a group inside
+    if hasattr(error, "possibilities") and getattr(error, "ctx", None) is not None:
+        known = [name for parameter in error.ctx.command.params for name in parameter.opts if name.startswith("--")]
+        if near := did_you_mean(error.option_name, known):
+            error.message, error.possibilities = error.message + near, None
+    elif isinstance(error, typer.BadParameter):
+        if match := re.fullmatch(r"'(.*)' is not one of ('.*')\.?", error.message):
+            error.message = error.message.rstrip(".") + did_you_mean(match[1], re.findall(r"'([^']*)'", match[2]))
 
 
 app = typer.Typer(

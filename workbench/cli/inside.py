@@ -6,7 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.options import RESULTS, CheckpointRoot, Commands, DataRoot, Json, Results, app, print_json, print_rows
+from workbench.cli.options import (
+    RESULTS,
+    CheckpointRoot,
+    Commands,
+    DataRoot,
+    Json,
+    Results,
+    app,
+    print_json,
+    print_rows,
+)
+from workbench.errors import counted
 
 tracing = typer.Typer(cls=Commands, help="Recording of attention.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(tracing, name="trace")
@@ -27,6 +38,7 @@ def verify(
     ] = None,
     results: Results = RESULTS,
     checkpoint_root: CheckpointRoot = None,
+    as_json: Json = False,
 ) -> None:
     """Compare what tracing reads, writes and differentiates with fp64: a table of layouts and precisions."""
     import torch
@@ -41,7 +53,10 @@ def verify(
     rows = {}
     for name, model, side in _models(run, variant, results, checkpoint_root):
         rows[name] = verify_model(model, side)
-    print(as_markdown(rows), end="")
+    if as_json:
+        print_json({name: [vars(verdict) for verdict in verdicts] for name, verdicts in rows.items()})
+    else:
+        print(as_markdown(rows), end="")
 
 
 @app.command()
@@ -55,16 +70,27 @@ def attention(
     expressions: Annotated[int, typer.Option(min=0, help="Of so many of them, the maps themselves too.")] = 8,
     results: Results = RESULTS,
     data_root: DataRoot = None,
+    as_json: Json = False,
 ) -> None:
     """Measure where words look, layer by layer and head by head, and write maps and statistics beside each run."""
     from workbench.analysis.beside import write_attention
 
-    rows = []
+    header = ("run", "point", "head", "statistic", "mean", "95 % interval", "against shuffled words")
+    rows, documents = [], []
     for name in runs:
         written = write_attention(name, results, data_root, split, images, points, expressions)
         rows += [(name, *row) for row in written.best]
-        print(f"{name}: {written.expressions} expressions of {split}; {written.statistics}, {written.maps}")
-    print_rows(("run", "point", "head", "statistic", "mean", "95 % interval", "against shuffled words"), rows)
+        files = written.statistics.absolute(), written.maps.absolute()
+        documents.append(
+            {"run": name, "split": split, "expressions": written.expressions, "files": files,
+             "best": [dict(zip(header[1:], row, strict=True)) for row in written.best]}
+        )  # fmt: skip
+        if not as_json:
+            print(f"{name}: {counted(written.expressions, 'expression')} of {split}; {files[0]}, {files[1]}")
+    if as_json:
+        print_json({"runs": documents})
+    else:
+        print_rows(header, rows)
 
 
 def _models(run: str | None, variants: list[str] | None, results: Any, checkpoint_root: Any) -> Any:

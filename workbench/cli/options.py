@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -189,6 +191,35 @@ def duration_of(seconds: float | None) -> str:
 def warn(line: str) -> None:
     """A line on standard error."""
     print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on standard output, which a command with --json prints alone; NaN and infinity become null."""
+    print(json.dumps(_plain(document), indent=1), flush=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def print_written(files: Iterable[Path], as_json: bool = False, **more: Any) -> None:
+    """What was written, by its full name: results folders are often given relative to where a command ran.
+
+    Args:
+        more: further keys of the JSON document.
+    """
+    names = [str(file.absolute()) for file in files]
+    if as_json:
+        print_json({"files": names, **more})
+        return
+    for name in names:
+        print(f"wrote {name}")
 
 
 def print_rows(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:

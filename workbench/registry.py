@@ -17,10 +17,16 @@ def unknown_name(kind: str, name: object, known: list[str]) -> str:
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """The part of a message that names the nearest known name, whatever its case; empty where none is near."""
+    """The part of a message that names the nearest known name; empty where none is near."""
+    near = nearest(name, known)
+    return "" if near is None else f" (did you mean {near!r}?)"
+
+
+def nearest(name: object, known: Iterable[str]) -> str | None:
+    """The known name that is most like one, whatever its case; None where none is near."""
     by_lower_case = {one.lower(): one for one in known}
     near = difflib.get_close_matches(str(name)[:200].lower(), by_lower_case, n=1)
-    return f" (did you mean {by_lower_case[near[0]]!r}?)" if near else ""
+    return by_lower_case[near[0]] if near else None
 
 
 class Registry(Mapping[str, T], Generic[T]):

@@ -72,7 +72,7 @@ def _mistake(first: Any, model: type[BaseModel]) -> Mistake:
 
 
 def _is_branch(part: str) -> bool:
-    return any(character in part for character in "[](),'") or part in ("constrained-str", "function-after")
+    return any(character in part for character in "[](),'") or part.startswith(("constrained-", "function-"))
 
 
 def _known_keys(model: type[BaseModel], location: list[str]) -> list[str]:

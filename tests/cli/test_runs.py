@@ -11,11 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-import typer
 import yaml
 
 from tests.conftest import ROOT
-from workbench import cli
 from workbench.config import DataConfig, RefshapesRecipe
 from workbench.data import refshapes
 from workbench.data.datasets import open_data
@@ -56,110 +54,6 @@ def test_help_lists_commands_in_the_order_of_use_with_whole_sentences(workbench:
     assert names[:4] == ["plan", "submit", "status", "logs"]
     assert "..." not in shown.partition("Commands:")[2]
     assert re.fullmatch(r"dit-workbench \d+\.\d+.*\n", workbench("--version").out)
-
-
-@pytest.mark.parametrize("group", [(), ("data",), ("trace",), ("notebooks",)])
-def test_summaries_in_help_are_whole(workbench: Any, group: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    listed = " ".join(workbench(*group, "--help").out.partition("Commands:")[2].split())
-    commands: Any = typer.main.get_command(cli.app)
-    for name in group:
-        commands = commands.commands[name]
-    assert commands.commands
-    for name, command in commands.commands.items():
-        summary = " ".join(command.help.split("\n\n")[0].split())
-        assert f"{name} {summary}" in listed
-
-
-@pytest.mark.parametrize(
-    ("arguments", "meant"),
-    [
-        (["PLAN", "GRID"], "plan"),
-        (["statsu", "GRID"], "status"),
-        (["data", "Prepare", "refcoco"], "prepare"),
-        (["trace", "verfy"], "verify"),
-        (["plan", "GRID", "--reslts", "x"], "--results"),
-        (["plan", "GRID", "--RESULTS", "x"], "--results"),
-        (["data", "check", "refcoco", "--splitby", "x"], "--split-by"),
-        (["figure", "Bars", "GRID"], "bars"),
-        (["table", "GRID", "--format", "LaTeX"], "latex"),
-        (["table", "GRID", "--by", "lenght"], "length"),
-        (["data", "prepare", "refcoco", "--sentence", "Raw"], "raw"),
-        (["pretrain", "vit-mini"], "vit_mini"),
-        (["bench", "Data"], "data"),
-        (["variants", "--backbone", "ViT_B"], "vit_b"),
-        (["logs", "GRID", "A"], "a"),
-        (["config", "GRID", "A"], "a"),
-        (["submit", "GRID", "--only", "A", "--dry-run"], "a"),
-        (["retry", "GRID", "--class", "Out_Of_Memory"], "out_of_memory"),
-        (["plan", "GRID", "-o", "fusion.variant=L_DIT"], "l_dit"),
-        (["plan", "GRID", "-o", "fusion.Variant=l_dit"], "variant"),
-        (["plan", "GRID", "-o", "training.precision=FP32"], "fp32"),
-        (["plan", "GRID", "-o", "training.epochs=relased"], "released"),
-        (["plan", "GRID", "-o", "fusion.projector.init=zeros"], "zero"),
-        (["submit", "GRID", "-o", "data.train_split=Train"], "train"),
-        (["plan", "GRID", "--preset", "x"], None),
-        (["plan", "GRID2"], "grid.yaml"),
-    ],
-)
-def test_a_misspelt_name_gets_the_nearest_known(
-    workbench: Any, grid_file: Write, tmp_path: Path, arguments: list[str], meant: str | None
-) -> None:
-    grid = grid_file("settings: {a: {}}\n")
-    names = {"GRID": str(grid), "GRID2": str(grid.with_name("gird.yaml"))}
-    refused = workbench(*[names.get(one, one) for one in arguments])
-    assert refused.code == 2
-    assert "Traceback" not in refused.err
-    said = f"(did you mean {meant!r}?)"
-    assert refused.err.count("did you mean") == (meant is not None), refused.err
-    assert meant is None or said in refused.err, refused.err
-
-
-def test_all_mistakes_of_a_grid_are_named_at_once(workbench: Any, grid_file: Write, tmp_path: Path) -> None:
-    grid = grid_file(
-        "  fusion: {layer: all}\n"
-        "settings:\n"
-        "  a: {training.stepz: 3, training.batch_size: none, fusion.dropout: 2}\n"
-        "  b: {fusion.variant: 7}\n"
-        "  c: {}\n"
-        "baseline: d\n"
-    )
-    refused = workbench("plan", grid)
-    assert refused.code == 2
-    lines = refused.err.splitlines()
-    assert all(line.startswith(f"error: {grid}: ") for line in lines)
-    found = [line.removeprefix(f"error: {grid}: ") for line in lines]
-    assert sum(line.startswith("setting 'a': ") for line in found) == 3
-    for start in (
-        "all 3 settings: fusion.layer: unknown key 'layer' (did you mean 'layers'?)",
-        "setting 'a': training.stepz: unknown key",
-        "setting 'a': training.batch_size: 'none' is not valid",
-        "setting 'a': fusion.dropout: 2 is not valid",
-        "setting 'b': fusion.variant: 7 is not valid",
-        "baseline: unknown setting 'd'",
-    ):
-        assert sum(line.startswith(start) for line in found) == 1, start
-    assert len(found) == 6
-    top = grid_file("settings: {a: {}}\nsetings: {}\nseeds: [-1]\nreport: {metrics: [iou], columns: 3}\n", "top")
-    assert len(workbench("plan", top).err.splitlines()) == 4
-    shown = grid_file("settings: {a: {}}\nreport: {splits: [Val, testB], figure_split: tesA}\n", "shown")
-    splits = workbench("plan", shown).err
-    assert splits.count("error: ") == 3
-    assert "'Val' is not evaluated by setting 'a' (did you mean 'val'?)" in splits
-
-
-def test_what_shows_when_models_are_built_is_named_for_every_setting(workbench: Any, grid_file: Write) -> None:
-    grid = grid_file(
-        "settings:\n"
-        "  a: {fusion.variant: l_dit, fusion.layers: {last: 5}}\n"
-        "  b: {fusion.variant: l_dit, fusion.layers: {last: 5}, training.steps: 7}\n"
-        "  c: {fusion.variant: l_dti}\n"
-        "  d: {}\n"
-    )
-    lines = workbench("plan", grid).err.splitlines()
-    assert len(lines) == 2
-    assert lines[0].startswith(f"error: {grid}: settings 'a', 'b': fusion.layers.last: 5 is more than")
-    assert lines[1].startswith(f"error: {grid}: setting 'c': fusion.variant: unknown fusion variant 'l_dti'")
 
 
 def test_overrides_are_laid_over_every_setting(workbench: Any, grid_file: Write, tmp_path: Path) -> None:

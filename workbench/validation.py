@@ -1,4 +1,4 @@
-"""What pydantic finds wrong, a line for each mistake: in configurations that people write, and in records read from disk."""
+"""What pydantic finds wrong, a line for each mistake: in what people write, and in records read from disk."""
 
 from __future__ import annotations
 

@@ -107,7 +107,11 @@ def test_of_what_is_wrong(document: Callable[..., Any], workbench: Command, grid
     examined = document("doctor", "--profile", profile, *where)
     assert examined["failed"] == 0
     assert {"name", "passed", "found", "remedy"} == set(examined["checks"][0])
-    for command in (["logs", grid, "a", "--follow"], ["table", grid, "--format", "csv"], ["reproduce", grid, "--submit"]):
+    for command in (
+        ["logs", grid, "a", "--follow"],
+        ["table", grid, "--format", "csv"],
+        ["reproduce", grid, "--submit"],
+    ):
         refused = workbench(*command, "--json", *where)
         assert refused.code == 2
         assert "--json" in refused.err

@@ -283,8 +283,8 @@ def _print_submitted(grid: Grid, outcome: SubmissionOutcome, parallel: int) -> N
             named = ", ".join(gone[:10]) + (f" and {len(gone) - 10} more" if len(gone) > 10 else "")
             print(f"waited, and the queue no longer knows them (cancelled there, or lost): {named}")
         causes = sorted({planned.run_state.cause or planned.state for planned in left})
-        one = len(left) == 1
-        print(f"{len(left):,} failed before and {'is' if one else 'are'} left alone; to try {'it' if one else 'them'} again: "
+        are, them = ("is", "it") if len(left) == 1 else ("are", "them")
+        print(f"{len(left):,} failed before and {are} left alone; to try {them} again: "
               f"workbench retry {grid.argument} --class {','.join(causes)}")  # fmt: skip
     print(f"to follow it: workbench status {grid.argument} --seeds {','.join(map(str, grid.seeds))} --watch")
 

@@ -29,7 +29,7 @@ PRESETS = Path(__file__).resolve().parents[2] / "ablations" / "presets"
 """The project's own, which a grid may name wherever it lies."""
 MOST_SETTINGS = 10_000
 MOST_WRONG = 50
-"""Settings whose models cannot be built: the mistakes of further ones would hardly be others, and building takes time."""
+"""Settings whose models cannot be built, after which no others are looked at: that takes time, and tells little new."""
 WHOLE = ("backbone.name", "data.dataset")
 """What a preset must say to be a configuration of its own."""
 

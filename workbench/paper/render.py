@@ -113,10 +113,10 @@ def _of_tests(table: TableData) -> list[str]:
     lines = []
     if family.tests:
         different, equivalent = (sum(getattr(one, kind) for one in judged) for kind in ("different", "equivalent"))
-        inconclusive = sum(one.verdict == "inconclusive" for one in judged)
+        margin, inconclusive = 100 * family.margin, sum(one.verdict == "inconclusive" for one in judged)
         counts = [
             f"{different} {DIFFERENT} {'differs' if different == 1 else 'differ'} from {table.label(table.baseline)}",
-            f"{equivalent} {EQUIVALENT} {'is' if equivalent == 1 else 'are'} equivalent within ±{100 * family.margin:g}",
+            f"{equivalent} {EQUIVALENT} {'is' if equivalent == 1 else 'are'} equivalent within ±{margin:g}",
             f"{inconclusive} {'is' if inconclusive == 1 else 'are'} inconclusive",
         ]
         lines.append(

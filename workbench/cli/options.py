@@ -71,8 +71,8 @@ def _suggest(error: Any) -> None:
         known = [name for parameter in error.ctx.command.params for name in parameter.opts if name.startswith("--")]
         if near := did_you_mean(error.option_name, known):
             error.message, error.possibilities = error.message + near, None
-    elif match := re.fullmatch(r"'(.*)' is not one of ('.*')\.?", str(getattr(error, "message", ""))):
-        error.message = error.message.rstrip(".") + did_you_mean(match[1], re.findall(r"'([^']*)'", match[2]))
+    elif match := re.search(r"'([^']*)' is not one of ('.*')\.?$", str(getattr(error, "message", ""))):
+        error.message = match[0].rstrip(".") + did_you_mean(match[1], re.findall(r"'([^']*)'", match[2]))
 
 
 app = typer.Typer(

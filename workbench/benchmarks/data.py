@@ -137,7 +137,9 @@ def _batched(folder: Path) -> dict[str, float]:
     torch.set_num_threads(1)
     data = open_prepared(_place(folder))
     kinds = {kind: kind(data, "train", SIDE, CONFIG, cache=False) for kind in (ReferringDataset, FloatMasks)}
-    seconds: dict[tuple[int, type[ReferringDataset]], list[float]] = {(workers, kind): [] for workers in WORKERS for kind in kinds}
+    seconds: dict[tuple[int, type[ReferringDataset]], list[float]] = {
+        (workers, kind): [] for workers in WORKERS for kind in kinds
+    }
     gc.freeze()
     try:
         for number in range(BATCH_ROUNDS):

@@ -118,6 +118,8 @@ def test_a_tracker_that_is_not_installed_is_refused(
     workbench: Callable[..., Outcome], grid_file: Callable[[str], Path]
 ) -> None:
     grid = grid_file("settings: {a: {machine.trackers: [clearml]}}\n")
-    refused = workbench("plan", grid)
-    assert refused.code == 2
-    assert "setting 'a': machine.trackers: clearml is not installed here" in refused.err
+    for command in (["plan"], ["submit", "--dry-run"], ["submit"]):
+        refused = workbench(*command, grid, "--results", grid.parent / "results")
+        assert refused.code == 2
+        assert "setting 'a': machine.trackers: clearml is not installed here" in refused.err
+    assert not (grid.parent / "results").exists()

@@ -1,6 +1,9 @@
-"""The errors a user can cause and fix; the command line prints them as one line and exits with 2."""
+"""The errors a user can cause and fix; the command line prints them, a line for each mistake, and exits with 2."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
 
 
 class WorkbenchError(Exception):
@@ -40,6 +43,21 @@ class DivergedError(WorkbenchError):
 
 class InterruptedRun(WorkbenchError):
     """A training was asked to stop (Ctrl-C, SIGTERM) and left a checkpoint to resume from."""
+
+
+E = TypeVar("E", bound=WorkbenchError)
+
+
+def with_more(error: E, lines: Iterable[str]) -> E:
+    """The error of a first mistake, with the others that were found together with it as notes, a line each."""
+    for line in lines:
+        error.add_note(line)
+    return error
+
+
+def lines_of(error: BaseException) -> list[str]:
+    """The mistakes that an error names, each with what would be right."""
+    return [str(error), *getattr(error, "__notes__", ())]
 
 
 def shown(value: object) -> str:

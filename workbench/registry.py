@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from workbench.errors import ConfigError
@@ -13,10 +13,20 @@ T = TypeVar("T")
 
 def unknown_name(kind: str, name: object, known: list[str]) -> str:
     """The message for a name that is not registered, with the nearest known one first."""
+    return f"unknown {kind} {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}"
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The part of a message that names the nearest known name; empty where none is near."""
+    near = nearest(name, known)
+    return "" if near is None else f" (did you mean {near!r}?)"
+
+
+def nearest(name: object, known: Iterable[str]) -> str | None:
+    """The known name that is most like one, whatever its case; None where none is near."""
     by_lower_case = {one.lower(): one for one in known}
-    near = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1)
-    hint = f" (did you mean {by_lower_case[near[0]]!r}?)" if near else ""
-    return f"unknown {kind} {name!r}{hint}; known: {', '.join(known)}"
+    near = difflib.get_close_matches(str(name)[:200].lower(), by_lower_case, n=1)
+    return by_lower_case[near[0]] if near else None
 
 
 class Registry(Mapping[str, T], Generic[T]):

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong, in one line: in configurations that people write, and in records read from disk."""
+"""What pydantic finds wrong, a line for each mistake: in what people write, and in records read from disk."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 from pydantic_core import from_json
 
 from workbench.errors import WorkbenchError, shown
-from workbench.registry import unknown_name
+from workbench.registry import did_you_mean, unknown_name
 
 
 class Mistake(NamedTuple):
-    """The first thing that is wrong with a document.
+    """One thing that is wrong with a document.
 
     Attributes:
         key: the dotted name of the field; empty where the document as a whole is meant.
         message: what is wrong with it, and what would be right.
         kind: pydantic's name of the mistake.
+        value: what stands there.
     """
 
     key: str
     message: str
     kind: str
+    value: Any = None
 
     def __str__(self) -> str:
         return f"{self.key}: {self.message}" if self.key else self.message
@@ -35,22 +37,43 @@ class Mistake(NamedTuple):
 
 def first_mistake(error: ValidationError, model: type[BaseModel]) -> Mistake:
     """The first mistake of a document that should have been a `model`."""
-    first = error.errors(include_url=False)[0]
+    return mistakes(error, model)[0]
+
+
+def mistakes(error: ValidationError, model: type[BaseModel]) -> list[Mistake]:
+    """All mistakes of a document that should have been a `model`, one for each key, in the order of its fields."""
+    by_key: dict[str, Mistake] = {}
+    for details in error.errors(include_url=False):
+        mistake = _mistake(details, model)
+        known = by_key.setdefault(mistake.key, mistake)
+        # Of a union's branches, the one with a name that was nearly met says most.
+        if SUGGESTION in mistake.message and SUGGESTION not in known.message:
+            by_key[mistake.key] = mistake
+    return list(by_key.values())
+
+
+SUGGESTION = "(did you mean "
+
+
+def _mistake(first: Any, model: type[BaseModel]) -> Mistake:
     location = [str(part) for part in first["loc"]]
     # A union of types reports one location per branch; the branch's name is no key of the document.
     key = ".".join(part for part in location if part != "[key]" and not _is_branch(part))
     kind, message = first["type"], first["msg"].removeprefix("Value error, ")
     if kind == "extra_forbidden":
         return Mistake(key, unknown_name("key", location[-1], _known_keys(model, location)), kind)
+    value = first["input"]
     if kind == "missing":
         return Mistake(key, "is required", kind)
     if kind in ("json_invalid", "value_error"):  # our own messages say the value
-        return Mistake(key, message, kind)
-    return Mistake(key, f"{shown(first['input'])} is not valid: {message[0].lower()}{message[1:]}", kind)
+        return Mistake(key, message, kind, value)
+    choices = re.findall(r"'([^']+)'", first["ctx"]["expected"]) if kind == "literal_error" else ()
+    hint = did_you_mean(value, choices) if isinstance(value, str) else ""
+    return Mistake(key, f"{shown(value)} is not valid: {message[0].lower()}{message[1:]}{hint}", kind, value)
 
 
 def _is_branch(part: str) -> bool:
-    return any(character in part for character in "[](),'") or part in ("constrained-str", "function-after")
+    return any(character in part for character in "[](),'") or part.startswith(("constrained-", "function-"))
 
 
 def _known_keys(model: type[BaseModel], location: list[str]) -> list[str]:

@@ -140,6 +140,54 @@ def test_the_data_benchmark_measures_what_it_says(tmp_path: Path) -> None:
     assert set(data._raced(folder)) == {"ours", "straightforward"}
 
 
+def test_the_data_benchmark_times_the_loader_that_training_uses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small batches, few of them: the figures' names and signs, and that every number of workers had its turns."""
+    from workbench.benchmarks import data, full_size
+
+    folder = full_size.make(tmp_path, scale=0.01)
+    data._prepared(folder)
+    for name, value in {"BATCH": 2, "SIDE": 64, "TIMED_BATCHES": 1, "BATCH_ROUNDS": 1}.items():
+        monkeypatch.setattr(data, name, value)
+    real, asked = data.training_loader, []
+
+    def loader(dataset: Any, *arguments: Any, workers: int) -> Any:
+        asked.append((type(dataset).__name__, workers))
+        return real(dataset, *arguments, workers=workers)
+
+    monkeypatch.setattr(data, "training_loader", loader)
+    found = data._batched(folder)
+    kinds = ("ReferringDataset", "FloatMasks")
+    assert asked == [(kind, workers) for workers in (0, 1, 2) for kind in kinds]
+    assert set(found) == {f"{name}_{w}_workers" for name in ("batches_per_second", "bytes_speedup") for w in (0, 1, 2)}
+    assert min(found.values()) > 0
+
+
+def test_batches_of_bytes_hold_what_batches_of_floats_hold(tmp_path: Path) -> None:
+    """Bit for bit, by way of workers as well: the loss reads the same numbers, so the weights come out the same."""
+    from workbench.benchmarks import data, full_size
+    from workbench.data.loading import ReferringDataset, training_loader
+    from workbench.data.transforms import target_of
+
+    folder = full_size.make(tmp_path, scale=0.01)
+    data._prepared(folder)
+    tables = data.open_prepared(data._place(folder))
+    kinds = {kind: kind(tables, "train", 64, data.CONFIG) for kind in (ReferringDataset, data.FloatMasks)}
+    for workers in (0, 2):
+        of_bytes, of_floats = (
+            list(training_loader(kinds[kind], data.CONFIG, 4, 3, seed=5, workers=workers))
+            for kind in (ReferringDataset, data.FloatMasks)
+        )
+        for one, other in zip(of_bytes, of_floats, strict=True):
+            assert one["mask"].dtype == torch.uint8
+            assert other["mask"].dtype == torch.float32
+            assert other["mask"].unique().numel() > 2, "soft at the edges"
+            assert torch.equal(target_of(one["mask"]), other["mask"])
+            assert torch.equal(one["pixels"], other["pixels"])
+            assert one["sentence"] == other["sentence"]
+
+
 def test_both_loaders_of_the_data_benchmark_make_the_same_example(tmp_path: Path) -> None:
     """The same draws: the same square, mask and sentence, to the rounding of two resizers and of three changes."""
     from workbench.benchmarks import data, full_size

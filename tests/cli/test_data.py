@@ -121,7 +121,10 @@ def test_an_image_of_another_size_than_annotated_is_one_line(workbench: Workbenc
         (["prepare", "../refcoco"], ["a name without folders"]),
         (["prepare", "refcoco", "--split-by", "google"], ["refs(google).p", "there is refs(unc).p"]),
         (["check", "refcoco", "--split-by", "../x"], ["a name without folders"]),
-        (["show", "refcoco", "--index", "0", "--split", "test"], ["no split 'test'; it has train, val, testA, testB"]),
+        (
+            ["show", "refcoco", "--index", "0", "--split", "test"],
+            ["no split 'test' (did you mean 'testA'?); it has train, val, testA, testB"],
+        ),
     ],
 )
 def test_bad_input_is_one_line(workbench: Workbench, tmp_path: Path, arguments: list[str], parts: list[str]) -> None:

@@ -181,7 +181,7 @@ def test_a_rectangular_set_loads(tmp_path: Path) -> None:
 def test_unknown_data_sets_and_splits_list_the_known(make_config: Callable[..., RunConfig]) -> None:
     with pytest.raises(ConfigError, match=r"data\.dataset: unknown data set 'refcocoo' .*known: refshapes, refcoco"):
         open_dataset(make_config(data__dataset="refcocoo", data__recipe=None))
-    with pytest.raises(DataError, match="no split 'tesst'; it has train"):
+    with pytest.raises(DataError, match=r"no split 'tesst' \(did you mean 'testA'\?\); it has train"):
         open_dataset(make_config(evaluation__splits=["tesst"]))
 
 

@@ -124,7 +124,9 @@ def test_broken_json_is_named(folder: Path) -> None:
 
 def test_an_unknown_split_lists_the_known_and_test_is_not_testa(folder: Path) -> None:
     data = read_refer(folder, "refshapes", "unc")
-    with pytest.raises(DataError, match="no split 'test'; it has train, val, testA, testB, testC"):
+    with pytest.raises(
+        DataError, match=r"no split 'test' \(did you mean 'testA'\?\); it has train, val, testA, testB, testC"
+    ):
         data.split("test")
 
 

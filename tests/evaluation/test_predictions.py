@@ -84,7 +84,7 @@ def test_null_answers_that_nothing_is_meant_and_so_does_a_small_mask(tmp_path: P
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p.pop(3), r"1 of 16 expressions of val have no prediction: val sent_id \d+; a segmentation of null"),
+        (lambda p: p.pop(3), r"no prediction of 1 of 16 expressions of val: val sent_id \d+; a segmentation of null"),
         (lambda p: p.append(p[2]), r"\[16\]: sent_id \d+ has a prediction already, at \[2\]"),
         (
             lambda p: p.append({"sent_id": 99999, "segmentation": None}),

@@ -57,6 +57,25 @@ def test_a_mistake_in_a_profile_names_the_file_the_key_and_what_would_be_right(
     assert "\n" not in str(raised.value)
 
 
+def test_all_mistakes_of_a_profile_are_named_at_once(
+    workbench: Callable[..., Outcome], grid_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    profile = tmp_path / "cluster.yaml"
+    profile.write_text("backend: Slurm\npartiton: gpu\ntime_minutes: 0\nretries: {time_out: 3}\n")
+    refused = workbench("plan", grid_file("settings: {a: {}}\n"), "--profile", profile)
+    assert refused.code == 2
+    lines = refused.err.splitlines()
+    assert all(line.startswith(f"error: {profile}: ") for line in lines)
+    for part in (
+        "backend: 'Slurm' is not valid: input should be 'slurm' or 'local' (did you mean 'slurm'?)",
+        "partiton: unknown key 'partiton' (did you mean 'partition'?)",
+        "time_minutes: 0 is not valid",
+        "retries: unknown failure class 'time_out' (did you mean 'timeout'?)",
+    ):
+        assert sum(part in line for line in lines) == 1, part
+    assert len(lines) == 4
+
+
 def test_a_slurm_profile_without_any_slurm_fails_with_one_line(
     workbench: Callable[..., Outcome], grid_file: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

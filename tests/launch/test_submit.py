@@ -82,7 +82,7 @@ def test_retry_takes_a_class_and_leaves_the_rest(
     done = workbench("retry", grid, *options, "--class", "out_of_memory,node_failure")
     assert done.code == 0, done.err
     assert "2 runs to train" in done.out
-    assert "1 failed before and are left alone; to try them again: workbench retry" in done.out
+    assert "1 failed before and is left alone; to try it again: workbench retry" in done.out
     assert "--class code_error" in done.out
     (submission,) = Submissions(tmp_path / "r").all()
     assert len(submission.runs) == 2

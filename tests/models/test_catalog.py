@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from workbench.models.catalog import VariantRow, as_markdown, catalog, count
+from workbench.models import variant_table
+from workbench.models.catalog import as_markdown, catalog, count, table_of
 from workbench.models.fusion import variants
+from workbench.models.variant_table import VariantRow
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -23,13 +28,73 @@ def test_the_page_in_the_docs_is_up_to_date(of_vit_b: list[VariantRow]) -> None:
     assert page == as_markdown("vit_b", of_vit_b), "run: workbench variants --markdown > docs/variants.md"
 
 
+@pytest.mark.parametrize("backbone", ["vit_mini", "vit_b"])
+def test_the_shipped_counts_are_those_of_the_models(of_vit_b: list[VariantRow], backbone: str) -> None:
+    table = variant_table.shipped(backbone)
+    assert table is not None, "a variant was added or changed: run workbench variants --recount"
+    assert list(table.rows) == (of_vit_b if backbone == "vit_b" else catalog(backbone))
+    assert variant_table.page(table) == as_markdown(backbone, list(table.rows))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("backbone", ["vit_l", "vit_h"])
+def test_so_are_those_of_the_large_backbones(backbone: str) -> None:
+    table = variant_table.shipped(backbone)
+    assert table is not None
+    assert list(table.rows) == catalog(backbone)
+
+
+def test_the_list_comes_without_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['workbench', 'variants', '--backbone', 'vit_h']\n"
+        "from workbench import cli\n"
+        "cli.main()\n"
+        "sys.exit(str({'torch', 'pandas', 'numpy'} & set(sys.modules)) if 'torch' in sys.modules else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "l_dit_tokens" in done.stdout
+
+
+def test_a_changed_variant_is_counted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is shown of other variants than are here; and what was counted again is shipped for the next."""
+    folder = tmp_path / "fusion"
+    shutil.copytree(variant_table.FUSION, folder)
+    monkeypatch.setattr(variant_table, "FUSION", folder)
+    assert variant_table.shipped("vit_mini") is not None
+    assert variant_table.shipped("vit_x") is None
+    (folder / "l_dit.py").write_text("# changed\n")
+    assert variant_table.shipped("vit_mini") is None
+    monkeypatch.setattr(variant_table, "SHIPPED", tmp_path / "variants.json")
+    assert variant_table.shipped("vit_mini") is None
+    variant_table.ship([table_of("vit_mini")])
+    table = variant_table.shipped("vit_mini")
+    assert table is not None
+    assert list(table.rows) == catalog("vit_mini")
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_the_list_breaks_no_word(workbench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = workbench("variants").out
+    assert max(map(len, text.splitlines())) <= columns
+    words = text.split()
+    for row in json.loads(workbench("variants", "--json").out):
+        for part in (row["name"], f"rule: {row['rule']}", f"released as: {row['source']}"):
+            assert set(part.split()) <= set(words)
+        assert f"{row['fusion_parameters']:,}" in words
+    assert " ".join(words).count("released as: ") == text.count("    rule: ")
+
+
 def test_the_command_prints_a_table_json_and_the_page(workbench: Callable[..., Any]) -> None:
     page = workbench("variants", "--backbone", "vit_mini", "--markdown").out
     rows = json.loads(workbench("variants", "--backbone", "vit_mini", "--json").out)
     table = workbench("variants", "--backbone", "vit_mini").out.splitlines()
-    assert len(table) == 1 + len(rows) == 1 + sum(line.startswith("| `") for line in page.splitlines())
-    assert table[0].split("  ")[0] == "setting"
-    assert f"{rows[-1]['fusion_parameters']:,}" in table[-1]
+    assert table[0].split() == ["setting", "new", "parameters", "trainable", "GFLOPs"]
+    assert len(rows) == sum(line.startswith("| `") for line in page.splitlines())
+    (last,) = [line.split() for line in table if line.startswith(f"{rows[-1]['name']} ")]
+    assert last[1] == f"{rows[-1]['fusion_parameters']:,}"
+    assert last[-1] == f"{rows[-1]['gflops']:.1f}"
 
 
 def test_every_variant_is_counted_from_its_model(of_vit_b: list[VariantRow]) -> None:

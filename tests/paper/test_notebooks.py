@@ -69,7 +69,7 @@ def test_a_failing_notebook_is_one_line_and_the_others_still_run(
     assert done.err == "error: 1 of 2 notebooks failed: 1_bad, cell 3: ValueError: first\n"
     first, second = done.out.splitlines()
     assert first.startswith("1/2 1_bad: FAILED in cell 3: ValueError: first (")
-    assert second.startswith("2/2 2_good: wrote pages/2_good.html (")
+    assert second.startswith(f"2/2 2_good: wrote {Path('pages/2_good.html').absolute()} (")
     assert str(tmp_path / "runs") in (tmp_path / "pages" / "2_good.html").read_text()
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from workbench.analysis.statistics import LEVEL, Estimate
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, counted
 from workbench.evaluation.metrics import metrics
 from workbench.results.record import KEY
 
@@ -211,7 +211,8 @@ def check_same_expressions(one: pd.DataFrame, other: pd.DataFrame, where: str = 
     Rows in another order are refused as well, not sorted: who shuffled them may have left a column behind.
     """
     if len(one) != len(other):
-        raise PairingError(f"{where}{len(one)} expressions on one side and {len(other)} on the other cannot be paired")
+        sides = f"{counted(len(one), 'expression')} on one side and {len(other):,} on the other"
+        raise PairingError(f"{where}{sides} cannot be paired")
     for column in ("image_id", *KEY, "target_area"):
         if column not in one or column not in other:
             continue

@@ -7,7 +7,12 @@ Figures:
     first_batch_seconds: from opened tables to the first training batch of 64 at 512 px, with two loader workers and the
         libraries loaded.
     images_per_second_per_core: training examples decoded and augmented as released, for ViT-B at 512 px, by one process
-        with one thread.
+        with one thread. It counts single examples: what it takes to put them together to batches is not in it.
+    batches_per_second_0_workers, batches_per_second_1_workers, batches_per_second_2_workers: batches of 64 such
+        examples from the loader that training uses, collated, and with workers also handed over to this process.
+        Nothing is done with them, and the loader has run for a while before it is timed.
+    bytes_speedup_0_workers, bytes_speedup_1_workers, bytes_speedup_2_workers: the same against a loader whose masks are
+        floats before they are collated, rather than bytes until the device that computes the loss.
     speedup: against a straightforward loader on the same examples and with the same draws: Pillow for the image and its
         augmentation, pycocotools for the polygons. Neither keeps images, and neither scales pixels to floats.
 """
@@ -38,8 +43,10 @@ from workbench.data.loading import ReferringDataset, training_loader
 from workbench.data.pickles import load_plain
 from workbench.data.prepare import prepare
 from workbench.data.prepared import open_prepared, prepared_folder
+from workbench.data.transforms import target_of
 
 SIDE, BATCH, EXAMPLES, ROUNDS = 512, 64, 48, 7
+WORKERS, TIMED_BATCHES, BATCH_ROUNDS = (0, 1, 2), 4, 5
 CONFIG = DataConfig(
     dataset="refcoco",
     epoch="referents",
@@ -61,10 +68,13 @@ def run(device: torch.device, report: Report) -> dict[str, float]:
         report(", ".join(f"{figure} {value:.3g}" for figure, value in results.items()))
         seconds = in_fresh_process(functools.partial(_raced, folder))
         report(in_words(f"{EXAMPLES} training examples", seconds))
-        return results | {
+        results |= {
             "images_per_second_per_core": EXAMPLES / seconds["ours"],
             "speedup": seconds["straightforward"] / seconds["ours"],
         }
+        results |= in_fresh_process(functools.partial(_batched, folder))
+        report(", ".join(f"{figure} {value:.3g}" for figure, value in results.items() if "workers" in figure))
+        return results
 
 
 def _place(folder: Path) -> Path:
@@ -111,6 +121,53 @@ def _raced(folder: Path) -> dict[str, float]:
         return race({"ours": ours, "straightforward": straightforward}, ROUNDS, torch.device("cpu"))
     finally:
         gc.unfreeze()
+
+
+class FloatMasks(ReferringDataset):
+    """The same examples with masks of 32 bits a pixel, as the loss reads them."""
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        """One training example, see `ReferringDataset`."""
+        example = super().__getitem__(key)
+        return {**example, "mask": target_of(example["mask"])}
+
+
+def _batched(folder: Path) -> dict[str, float]:
+    """Batches per second with each number of workers, and how many times as many as with masks of floats."""
+    torch.set_num_threads(1)
+    data = open_prepared(_place(folder))
+    kinds = {kind: kind(data, "train", SIDE, CONFIG, cache=False) for kind in (ReferringDataset, FloatMasks)}
+    seconds: dict[tuple[int, type[ReferringDataset]], list[float]] = {
+        (workers, kind): [] for workers in WORKERS for kind in kinds
+    }
+    gc.freeze()
+    try:
+        for number in range(BATCH_ROUNDS):
+            for (workers, kind), times in seconds.items():
+                times.append(_seconds_per_batch(kinds[kind], workers, number))
+    finally:
+        gc.unfreeze()
+    ours, floats = (
+        {workers: statistics.median(seconds[workers, kind]) for workers in WORKERS}
+        for kind in (ReferringDataset, FloatMasks)
+    )
+    return {f"batches_per_second_{workers}_workers": 1 / ours[workers] for workers in WORKERS} | {
+        f"bytes_speedup_{workers}_workers": floats[workers] / ours[workers] for workers in WORKERS
+    }
+
+
+def _seconds_per_batch(dataset: ReferringDataset, workers: int, seed: int) -> float:
+    """Of a loader that has filled its queues and goes on, so that as much is under way in the end as in the beginning.
+
+    The first round's batches differ from the second's, and are the same for all contestants.
+    """
+    batches = iter(training_loader(dataset, CONFIG, BATCH, 10**6, seed, workers=workers))
+    for _ in range(1 + 2 * workers):
+        next(batches)
+    began = time.perf_counter()
+    for _ in range(TIMED_BATCHES):
+        next(batches)
+    return (time.perf_counter() - began) / TIMED_BATCHES
 
 
 class StraightforwardLoader:

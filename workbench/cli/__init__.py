@@ -60,13 +60,14 @@ def options(
 
 
 def main() -> None:
-    """Entry point: what the user can fix is one line and exit code 2."""
-    from workbench.errors import WorkbenchError
+    """Entry point: what the user can fix is a line for each mistake, and exit code 2."""
+    from workbench.errors import WorkbenchError, lines_of
 
     try:
         app()
     except WorkbenchError as error:
-        print(f"error: {_line(str(error))}", file=sys.stderr)
+        for mistake in lines_of(error):
+            print(f"error: {_line(mistake)}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.cli.options import RESULTS, CheckpointRoot, Json, Results, app, print_rows, progress_of
+from workbench.cli.options import (
+    RESULTS,
+    CheckpointRoot,
+    Json,
+    Results,
+    app,
+    print_json,
+    print_rows,
+    print_written,
+    progress_of,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,12 +147,11 @@ def attribute(
     }
     files = styled(save)(draw(pixels, explanations, predictor.name), out, image.stem, document)
     if as_json:
-        print(json.dumps(document, indent=1, allow_nan=False))
+        print_json(document)
         return
     for explanation in explanations:
         _print(explanation)
-    for file in files:
-        print(f"wrote {file}")
+    print_written(files)
 
 
 def _mask_of(file: Path) -> NDArray[np.bool_]:

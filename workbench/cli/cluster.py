@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections import Counter
@@ -21,7 +20,9 @@ from workbench.cli.options import (
     app,
     duration_of,
     load_grid_file,
+    print_json,
     print_rows,
+    print_written,
     told_once,
     warn,
 )
@@ -58,9 +59,9 @@ def status(
         if watch and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
         if as_json:
-            print(json.dumps([s.as_dict() for s in statuses] + [r.as_dict() for r in reports], indent=1), flush=True)
+            print_json([s.as_dict() for s in statuses] + [r.as_dict() for r in reports])
         else:
-            _print_statuses(statuses, every_run)
+            _print_statuses(statuses, results, every_run)
             _print_reports(reports)
         begun = any(s.state != "new" for s in statuses)
         live = any(s.state in ("queued", "running") for s in statuses) or any(r.state in LIVE for r in reports)
@@ -112,12 +113,12 @@ def _print_reports(reports: list[ReportStatus]) -> None:
             print(f"    to make it: workbench submit {report.grid}")
 
 
-def _print_statuses(statuses: list[RunStatus], every_run: bool = False) -> None:
+def _print_statuses(statuses: list[RunStatus], results: Path, every_run: bool = False) -> None:
     from workbench.failures import WAY_OUT
     from workbench.launch.status import failures
 
     if not statuses:
-        print("no runs")
+        print(f"no runs in {results.absolute()}")
         return
     if len(statuses) > MOST_LINES and not every_run:
         _print_settings(statuses)
@@ -127,6 +128,8 @@ def _print_statuses(statuses: list[RunStatus], every_run: bool = False) -> None:
     left = [s.seconds_left for s in statuses if s.seconds_left is not None]
     slowest = f"; the slowest running one needs {duration_of(max(left))} more" if left else ""
     print(f"\n{counted(len(statuses), 'run')}: {', '.join(f'{n} {state}' for state, n in counts.items())}{slowest}")
+    if not results.is_absolute():
+        print(f"results in {results.absolute()}")
     completed = dict.fromkeys((s.setting for s in statuses), 0)
     for status in statuses:
         completed[status.setting] += status.state == "completed"
@@ -187,6 +190,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has ended.")] = False,
     results: Results = RESULTS,
     data_root: DataRoot = None,
+    as_json: Json = False,
 ) -> None:
     """What a run logged, and what its last job printed where it did not end well."""
     from workbench.errors import WorkbenchError
@@ -194,6 +198,8 @@ def logs(
     from workbench.registry import unknown_name
     from workbench.results.folders import RunFolder
 
+    if follow and as_json:
+        raise WorkbenchError("--follow has no end to print as one JSON document; leave out either it or --json")
     loaded = load_grid_file(grid, data_root)
     if setting not in loaded.settings:
         raise WorkbenchError(f"{grid}: {unknown_name('setting', setting, list(loaded.settings))}")
@@ -202,7 +208,7 @@ def logs(
     while True:
         log = folder.log(all_lines=True)
         events = log.events
-        for event in events[-lines:] if shown == 0 else events[shown:]:
+        for event in () if as_json else events[-lines:] if shown == 0 else events[shown:]:
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time))
             rest = " ".join(f"{key}={value}" for key, value in event.details().items())
             print(f"{when} {event.event} {rest}", flush=True)
@@ -214,9 +220,13 @@ def logs(
         warn(line)
     newest = latest(Submissions(results).all(warn)).get(folder.name)
     outputs = newest[0].output(newest[1]) if newest else []
-    for file in outputs:
-        print(f"--- {file}")
-        print("\n".join(file.read_text(errors="replace").splitlines()[-lines:]))
+    printed = {str(file): file.read_text(errors="replace").splitlines()[-lines:] for file in outputs}
+    if as_json:
+        logged = [{"time": event.time, "event": event.event, **event.details()} for event in log.events[-lines:]]
+        print_json({"run": folder.name, "state": folder.state(), "events": logged, "printed": printed})
+    for name, last in () if as_json else printed.items():
+        print(f"--- {name}")
+        print("\n".join(last))
     if not shown and not outputs:
         raise WorkbenchError(f"{folder.name} has not begun (state: {folder.state()})")
 
@@ -228,6 +238,7 @@ def cancel(
     seeds: Annotated[str | None, typer.Option(help="Only these, e.g. 0-4.")] = None,
     results: Results = RESULTS,
     data_root: DataRoot = None,
+    as_json: Json = False,
 ) -> None:
     """Cancel a grid's queued and running jobs on the cluster; a running one saves first.
 
@@ -241,9 +252,16 @@ def cancel(
 
     loaded = load_grid_file(grid, data_root).narrowed(only, None if seeds is None else parse_seeds(seeds))
     cancelled = cancel_runs(plan(loaded, results, look_at_queue), results)
-    for planned in cancelled:
-        print(f"cancelled {planned.run.setting} seed {planned.run.seed} (job {planned.run_state.task.id})")  # type: ignore[union-attr]
+    jobs = [
+        {"setting": p.run.setting, "seed": p.run.seed, "run": p.run.id, "job": p.run_state.task and p.run_state.task.id}
+        for p in cancelled
+    ]
+    for job in () if as_json else jobs:
+        print(f"cancelled {job['setting']} seed {job['seed']} (job {job['job']})")
     report = cancel_report(loaded, results) if only is None and seeds is None else None
+    if as_json:
+        print_json({"cancelled": jobs, "report": report and report.as_dict()})
+        return
     if report is not None and report.task is not None:
         print(f"cancelled the {' and '.join(report.then)} of {loaded.name} (job {report.task.id})")
     if not cancelled and report is None:
@@ -254,11 +272,16 @@ def cancel(
 def gc(
     results: Results = RESULTS,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Remove what no job needs any more: old submissions, old copies of the code, half-written files."""
     from workbench.launch.housekeeping import collect_garbage
 
-    freed = collect_garbage(results, dry_run, print)
+    said: list[str] = []
+    freed = collect_garbage(results, dry_run, said.append if as_json else print)
+    if as_json:
+        print_json({"dry_run": dry_run, "freed_bytes": freed, "said": said})
+        return
     print(f"{'would free' if dry_run else 'freed'} {freed / 2**20:.1f} MB")
 
 
@@ -271,12 +294,13 @@ def doctor(
     checkpoint_root: Annotated[Path | None, typer.Option(envvar="WORKBENCH_CHECKPOINTS")] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="Instead, check and measure the GPU here: ten minutes.")] = False,
     out: Annotated[Path | None, typer.Option(help="With --gpu: a JSON file to write.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Check what a submission with this profile will need, and say how to fix what is missing."""
     from workbench.errors import WorkbenchError
 
     if gpu:
-        _examine_gpu(out)
+        _examine_gpu(out, as_json)
         return
     if profile is None:
         raise WorkbenchError("name a profile with --profile, such as slurm/local.yaml, or check a GPU with --gpu")
@@ -284,26 +308,34 @@ def doctor(
     from workbench.launch.profiles import load_profile
 
     loaded = None if grid is None else load_grid_file(grid, data_root, checkpoint_root)
-    wrong = 0
+    wrong, checks = 0, []
     for check in examine(load_profile(profile), results, loaded):
+        wrong += check.passed is False
+        checks.append(vars(check))
+        if as_json:
+            continue
         mark: Any = {True: "ok  ", False: "FAIL", None: "skip"}[check.passed]
         print(f"{mark}  {check.name}: {check.found}", flush=True)
         if check.passed is False:
-            wrong += 1
             print(f"      to fix it: {check.remedy}")
+    if as_json:
+        print_json({"profile": profile, "checks": checks, "failed": wrong})
     if wrong:
-        raise WorkbenchError(f"{wrong} checks failed")
+        raise WorkbenchError(f"{counted(wrong, 'check')} failed")
 
 
-def _examine_gpu(out: Path | None) -> None:
+def _examine_gpu(out: Path | None, as_json: bool) -> None:
     from workbench.benchmarks.gpu import examine
     from workbench.errors import WorkbenchError
 
-    answers = examine(out, lambda line: print(line, flush=True))
+    stream = sys.stderr if as_json else sys.stdout
+    answers = examine(out, lambda line: print(line, file=stream, flush=True))
     for goal, reached in answers["goals"].items():
-        print(f"goal {goal}: {({True: 'reached', False: 'missed', None: 'not measured'})[reached]}")
-    if out is not None:
-        print(f"wrote {out}")
+        print(f"goal {goal}: {({True: 'reached', False: 'missed', None: 'not measured'})[reached]}", file=stream)
+    if as_json:
+        print_json(answers)
+    elif out is not None:
+        print_written([out])
     failed = [name for name, answer in answers.items() if answer.get("status") == "error"]
     if failed:
-        raise WorkbenchError(f"{len(failed)} parts failed: {', '.join(failed)}")
+        raise WorkbenchError(f"{counted(len(failed), 'part')} failed: {', '.join(failed)}")

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from workbench.cli.options import RESULTS, Commands, Json, Results, app, preparing, print_rows, progress_of
+from workbench.cli.options import (
+    RESULTS,
+    Commands,
+    Json,
+    Results,
+    app,
+    preparing,
+    print_json,
+    print_rows,
+    print_written,
+    progress_of,
+)
 from workbench.errors import counted
 
 if TYPE_CHECKING:
@@ -45,26 +56,36 @@ def data_make(
     any_targets: Annotated[
         bool, typer.Option("--any-targets", help="Also expressions with several targets or none, in gRefCOCO's form.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Write a procedural data set in RefCOCO's form; the same options write the same bytes."""
     from workbench.config import RefshapesRecipe
     from workbench.data import refshapes
     from workbench.errors import DataError
+    from workbench.registry import did_you_mean
 
     if name != "refshapes":
-        raise DataError(f"{name!r} cannot be made; known: refshapes")
+        raise DataError(f"{name!r} cannot be made{did_you_mean(name, ['refshapes'])}; known: refshapes")
     recipe = RefshapesRecipe(
         seed=seed, width=width, height=height, train_images=train_images, eval_images=eval_images,
         targets="any" if any_targets else "one", version=cast(Literal[1, 2], version),
     )  # fmt: skip
     with progress_of("refshapes", "images") as step:
         folder = refshapes.ensure(root, recipe, step)
-    print(folder)
+    if as_json:
+        print_json({"folder": folder.absolute()})
+    else:
+        print(folder)
 
 
 @data_app.command("prepare")
 def data_prepare(
-    name: Name, root: Root = DATA, split_by: SplitBy = None, sentence: Text = "sent", results: Results = RESULTS
+    name: Name,
+    root: Root = DATA,
+    split_by: SplitBy = None,
+    sentence: Text = "sent",
+    results: Results = RESULTS,
+    as_json: Json = False,
 ) -> None:
     """Check a data set's files, convert them once, and count what is in them beside the published numbers."""
     from workbench.data import counts
@@ -76,12 +97,19 @@ def data_prepare(
     with progress_of(f"preparing {name}", "objects and images") as step:
         data = prepare(source, place, step)
     found = counts.counts(data)
-    units = [unit for unit in counts.UNITS if found[counts.WHOLE][unit] or unit in counts.UNITS[:3]]
-    print(f"{data.name} ({source.split_by}), read from its {source.form} form in {source.folder}")
-    print_rows(("split", *units), [(split, *(f"{row[unit]:,}" for unit in units)) for split, row in found.items()])
     file = results / counts.STATISTICS
     known = counts.published(file, source.name, source.split_by)
     apart = counts.differences(found, known)
+    if as_json:
+        print_json(
+            {"name": data.name, "split_by": source.split_by, "form": source.form, "folder": source.folder.absolute(),
+             "counts": found, "published": [vars(number) for number in known], "differences": apart,
+             "notes": list(data.notes), "sha256": data.digest, "files": [place.absolute()]}
+        )  # fmt: skip
+        return
+    units = [unit for unit in counts.UNITS if found[counts.WHOLE][unit] or unit in counts.UNITS[:3]]
+    print(f"{data.name} ({source.split_by}), read from its {source.form} form in {source.folder}")
+    print_rows(("split", *units), [(split, *(f"{row[unit]:,}" for unit in units)) for split, row in found.items()])
     if known:
         print(f"{len(known) - len(apart)} of {len(known)} published counts are met ({file})")
     else:
@@ -91,7 +119,7 @@ def data_prepare(
     for note in data.notes:
         print(f"note: {note}")
     print(f"sha256 {data.digest}")
-    print(f"wrote {place}")
+    print_written([place])
 
 
 @data_app.command("check")
@@ -108,6 +136,7 @@ def data_check(
     checkpoint_root: Annotated[
         Path, typer.Option(envvar="WORKBENCH_CHECKPOINTS", help="Folder of SAM's and BERT's weights.")
     ] = Path("checkpoints"),
+    as_json: Json = False,
 ) -> None:
     """Decode every image and look at every expression; exits with 1 where something is wrong."""
     from workbench.data.check import SHOWN, check
@@ -119,13 +148,20 @@ def data_check(
     lengths, why = _lengths_of(encoder, checkpoint_root)
     with progress_of(f"checking {name}", "images") as step:
         findings = check(data, lengths, limit, step)
+    wrong = sum(finding.count for finding in findings if finding.wrong)
+    if as_json:
+        shown = [{**vars(f), "examples": list(f.examples if every else f.examples[:SHOWN])} for f in findings]
+        print_json(
+            {"name": data.name, "expressions": len(data.expressions), "wrong": wrong, "findings": shown,
+             "notes": list(data.notes), "not_checked": [why] if why else []}
+        )  # fmt: skip
+        raise typer.Exit(1 if wrong else 0)
     for finding in findings:
         print(f"{'wrong' if finding.wrong else 'note'}: {finding.text(None if every else SHOWN)}")
     for note in data.notes:
         print(f"note: {note}")
     if why:
         print(f"not checked: sentences over {limit} tokens, for {why}")
-    wrong = sum(finding.count for finding in findings if finding.wrong)
     print(f"{data.name}: {counted(len(data.expressions), 'expression')}, {counted(wrong, 'thing')} wrong")
     if wrong:
         raise typer.Exit(1)
@@ -140,14 +176,14 @@ def data_show(
     split_by: SplitBy = None,
     sentence: Text = "sent",
     results: Results = RESULTS,
+    as_json: Json = False,
 ) -> None:
     """Draw one referent: its image, its mask, and the sentences that mean it."""
     from workbench.paper.examples import show_referent
 
     data, _ = open_named(name, root, split_by, sentence)
     stem = "-".join([data.folder.name, *([split] if split else []), str(index)])
-    for file in show_referent(data, index, results / "data", stem, split):
-        print(f"wrote {file}")
+    print_written(show_referent(data, index, results / "data", stem, split), as_json)
 
 
 @data_app.command("probe")
@@ -182,7 +218,7 @@ def data_probe(
     runs = [] if grid is None else _probed_runs(loaded, data, results)
     if as_json:
         tables = {"baselines": json.loads(baselines.to_json()), "runs": runs}
-        print(json.dumps(tables, indent=1))
+        print_json(tables)
         return
     print_rows(
         ("mIoU", *splits),

@@ -7,9 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.options import RESULTS, CheckpointRoot, DataRoot, Results, app, print_rows, progress_of
+from workbench.cli.options import (
+    RESULTS,
+    CheckpointRoot,
+    Commands,
+    DataRoot,
+    Json,
+    Results,
+    app,
+    print_json,
+    print_rows,
+    progress_of,
+)
+from workbench.errors import counted
 
-tracing = typer.Typer(help="Recording of attention.", no_args_is_help=True)
+tracing = typer.Typer(cls=Commands, help="Recording of attention.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(tracing, name="trace")
 
 
@@ -31,6 +43,7 @@ def verify(
     ] = None,
     results: Results = RESULTS,
     checkpoint_root: CheckpointRoot = None,
+    as_json: Json = False,
 ) -> None:
     """Compare what tracing reads, writes and differentiates with fp64: a table of layouts and precisions."""
     import torch
@@ -46,7 +59,10 @@ def verify(
     for name, model, side in _models(run, variant, results, checkpoint_root):
         rows[name] = verify_model(model, side)
     table = as_markdown(rows)
-    print(table, end="")
+    if as_json:
+        print_json({name: [vars(verdict) for verdict in verdicts] for name, verdicts in rows.items()})
+    else:
+        print(table, end="")
     if into is not None:
         put_into(into, table)
 
@@ -76,20 +92,34 @@ def attention(
     ] = False,
     results: Results = RESULTS,
     data_root: DataRoot = None,
+    as_json: Json = False,
 ) -> None:
     """Measure where words look, layer by layer and head by head, and write maps and statistics beside each run."""
     from workbench.analysis.beside import keep_attention, write_attention
 
-    rows = []
+    header = ("run", "point", "head", "statistic", "mean", "95 % interval", "against shuffled words")
+    rows, documents = [], []
     for name in runs:
         written = write_attention(name, results, data_root, split, images, points, expressions, method or ["heads"])
         rows += [(name, *row) for row in written.best]
-        print(f"{name}: {written.expressions} expressions of {split}; {written.statistics}, {written.maps}")
+        files = written.statistics.absolute(), written.maps.absolute()
+        document = {
+            "run": name, "split": split, "expressions": written.expressions, "files": files,
+            "best": [dict(zip(header[1:], row, strict=True)) for row in written.best],
+        }  # fmt: skip
+        if not as_json:
+            print(f"{name}: {counted(written.expressions, 'expression')} of {split}; {files[0]}, {files[1]}")
         if keep:
             with progress_of(f"recording {name}", "expressions") as step:
                 added, folder = keep_attention(name, results, data_root, split, images, points, step)
-            print(f"{name}: {added} expressions added to {folder}")
-    print_rows(("run", "point", "head", "statistic", "mean", "95 % interval", "against shuffled words"), rows)
+            document |= {"kept": folder.absolute(), "added": added}
+            if not as_json:
+                print(f"{name}: {counted(added, 'expression')} added to {folder.absolute()}")
+        documents.append(document)
+    if as_json:
+        print_json({"runs": documents})
+    else:
+        print_rows(header, rows)
 
 
 def _models(run: str | None, variants: list[str] | None, results: Any, checkpoint_root: Any) -> Any:

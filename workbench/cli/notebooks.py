@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.options import RESULTS, DataRoot, Results, app
+from workbench.cli.options import RESULTS, Commands, DataRoot, Json, Results, app, print_json
+from workbench.errors import counted
 
-notebooks_app = typer.Typer(help="Run the notebooks to HTML pages.", no_args_is_help=True, rich_markup_mode=None)
+notebooks_app = typer.Typer(
+    cls=Commands, help="Run the notebooks to HTML pages.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(notebooks_app, name="notebooks")
 NOTEBOOKS = Path("notebooks")
 
@@ -28,6 +32,7 @@ def run_notebooks(
     out: Annotated[Path | None, typer.Option(help="Folder of the pages; <results>/notebooks where not given.")] = None,
     results: Results = RESULTS,
     data_root: DataRoot = None,
+    as_json: Json = False,
 ) -> None:
     """Run notebooks from top to bottom and write each as an HTML page; one that fails does not stop the others."""
     from workbench.errors import WorkbenchError
@@ -36,15 +41,27 @@ def run_notebooks(
     if grid is not None and not grid.is_file():
         raise WorkbenchError(f"{grid}: no such file")
     files = find_notebooks(NOTEBOOKS, names or ())
-    failed = run_all(files, out or results / "notebooks", results, grid, data_root)
+    pages: list[dict[str, Any]] = []
+    failed = run_all(files, out or results / "notebooks", results, grid, data_root, pages.append if as_json else None)
+    if as_json:
+        print_json({"notebooks": pages})
     if failed:
-        raise WorkbenchError(f"{len(failed)} of {len(files)} notebooks failed: {'; '.join(failed)}")
+        raise WorkbenchError(f"{len(failed)} of {counted(len(files), 'notebook')} failed: {'; '.join(failed)}")
 
 
 def run_all(
-    files: list[Path], out: Path, results: Path, grid: Path | None = None, data_root: Path | None = None
+    files: list[Path],
+    out: Path,
+    results: Path,
+    grid: Path | None = None,
+    data_root: Path | None = None,
+    keep: Callable[[dict[str, Any]], object] | None = None,
 ) -> list[str]:
-    """Run notebooks, a line for each as it ends; returns name, cell and error of those that failed."""
+    """Run notebooks, a line for each as it ends; returns name, cell and error of those that failed.
+
+    Args:
+        keep: given what became of each, in place of the line.
+    """
     from workbench.paper import browsing
     from workbench.paper.notebooks import run_notebook
 
@@ -53,8 +70,12 @@ def run_all(
     failed = []
     for number, file in enumerate(files, start=1):
         execution = run_notebook(file, out, environment)
-        how = f"wrote {execution.page}" if execution.failure is None else f"FAILED in {execution.failure}"
-        print(f"{number}/{len(files)} {execution.name}: {how} ({execution.seconds:.0f} s)", flush=True)
+        page = execution.page.absolute()
+        if keep is not None:
+            keep({**vars(execution), "page": page})
+        else:
+            how = f"wrote {page}" if execution.failure is None else f"FAILED in {execution.failure}"
+            print(f"{number}/{len(files)} {execution.name}: {how} ({execution.seconds:.0f} s)", flush=True)
         if execution.failure is not None:
             failed.append(f"{execution.name}, {execution.failure}")
     return failed

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +28,7 @@ ORDER = (
 
 
 class Commands(TyperGroup):
-    """A list of commands that says the whole first sentence of each."""
+    """A list of commands that says the whole first sentence of each, and what a misspelt name may have meant."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """What a newcomer needs first comes first."""
@@ -41,6 +44,36 @@ class Commands(TyperGroup):
             rows.append((name, (command.help or "").split("\n\n")[0].replace("\n", " ")))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the first argument names; a usage error names the nearest one."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            from workbench.registry import unknown_name
+
+            ctx.fail(unknown_name("command", args[0], self.list_commands(ctx)))
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; what is wrong with its options or their values is said with the nearest that is right."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            _suggest(error)
+            raise
+
+
+def _suggest(error: Any) -> None:
+    """Add the nearest known name to a usage error about an option, or about a value of a few that it may have."""
+    from workbench.registry import did_you_mean
+
+    if "did you mean" in str(getattr(error, "message", "")):
+        return  # by a group inside
+    if hasattr(error, "possibilities") and getattr(error, "ctx", None) is not None:
+        known = [name for parameter in error.ctx.command.params for name in parameter.opts if name.startswith("--")]
+        if near := did_you_mean(error.option_name, known):
+            error.message, error.possibilities = error.message + near, None
+    elif match := re.search(r"'([^']*)' is not one of ('.*')\.?$", str(getattr(error, "message", ""))):
+        error.message = match[0].rstrip(".") + did_you_mean(match[1], re.findall(r"'([^']*)'", match[2]))
 
 
 app = typer.Typer(
@@ -182,6 +215,35 @@ def writable(results: Path, grid: str) -> Path:
         return results
     warn(f"you may not write {place}; the files are written to the working folder: {Path(grid).absolute()}")
     return Path()
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on standard output, which a command with --json prints alone; NaN and infinity become null."""
+    print(json.dumps(_plain(document), indent=1), flush=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def print_written(files: Iterable[Path], as_json: bool = False, **more: Any) -> None:
+    """What was written, by its full name: results folders are often given relative to where a command ran.
+
+    Args:
+        more: further keys of the JSON document.
+    """
+    names = [str(file.absolute()) for file in files]
+    if as_json:
+        print_json({"files": names, **more})
+        return
+    for name in names:
+        print(f"wrote {name}")
 
 
 def print_rows(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:

@@ -19,7 +19,9 @@ from workbench.cli.options import (
     Results,
     app,
     load_grid_file,
+    print_json,
     print_rows,
+    print_written,
     progress_of,
     warn,
     writable,
@@ -72,12 +74,16 @@ def summarise(
     preset: Preset = None,
     results: Results = RESULTS,
     data_root: DataRoot = None,
+    as_json: Json = False,
 ) -> None:
     """Keep what the grid's table and bars need as Parquet files; `table --from FOLDER` makes them without the runs."""
     stored = stored_of(grid, seeds, None, results, data_root, None, preset)
     folder = stored.write_summary(out or results / stored.grid.name / "summary")
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    print(f"wrote {folder} ({size / 2**20:.1f} MB)")
+    if as_json:
+        print_written([folder], as_json, bytes=size)
+    else:
+        print(f"wrote {folder.absolute()} ({size / 2**20:.1f} MB)")
 
 
 def stored_of(
@@ -124,8 +130,6 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score anybody's masks by the same code, so that other models enter the same tables."""
-    import json
-
     from workbench.data.tables import plain_name
     from workbench.errors import WorkbenchError
     from workbench.evaluation.metrics import metrics
@@ -144,7 +148,7 @@ def evaluate(
     if name is not None:
         store_scores(ScoredFolder(results, name), data, wanted, predictions, frame, no_target_area)
     if as_json:
-        print(json.dumps(values, indent=1))
+        print_json(values)
         return
     names = [metric for metric in metrics if any(metric in of_split for of_split in values.values())]
     rows = [("expressions", *(f"{of_split['expressions']:,}" for of_split in values.values()))]
@@ -187,6 +191,7 @@ def figure(
     results: Results = RESULTS,
     data_root: DataRoot = None,
     checkpoint_root: CheckpointRoot = None,
+    as_json: Json = False,
 ) -> None:
     """Draw a figure of a grid's completed runs as PNG and PDF, with the data that it shows."""
     from workbench.data.tables import plain_name
@@ -201,12 +206,21 @@ def figure(
     stored = stored_of(grid, seeds, summary, results, data_root, checkpoint_root, preset)
     stored = with_report(stored, settings=settings, expressions=expressions, seed=seed, columns=columns)
     out = writable(results, stored.grid.name)
+    drawn: list[Path] = []
+    current: list[Path] = []
+    left_out: dict[str, str] = {}
     for kind in figures if name is FigureName.all else [name.value]:
         if name is FigureName.all and (why := obstacle(kind, stored, results)):
-            print(f"no {kind}: {why}")
-            continue
-        if not redraw and (files := current_files(kind, stored, out, file_name)):
-            print(f"{files[0]} is up to date")
-            continue
-        for file in draw_figure(kind, stored, results, summary is not None, file_name, out):
-            print(f"wrote {file}")
+            left_out[kind] = why
+            lines = [f"no {kind}: {why}"]
+        elif not redraw and (files := current_files(kind, stored, out, file_name)):
+            current += files
+            lines = [f"{files[0].absolute()} is up to date"]
+        else:
+            files = draw_figure(kind, stored, results, summary is not None, file_name, out)
+            drawn += files
+            lines = [f"wrote {file.absolute()}" for file in files]
+        for line in () if as_json else lines:
+            print(line, flush=True)
+    if as_json:
+        print_written(drawn, as_json, up_to_date=[file.absolute() for file in current], left_out=left_out)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.options import RESULTS, CheckpointRoot, Json, Results, app, print_rows, progress_of
+from workbench.cli.options import RESULTS, CheckpointRoot, Json, Results, app, print_json, print_rows, progress_of
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 
@@ -75,7 +75,7 @@ def predict(
     document = {"run": predictor.name, "predictions": rows}
     (out / "predictions.json").write_text(json.dumps(document, indent=1) + "\n")
     if as_json:
-        print(json.dumps(document, indent=1))
+        print_json(document)
         return
     print_rows(
         ("image", "sentence", "area", "score", "overlay"),

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.options import RESULTS, CheckpointRoot, DataRoot, Results, app, load_grid_file, warn
+from workbench.cli.options import (
+    RESULTS,
+    CheckpointRoot,
+    DataRoot,
+    Json,
+    Results,
+    app,
+    load_grid_file,
+    print_written,
+    warn,
+)
 from workbench.cli.outputs import Seeds
 
 if TYPE_CHECKING:
@@ -34,6 +44,7 @@ def report(
     results: Results = RESULTS,
     data_root: DataRoot = None,
     checkpoint_root: CheckpointRoot = None,
+    as_json: Json = False,
 ) -> None:
     """Make one page to browse: summary, sortable tables, runs, figures and expressions. It works from disk, offline."""
     from workbench.errors import WorkbenchError
@@ -59,7 +70,10 @@ def report(
     content = page_html(parts)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, content)
-    print(f"wrote {file} ({len(content) / 1e6:.1f} MB)")
+    if as_json:
+        print_written([file], as_json, bytes=file.stat().st_size)
+    else:
+        print(f"wrote {file.absolute()} ({len(content) / 1e6:.1f} MB)")
 
 
 def _part(number: int, grids: list[Grid], summary: Path | None, seeds: str | None, results: Path) -> Part:

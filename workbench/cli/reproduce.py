@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,11 +14,14 @@ from workbench.cli.options import (
     RESULTS,
     CheckpointRoot,
     DataRoot,
+    Json,
     Preset,
     Results,
     app,
     load_grid_file,
+    print_json,
     print_rows,
+    print_written,
     warn,
 )
 from workbench.cli.runs import ProfileFile, Workers, submit_grid
@@ -54,12 +57,18 @@ def reproduce(
     results: Results = RESULTS,
     data_root: DataRoot = None,
     checkpoint_root: CheckpointRoot = None,
+    as_json: Json = False,
 ) -> None:
     """Say what exists of the grids, what must run and what it would cost; with --submit, do it and show the results."""
+    if as_json and submit:
+        raise WorkbenchError("--json prints the plan; with --submit, leave it out")
     files = grids or sorted(ABLATIONS.glob("*.yaml"))
     if not files:
         raise WorkbenchError(f"no grids in {ABLATIONS.absolute()}; name one, or run this in the project's top folder")
     plans = _plans([load_grid_file(file, data_root, checkpoint_root, preset=preset) for file in files], results)
+    if as_json:
+        print_json(_document(plans, results))
+        return
     _print_plans(plans, results)
     if not submit:
         print("nothing was changed; the same command with --submit trains, and makes tables, figures and notebooks")
@@ -89,6 +98,28 @@ def _plans(grids: list[Grid], results: Path) -> list[_Planned]:
         seen |= {planned.run.id for planned in missing}
         plans.append(_Planned(grid, runs, missing))
     return plans
+
+
+def _document(plans: list[_Planned], results: Path) -> dict[str, Any]:
+    """Of each grid its runs by state, those to train, what they would cost, and what was made of it."""
+    from workbench.launch.cost import expected_cost
+    from workbench.paper.figures import figures
+
+    grids = []
+    for planned in plans:
+        folder, cost = results / planned.grid.name, expected_cost(planned.to_train, results)
+        grids.append(
+            {
+                "grid": planned.grid.file,
+                "states": dict(Counter(run.state for run in planned.runs)),
+                "to_train": [run.run.id for run in planned.to_train],
+                "hours": cost.hours if cost.known else None,
+                "runs_of_known_cost": cost.known,
+                "table": (folder / "table.md").is_file(),
+                "figures": [name for name in figures if (folder / f"{name}.json").is_file()],
+            }
+        )
+    return {"results": results.absolute(), "grids": grids}
 
 
 def _print_plans(plans: list[_Planned], results: Path) -> None:
@@ -155,8 +186,7 @@ def _artefacts(plans: list[_Planned], results: Path) -> list[str]:
             print(f"{planned.grid.name}: no table and no figures: none of its runs is completed")
             continue
         try:
-            for file in make_artefacts(planned.grid, results, ("table", "figure")):
-                print(f"wrote {file}")
+            print_written(make_artefacts(planned.grid, results, ("table", "figure")))
         except WorkbenchError as error:
             failed.append(f"{planned.grid.name}: {error}")
     return failed

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from workbench.cli.documents import run_document, submission_document
 from workbench.cli.options import (
     RESULTS,
     Changes,
@@ -23,7 +23,9 @@ from workbench.cli.options import (
     load_grid_file,
     machine_of,
     preparing,
+    print_json,
     print_rows,
+    print_written,
     progress_of,
     warn,
 )
@@ -73,9 +75,9 @@ def plan(
     planned = make_plan(loaded, results, warn=warn)
     memory = needs(loaded.runs(), given.processes)
     if as_json:
-        runs = [{"run": p.run.id, "setting": p.run.setting, "seed": p.run.seed, "state": p.state} for p in planned]
         bytes_of = [{"settings": n.settings, "total": n.memory.total, **vars(n.memory)} for n in memory]
-        print(json.dumps({"title": loaded.title, "runs": runs, "gpu_memory_bytes": bytes_of}, indent=1))
+        runs = [run_document(one) for one in planned]
+        print_json({"title": loaded.title, "results": results.absolute(), "runs": runs, "gpu_memory_bytes": bytes_of})
     else:
         print_rows(
             ("setting", "seed", "state", "run"), [(p.run.setting, p.run.seed, p.state, p.run.id) for p in planned]
@@ -86,6 +88,8 @@ def plan(
         print("\nmemory of a GPU that a run needs, in each process:" if given.processes > 1 else
               "\nmemory of a GPU that a run needs:")  # fmt: skip
         print("\n".join(f"  {need}" for need in memory))
+        if not results.is_absolute():
+            print(f"\nresults in {results.absolute()}")
     check_room(loaded.runs(), given, memory)
 
 
@@ -102,7 +106,7 @@ def show_config(
     chosen = _configuration(config, setting, data_root, checkpoint_root, changes)
     document = chosen.model_dump(mode="json")
     if as_json:
-        print(json.dumps({"id": chosen.setting_id, "config": document}, indent=1))
+        print_json({"id": chosen.setting_id, "config": document})
         return
     import yaml
 
@@ -149,10 +153,11 @@ def submit(
     data_root: DataRoot = None,
     checkpoint_root: CheckpointRoot = None,
     changes: Changes = None,
+    as_json: Json = False,
 ) -> None:
     """Train what is not trained yet. On a cluster it returns at once; here, Ctrl-C saves checkpoints."""
     loaded = _chosen_grid(grid, only, seeds, data_root, checkpoint_root, changes, preset)
-    submit_grid(loaded, results, profile, workers, retry_failed, dry_run)
+    submit_grid(loaded, results, profile, workers, retry_failed, dry_run, as_json)
 
 
 @app.command()
@@ -170,6 +175,7 @@ def retry(
     results: Results = RESULTS,
     data_root: DataRoot = None,
     checkpoint_root: CheckpointRoot = None,
+    as_json: Json = False,
 ) -> None:
     """Take up again what failed, by the class of failure; it resumes from its last checkpoint."""
     from workbench.errors import WorkbenchError
@@ -181,7 +187,7 @@ def retry(
         if kind not in CLASSES:
             raise WorkbenchError(f"--class: {unknown_name('failure class', kind, list(CLASSES))}")
     loaded = _chosen_grid(grid, only, seeds, data_root, checkpoint_root, preset=preset)
-    submit_grid(loaded, results, profile, workers, wanted, dry_run)
+    submit_grid(loaded, results, profile, workers, wanted, dry_run, as_json)
 
 
 def _chosen_grid(
@@ -208,6 +214,7 @@ def submit_grid(
     workers: int | None,
     retry: Collection[str] | bool,
     dry_run: bool,
+    as_json: bool = False,
 ) -> None:
     """Train what is to be trained of a grid, and say what became of it; see `submit`."""
     from workbench.cli.progress import SubmissionProgress
@@ -221,18 +228,24 @@ def submit_grid(
     if profile.backend == "slurm" and workers is not None:
         raise WorkbenchError(f"--workers belongs to this machine; of {profile_file} it is 'parallel'")
     request = launch.Request(
-        results, profile, _prepare, report, retry, lambda outcome: _print_plan(grid, outcome, results), warn,
-        SubmissionProgress, _print_begun, workers,
+        results, profile, _prepare, report, retry,
+        lambda outcome: None if as_json else _print_plan(grid, outcome, results), warn, SubmissionProgress,
+        lambda chosen, at_once: None if as_json else _print_begun(chosen, at_once), workers,
     )  # fmt: skip
     if dry_run:
-        for stage in stages(grid) if launch.dry_run(grid, request).chosen else ():
+        outcome = launch.dry_run(grid, request)
+        for stage in stages(grid) if outcome.chosen else ():
             check_grid(stage.grid)
-        return
-    outcome = launch.submit(grid, request)
-    if profile.backend == "slurm":
-        _print_submitted(grid, outcome, profile.parallel)
     else:
+        outcome = launch.submit(grid, request)
+    if as_json:
+        print_json({"dry_run": dry_run, "results": results.absolute(), **submission_document(outcome)})
+    elif profile.backend == "slurm" and not dry_run:
+        _print_submitted(grid, outcome, profile.parallel)
+    elif not dry_run:
         _print_ended(grid, outcome)
+    if not dry_run:
+        _raise_unless_completed(outcome)
 
 
 def _profile(file: Path | None) -> Profile:
@@ -247,6 +260,8 @@ def _print_plan(grid: Grid, outcome: SubmissionOutcome, results: Path) -> None:
     states = Counter(planned.state for planned in outcome.planned)
     counts = ", ".join(f"{n} {state}" for state, n in states.items())
     print(f"{grid.title}: {counted(len(outcome.planned), 'run')} ({counts})")
+    if not results.is_absolute():
+        print(f"results in {results.absolute()}")
     if outcome.chosen:
         print(f"{counted(len(outcome.chosen), 'run')} to train; {expected_cost(outcome.chosen, results)}")
         _print_tasks(grid, outcome.planned, outcome.chosen, outcome.profile)
@@ -288,25 +303,31 @@ def _print_submitted(grid: Grid, outcome: SubmissionOutcome, parallel: int) -> N
             named = ", ".join(gone[:10]) + (f" and {len(gone) - 10} more" if len(gone) > 10 else "")
             print(f"waited, and the queue no longer knows them (cancelled there, or lost): {named}")
         causes = sorted({planned.run_state.cause or planned.state for planned in left})
-        print(f"{len(left)} failed before and are left alone; to try them again: "
+        are, them = ("is", "it") if len(left) == 1 else ("are", "them")
+        print(f"{len(left):,} failed before and {are} left alone; to try {them} again: "
               f"workbench retry {grid.argument} --class {','.join(causes)}")  # fmt: skip
     print(f"to follow it: workbench status {grid.argument} --seeds {','.join(map(str, grid.seeds))} --watch")
 
 
 def _print_ended(grid: Grid, outcome: SubmissionOutcome) -> None:
+    for folder in outcome.logs:
+        print(f"logs in {folder.absolute()}")
+    print_written(outcome.artefacts)
+    if elsewhere := [p for p in outcome.after if p.state in ("running", "queued")]:
+        named = "1 run is" if len(elsewhere) == 1 else f"{len(elsewhere):,} runs are"
+        print(f"{named} being trained by other processes; see: workbench status {grid.argument}")
+
+
+def _raise_unless_completed(outcome: SubmissionOutcome) -> None:
+    """WorkbenchError names the runs of this machine that did not come to their end."""
     from workbench.errors import WorkbenchError
     from workbench.results.record import FAILED
 
-    for folder in outcome.logs:
-        print(f"logs in {folder}")
-    for file in outcome.artefacts:
-        print(f"wrote {file}")
-    if elsewhere := [p for p in outcome.after if p.state in ("running", "queued")]:
-        print(f"{len(elsewhere)} runs are being trained by other processes; see: workbench status {grid.argument}")
     if failed := [p for p in outcome.after if p.state not in ("completed", "running", "queued")]:
         lines = "; ".join(f"{p.run.setting} seed {p.run.seed} {_why(p)}" for p in failed)
         hint = "; to run them again: --retry-failed" if any(p.state in FAILED for p in failed) else ""
-        raise WorkbenchError(f"{len(failed)} of {len(outcome.after)} runs are not completed: {lines}{hint}")
+        how_many = f"{len(failed):,} of {counted(len(outcome.after), 'run')}"
+        raise WorkbenchError(f"{how_many} {'is' if len(failed) == 1 else 'are'} not completed: {lines}{hint}")
 
 
 def _why(planned: PlannedRun) -> str:
@@ -334,6 +355,7 @@ def train(
     data_root: DataRoot = None,
     checkpoint_root: CheckpointRoot = None,
     changes: Changes = None,
+    as_json: Json = False,
 ) -> None:
     """Train one run in the foreground."""
     import signal
@@ -356,7 +378,8 @@ def train(
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, frame: stopping.append(received))
-    print(f"run {folder.name}")
+    if not as_json:
+        print(f"run {folder.name} in {folder.path.absolute()}", flush=True)
     with progress_of("training", "steps") as step:
 
         def report(event: dict[str, Any]) -> None:
@@ -364,6 +387,9 @@ def train(
                 step(event["step"], event["steps"])
 
         train_run(chosen, seed, folder, lambda: bool(stopping), report)
+    if as_json:
+        print_json({"run": folder.name, "folder": folder.path.absolute(), "metrics": folder.record().metrics})
+        return
     for split, metrics in folder.record().metrics.items():
         shown = [f"{label} {100 * metrics[m]:.2f}" for m, label in (("miou", "mIoU"), ("oiou", "oIoU")) if m in metrics]
         print(f"{split}: {', '.join(shown)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -9,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.options import RESULTS, DataRoot, GridFile, Preset, Results, app, writable
+from workbench.cli.options import (
+    RESULTS,
+    DataRoot,
+    GridFile,
+    Json,
+    Preset,
+    Results,
+    app,
+    print_json,
+    print_written,
+    writable,
+)
 from workbench.cli.outputs import By, From, Seeds, stored_of
 from workbench.errors import WorkbenchError, counted
 
@@ -44,17 +56,24 @@ def table(
     preset: Preset = None,
     results: Results = RESULTS,
     data_root: DataRoot = None,
+    as_json: Json = False,
 ) -> None:
     """Print the grid's table and write it as table.md and table.csv, with a JSON of where it comes from."""
     from workbench.paper.breakdowns import breakdown_text, write_breakdown
     from workbench.paper.explain import explain as explanation
     from workbench.paper.layout import lay_out
-    from workbench.paper.render import markdown, write_table
+    from workbench.paper.render import csv_frame, markdown, source_document, write_table
 
+    if as_json and form is not None:
+        raise WorkbenchError(f"--format {form.value} and --json both say what is printed; leave one of them out")
     stored = stored_of(grid, seeds, summary, results, data_root, None, preset)
     laid_out = lay_out(stored)
     if explain is not None:
-        print(explanation(laid_out, stored, *explain), end="")
+        text = explanation(laid_out, stored, *explain)
+        if as_json:
+            print_json(dict(zip(("setting", "split", "metric", "lines"), (*explain, text.splitlines()), strict=True)))
+        else:
+            print(text, end="")
         return
     folder = writable(results, stored.grid.name) / stored.grid.name
     files = write_table(laid_out, folder)
@@ -65,13 +84,17 @@ def table(
             ending = "tex" if form is TableFormat.latex else "html"
             (folder / f"table.{ending}").write_text(text)
         return
-    print(markdown(laid_out))
+    if not as_json:
+        print(markdown(laid_out))
+    broken_down = {}
     for name in by or []:
         text = breakdown_text(stored.expressions, name.value, stored.grid.report.metrics[0])
-        print(text)
+        broken_down[name.value] = text.splitlines()
+        if not as_json:
+            print(text)
         files.append(write_breakdown(text, folder, name.value))
-    for file in files:
-        print(f"wrote {file}")
+    rows = json.loads(csv_frame(laid_out).to_json(orient="records", double_precision=15)) if as_json else []
+    print_written(files, as_json, rows=rows, source=source_document(laid_out), by=broken_down)
 
 
 def _text(table: TableData, form: TableFormat, summary: Path | None, seeds: str | None) -> str:
@@ -92,6 +115,7 @@ def check(
     files: Annotated[list[Path], typer.Argument(help="Markdown or LaTeX that cites numbers.", show_default=False)],
     results: Results = RESULTS,
     data_root: DataRoot = None,
+    as_json: Json = False,
 ) -> None:
     """Compare the numbers that files cite with their runs, or with a kept summary; a wrong one is an error."""
     from workbench.paper.citations import check_file
@@ -106,13 +130,18 @@ def check(
         summary = None if "from" not in fields else _located(citation, fields["from"])
         return made(_located(citation, fields["grid"]), summary, fields.get("seeds"))
 
-    wrong = 0
+    wrong, documents = 0, []
     for file in files:
         checked = check_file(file, table_of)
+        wrong += len(checked.mistakes)
+        documents.append({"file": file, "numbers": checked.numbers, "mistakes": checked.mistakes})
+        if as_json:
+            continue
         for mistake in checked.mistakes:
             print(mistake)
-        wrong += len(checked.mistakes)
         print(f"{file}: {counted(checked.numbers, 'number')} checked, {len(checked.mistakes)} wrong")
+    if as_json:
+        print_json({"files": documents, "wrong": wrong})
     if wrong:
         raise typer.Exit(1)
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import textwrap
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.cli.options import Json, app, print_rows, progress_of
+from workbench.cli.options import Json, app, print_json, print_rows, print_written, progress_of
+
+if TYPE_CHECKING:
+    from workbench.models.variant_table import VariantRow
 
 
 class PretrainedName(StrEnum):
@@ -38,7 +44,7 @@ def pretrain(
 
     if name == PretrainedName.referring_mini:
         with progress_of(name.value, "steps") as step:
-            print(json.dumps(pretrain_referring(out, root, steps or STEPS, step), indent=1))
+            print_json(pretrain_referring(out, root, steps or STEPS, step))
         return
     maker, recipe = {
         PretrainedName.vit_mini: (recipes.pretrain_sam, recipes.VIT_MINI),
@@ -47,7 +53,7 @@ def pretrain(
     }[name]
     with progress_of(name.value, "steps") as step:
         report = maker(out, root, replace(recipe, steps=steps or recipe.steps), step)
-    print(json.dumps(report, indent=1))
+    print_json(report)
 
 
 @app.command()
@@ -58,16 +64,17 @@ def import_released(
     decoder_heads: Annotated[int, typer.Option(min=1, help="Of the mask decoder; no tensor shows it.")] = 8,
     fusion_heads: Annotated[int, typer.Option(min=1, help="Of the cross-attention variants.")] = 8,
     text_heads: Annotated[int, typer.Option(min=1, help="Of BERT.")] = 12,
+    as_json: Json = False,
 ) -> None:
     """Turn a released checkpoint into ours, and write a configuration that evaluates it."""
     from workbench.models.importing import import_checkpoint
 
     imported = import_checkpoint(file, variant, out, decoder_heads, fusion_heads, text_heads)
-    print(imported.summary())
-    for key in imported.unused:
-        print(f"unused: {key}")
-    for written in imported.files:
-        print(f"wrote {written}")
+    if not as_json:
+        print(imported.summary())
+        for key in imported.unused:
+            print(f"unused: {key}")
+    print_written(imported.files, as_json, summary=imported.summary(), unused=imported.unused)
 
 
 @app.command("variants")
@@ -75,25 +82,48 @@ def list_variants(
     backbone: Annotated[str, typer.Option(help="vit_mini, vit_b, vit_l or vit_h.")] = "vit_b",
     as_json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the page of the documentation instead.")] = False,
+    recount: Annotated[
+        bool, typer.Option("--recount", help="Count from built models again, and keep it with the package.")
+    ] = False,
 ) -> None:
     """List the fusion variants with their rules, sources and costs, counted from the built models."""
-    from workbench.models.catalog import as_markdown, catalog
+    from workbench.models.variant_table import page, shipped
 
-    rows = catalog(backbone)
+    if recount:
+        from workbench.models import catalog
+
+        catalog.recount()
+    table = shipped(backbone)
+    if table is None:
+        from workbench.models.catalog import table_of
+
+        table = table_of(backbone)
     if as_json:
-        print(json.dumps([row.as_dict() for row in rows], indent=1))
+        print_json([row.as_dict() for row in table.rows])
     elif markdown:
-        print(as_markdown(backbone, rows), end="")
+        print(page(table), end="")
     else:
-        header = ("setting", "new parameters", "trainable", "GFLOPs", "rule", "released as")
-        print_rows(
-            header,
-            [
-                (r.name, f"{r.fusion_parameters:,}", f"{r.trainable_parameters / 1e6:.1f} M", f"{r.gflops:.1f}", r.rule,
-                 r.source)
-                for r in rows
-            ],
-        )  # fmt: skip
+        _print_variants(table.rows)
+
+
+def _print_variants(rows: Sequence[VariantRow]) -> None:
+    """Numbers in columns, and what is text below them, as wide as the terminal, or as 80 characters without one."""
+    width = max(60, min(shutil.get_terminal_size((80, 24)).columns, 120))
+    setting_width = width - 34
+
+    def lines_of(text: str, room: int, indent: str = "") -> list[str]:
+        return textwrap.wrap(text, room, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+    print(f"{'setting':<{setting_width}}{'new parameters':>16}{'trainable':>11}{'GFLOPs':>7}")
+    for row in rows:
+        first, *rest = lines_of(row.name, setting_width)
+        trainable = f"{row.trainable_parameters / 1e6:.1f} M"
+        print(f"{first:<{setting_width}}{row.fusion_parameters:>16,}{trainable:>11}{row.gflops:>7.1f}")
+        for line in rest:
+            print(line)
+        for label, text in (("rule", row.rule), ("released as", row.source)):
+            for line in lines_of(f"{label}: {text}", width - 4, "  "):
+                print(f"    {line}")
 
 
 @app.command()
@@ -142,7 +172,7 @@ def _bench_and_write_policy(device: Any, report: Any, file: Path) -> dict[str, f
 
     measured = measure(device, report)
     attention_policy.write_policy(file, policy_of(measured, device))
-    report(f"wrote {file}; to use it: export {attention_policy.VARIABLE}={file.absolute()}")
+    report(f"wrote {file.absolute()}; to use it: export {attention_policy.VARIABLE}={file.absolute()}")
     return figures(measured, device, report)
 
 

@@ -32,9 +32,9 @@ from workbench.config.sections import (
     TrainingConfig,
     ValidationConfig,
 )
-from workbench.errors import ConfigError, shown
+from workbench.errors import ConfigError, shown, with_more
 from workbench.files import digest_of
-from workbench.validation import first_mistake
+from workbench.validation import mistakes
 
 SCHEMA_VERSION = 1
 """Part of every identity; raised when a field changes its meaning."""
@@ -127,12 +127,12 @@ class RunConfig(Section):
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> RunConfig:
-        """Check a plain mapping; ConfigError names the first wrong field, its value and what it may be."""
+        """Check a plain mapping; ConfigError names each wrong field, its value and what it may be."""
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            mistake = first_mistake(error, cls)
-            raise ConfigError(mistake.key or "config", mistake.message) from None
+            first, *others = mistakes(error, cls)
+            raise with_more(ConfigError(first.key or "config", first.message), map(str, others)) from None
 
     def identity_document(self) -> dict[str, Any]:
         """The fully resolved config without what belongs to the machine, as plain JSON values."""

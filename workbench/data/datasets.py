@@ -14,7 +14,7 @@ from workbench.data.images import check_images_are_there
 from workbench.data.prepare import prepare
 from workbench.data.prepared import NotPrepared, open_prepared, prepared_digest, prepared_folder, read_record
 from workbench.data.readers import Source, read, readers
-from workbench.data.tables import Progress, ReferData, plain_name
+from workbench.data.tables import Progress, ReferData, no_split, plain_name
 from workbench.errors import ConfigError, DataError
 from workbench.registry import Registry, unknown_name
 
@@ -128,7 +128,7 @@ def open_dataset(config: RunConfig, progress: Progress | None = None) -> ReferDa
     validated = () if config.validation.every is None else (config.validation.split,)
     for split in (config.data.train_split, *validated, *config.evaluation.splits):
         if split not in data.splits:
-            raise DataError(f"{data.folder}: {data.name} has no split {split!r}; it has {', '.join(data.splits)}")
+            raise DataError(f"{data.folder}: {data.name} {no_split(split, data.splits)}")
     return data
 
 

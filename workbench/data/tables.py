@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from workbench.data import masks
 from workbench.errors import DataError, shown
+from workbench.registry import did_you_mean
 
 FORMAT = 1
 """Incremented when the same files give other tables; part of every digest."""
@@ -80,7 +81,7 @@ class ReferData:
         """The expressions of exactly that split; DataError lists the known ones when it is empty."""
         table = self.expressions.filter(pc.equal(self.expressions["split"], name))
         if len(table) == 0:
-            raise DataError(f"{self.folder}: {self.name} has no split {name!r}; it has {', '.join(self.splits)}")
+            raise DataError(f"{self.folder}: {self.name} {no_split(name, self.splits)}")
         return table
 
     def counts(self, row: int, height: int, width: int) -> bytes:
@@ -268,6 +269,11 @@ def whole(value: Any, where: str, low: int = -LARGEST_ID, high: int = LARGEST_ID
         bounds = "" if high == LARGEST_ID else f" from {low:,} to {high:,}"
         raise DataError(f"{where}: a whole number{bounds} is expected, not {shown(value)}")
     return value
+
+
+def no_split(name: str, splits: Sequence[str]) -> str:
+    """What a message says of a split that a data set has not."""
+    return f"has no split {name!r}{did_you_mean(name, splits)}; it has {', '.join(splits)}"
 
 
 def plain_name(name: Any, where: str) -> str:

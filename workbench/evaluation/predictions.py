@@ -84,8 +84,8 @@ def score_predictions(
             for key in missing[:SHOWN]
         )
         raise DataError(
-            f"{file}: {len(missing)} of {len(keys)} expressions of {', '.join(chosen)} have no prediction: {first}"
-            f"{'; …' if len(missing) > SHOWN else ''}; a segmentation of null answers no-target"
+            f"{file}: no prediction of {len(missing)} of {counted(len(keys), 'expression')} of {', '.join(chosen)}: "
+            f"{first}{'; …' if len(missing) > SHOWN else ''}; a segmentation of null answers no-target"
         )
     elsewhere = {int(i) for split, part in by_split.items() if split not in chosen for i in part.column("sent_id")}
     elsewhere |= set(data.expressions.filter(pa.array(without_mask(data.expressions)))["sent_id"].to_pylist())

@@ -17,7 +17,7 @@ from workbench.errors import WorkbenchError, is_plain, shown
 from workbench.evaluation.metrics import metrics as known_metrics
 from workbench.grids.bounds import MOST_BYTES, check_bounds
 from workbench.grids.seeds import seeds_in
-from workbench.registry import unknown_name
+from workbench.registry import nearest, unknown_name
 from workbench.results.record import ExpressionKey
 
 Artefact = Literal["table", "figure"]
@@ -149,7 +149,10 @@ def read_yaml(file: Path, sources: dict[Path, str] | None = None) -> dict[str, A
         check_bounds(text)
         loaded = OmegaConf.load(io.StringIO(text))
     except FileNotFoundError:
-        raise GridError(f"{file}: no such file") from None
+        beside = {other.stem: other.name for other in file.parent.glob("*.yaml")}
+        near = nearest(file.stem, beside)
+        hint = "" if near is None else f" (did you mean {beside[near]!r}?)"
+        raise GridError(f"{file}: no such file{hint}") from None
     except (YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""

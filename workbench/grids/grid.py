@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config import RunConfig
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, with_more
 from workbench.files import digest_of
 from workbench.grids.document import Document, GridDocument
 from workbench.grids.file import GridError, ReportConfig
 from workbench.grids.seeds import seeds_in
-from workbench.registry import unknown_name
+from workbench.registry import did_you_mean, unknown_name
 from workbench.results.record import RunId
 from workbench.validation import Damage, parse_record
 
@@ -130,7 +130,8 @@ class Grid:
         """The settings whose names match a shell pattern, with other seeds; GridError when none matches."""
         settings = {n: c for n, c in self.settings.items() if only is None or fnmatch.fnmatchcase(n, only)}
         if not settings:
-            raise GridError(f"{self.file}: no setting matches {only!r}; there are {', '.join(self.settings)}")
+            hint = did_you_mean(only, self.settings)
+            raise GridError(f"{self.file}: no setting matches {only!r}{hint}; there are {', '.join(self.settings)}")
         whole = self.all_settings or self.settings
         return replace(self, settings=settings, seeds=self.seeds if seeds is None else seeds, all_settings=whole)
 
@@ -220,14 +221,19 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 def check_report(where: object, report: ReportConfig, settings: Mapping[str, RunConfig]) -> None:
     """A table's splits must be evaluated by every setting, and a picture's as well; GridError begins with `where`."""
     first = next(iter(settings.values())).evaluation.splits
+    lines: dict[tuple[str, str], str] = {}
     for key, splits in (("splits", report.splits or first), ("figure_split", (report.figure_split,))):
         for name, config in settings.items():
-            wrong = [split for split in splits if split not in config.evaluation.splits]
-            if wrong:
-                raise GridError(
-                    f"{where}: report.{key}: {wrong[0]!r} is not evaluated by setting {name!r}; "
-                    f"its evaluation.splits are {', '.join(config.evaluation.splits)}"
-                )
+            evaluated = config.evaluation.splits
+            for split in splits:
+                if split not in evaluated and (key, split) not in lines:
+                    lines[key, split] = (
+                        f"{where}: report.{key}: {split!r} is not evaluated by setting {name!r}"
+                        f"{did_you_mean(split, evaluated)}; its evaluation.splits are {', '.join(evaluated)}"
+                    )
+    if lines:
+        message, *others = lines.values()
+        raise with_more(GridError(message), others)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

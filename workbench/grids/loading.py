@@ -15,18 +15,21 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from workbench.config import RunConfig
-from workbench.errors import ConfigError, WorkbenchError
+from workbench.errors import ConfigError, WorkbenchError, lines_of, with_more
 from workbench.grids.bounds import resolvers_in
 from workbench.grids.checked import check
 from workbench.grids.file import GridError, GridFile, read_yaml
 from workbench.grids.grid import Grid, Need, check_report
+from workbench.grids.mistakes import Mistakes, place_of
 from workbench.registry import unknown_name
-from workbench.validation import first_mistake
+from workbench.validation import mistakes
 
 Progress = Callable[[int, int], None]
 PRESETS = Path(__file__).resolve().parents[2] / "ablations" / "presets"
 """The project's own, which a grid may name wherever it lies."""
 MOST_SETTINGS = 10_000
+MOST_WRONG = 50
+"""Settings whose models cannot be built, after which no others are looked at: that takes time, and tells little new."""
 WHOLE = ("backbone.name", "data.dataset")
 """What a preset must say to be a configuration of its own."""
 
@@ -69,7 +72,7 @@ def load_grid(
             `instead` has for it takes the place of the same keys.
 
     Raises:
-        GridError: names file, setting, key and value.
+        GridError: names file, setting, key and value of each mistake.
     """
     return _load(file, _Reading(machine or {}, changes or {}, preset, progress))
 
@@ -81,31 +84,36 @@ def _load(file: Path, reading: _Reading) -> Grid:
     try:
         grid = GridFile.model_validate(_with_preset(file, read_yaml(file, reading.sources), reading.preset))
     except ValidationError as error:
-        raise GridError(f"{file}: {first_mistake(error, GridFile)}") from None
+        first, *others = [f"{file}: {mistake}" for mistake in mistakes(error, GridFile)]
+        raise with_more(GridError(first), others) from None
     base = OmegaConf.create(_with_presets(file, "base", grid.base, reading))
     settings: dict[str, RunConfig] = {}
     owner: dict[str, str] = {}
     needs: dict[str, Need] = {}
     labels: dict[str, str] = {}
-    for name, label, overrides in _expanded(file, grid):
+    expanded = list(_expanded(file, grid))
+    wrong = Mistakes(file, len(expanded))
+    for name, label, overrides in expanded:
         if not name.isprintable():
             raise GridError(f"{file}: the setting's name {name!r} holds a character that is not printed")
-        own = _with_presets(file, f"settings.{name}", overrides, reading)
-        where = _where(file, name)
-        values = _resolved(where, _merged(where, own, {"machine": reading.machine}, reading.changes, below=base))
-        if need := _need(file, name, values, reading):
+        try:
+            config, need = _setting(file, name, overrides, base, reading)
+        except GridError as error:
+            wrong.add(name, error)
+            continue
+        if need is not None:
             needs[name] = need
-        config = _checked(where, values, reading.progress)
         if name in settings:
-            raise GridError(f"{file}: two settings are named {name!r}")
-        if config.setting_id in owner:
-            raise GridError(f"{file}: settings {owner[config.setting_id]!r} and {name!r} are the same configuration")
+            wrong.lines.append(f"{file}: two settings are named {name!r}")
+        elif config.setting_id in owner:
+            wrong.lines.append(f"{file}: settings {owner[config.setting_id]!r} and {name!r} are the same configuration")
         owner[config.setting_id] = name
         settings[name] = config
         if label is not None:
             labels[name] = label
-    if grid.baseline is not None and grid.baseline not in settings:
-        raise GridError(f"{file}: baseline: {unknown_name('setting', grid.baseline, list(settings))}")
+    if grid.baseline is not None and grid.baseline not in (names := [name for name, _, _ in expanded]):
+        wrong.lines.append(f"{file}: baseline: {unknown_name('setting', grid.baseline, names)}")
+    wrong.raise_any()
     check_report(file, grid.report, settings)
     _check_labels(file, labels, settings)
     loaded = Grid(
@@ -123,6 +131,17 @@ def _load(file: Path, reading: _Reading) -> Grid:
     )
     loaded.chosen(grid.report.settings)
     return loaded
+
+
+def _setting(
+    file: Path, name: str, overrides: dict[str, Any], base: DictConfig, reading: _Reading
+) -> tuple[RunConfig, Need | None]:
+    """A setting's configuration, and the run of another grid that it begins from."""
+    own = _with_presets(file, f"settings.{name}", overrides, reading)
+    place = place_of(file, name)
+    values = _resolved(place, _merged(place, own, {"machine": reading.machine}, reading.changes, below=base))
+    need = _need(file, name, values, reading)
+    return _checked(place, values, reading.progress), need
 
 
 def _check_labels(file: Path, labels: Mapping[str, str], settings: Mapping[str, RunConfig]) -> None:
@@ -152,13 +171,13 @@ def _need(file: Path, name: str, values: dict[str, Any], reading: _Reading) -> N
     start = values.get("start_from")
     if not isinstance(start, dict) or "grid" not in start:
         return None
-    where = f"{_where(file, name)}: start_from"
+    place = f"{place_of(file, name)}: start_from"
     other = file.parent / str(start["grid"])
     grid = _load(other, replace(reading, changes={}))
     reading.sources.update(grid.sources)
     setting = str(start.get("setting"))
     if setting not in grid.settings:
-        raise GridError(f"{where}.setting: {unknown_name('setting', setting, list(grid.settings))} (of {other})")
+        raise GridError(f"{place}.setting: {unknown_name('setting', setting, list(grid.settings))} (of {other})")
     rest = {key: value for key, value in start.items() if key not in ("grid", "setting")}
     values["start_from"] = {**rest, "run": grid.settings[setting].setting_id}
     return Need(grid, setting)
@@ -190,13 +209,17 @@ def check_grid(grid: Grid, weights: bool = True) -> None:
     """All that shows only when the models are built; with `weights`, also that their files are there and fit.
 
     Raises:
-        GridError: names file and setting.
+        GridError: names file and setting of each mistake, of at most `MOST_WRONG` settings.
     """
+    wrong, count = Mistakes(grid.file, len(grid.settings)), 0
     for name, config in grid.settings.items():
         try:
             check(config, weights)
         except WorkbenchError as error:
-            raise GridError(f"{grid.file}: setting {name!r}: {error}") from None
+            wrong.add(name, error)
+            if (count := count + 1) == MOST_WRONG:
+                break
+    wrong.raise_any()
 
 
 def _with_presets(file: Path, key: str, own: dict[str, Any], reading: _Reading) -> dict[str, Any]:
@@ -332,8 +355,5 @@ def _checked(where: str, values: dict[str, Any], progress: Progress | None) -> R
 
         return pinned(config, progress)
     except ConfigError as error:
-        raise GridError(f"{where}: {error}") from None
-
-
-def _where(file: Path, setting: str) -> str:
-    return f"{file}: setting {setting!r}"
+        first, *others = [f"{where}: {line}" for line in lines_of(error)]
+        raise with_more(GridError(first), others) from None

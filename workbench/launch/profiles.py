@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from workbench.errors import WorkbenchError, shown
+from workbench.errors import WorkbenchError, shown, with_more
 from workbench.failures import CLASSES, FailureClass
 from workbench.grids import read_yaml
 from workbench.registry import unknown_name
-from workbench.validation import first_mistake
+from workbench.validation import Mistake, mistakes
 
 Count = Annotated[int, Field(ge=1)]
 RESERVED = frozenset({
@@ -143,7 +143,7 @@ def load_profile(file: Path) -> Profile:
     """Read and check a profile.
 
     Raises:
-        ProfileError: names file, key, value and what would be right.
+        ProfileError: names file, key, value and what would be right, for each mistake.
     """
     try:
         values = read_yaml(file)
@@ -154,13 +154,13 @@ def load_profile(file: Path) -> Profile:
     try:
         return Profile.model_validate({"name": file.stem, **values})
     except ValidationError as error:
-        raise ProfileError(f"{file}: {_mistake(error)}") from None
+        first, *others = [f"{file}: {_in_words(mistake)}" for mistake in mistakes(error, Profile)]
+        raise with_more(ProfileError(first), others) from None
 
 
-def _mistake(error: ValidationError) -> str:
-    mistake, given = first_mistake(error, Profile), error.errors(include_url=False)[0]["input"]
+def _in_words(mistake: Mistake) -> str:
     if mistake.kind == "missing":
         return f"{mistake}: slurm or local"
     if mistake.key.startswith("retries") and mistake.kind == "literal_error":
-        return f"retries: {unknown_name('failure class', given, list(CLASSES))}"
+        return f"retries: {unknown_name('failure class', mistake.value, list(CLASSES))}"
     return str(mistake)

@@ -1,8 +1,8 @@
-"""All fusion variants in one table: rule, source, and the cost of each on a backbone, counted from the built model."""
+"""Counts what each fusion variant costs on a backbone, from the built model; `variant_table` shows and keeps it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,43 +14,9 @@ from workbench.models.backbones import backbones
 from workbench.models.build import check_config
 from workbench.models.fusion import variants
 from workbench.models.referring_sam import ReferringSam
+from workbench.models.variant_table import WORDS, VariantRow, VariantTable, page, ship
 
-WORDS = 20
 BERT_BASE_WIDTH = 768
-
-
-@dataclass(frozen=True)
-class VariantRow:
-    """One variant on one backbone.
-
-    Attributes:
-        setting: the dotted keys and values that a grid would set.
-        rule, source: see `Fusion`.
-        fusion_parameters: what the variant adds to the image encoder.
-        trainable_parameters: of the whole model with its text encoder, nothing frozen (SAM's parts that no expression
-            reaches are not counted).
-        gflops: of a forward pass of image encoder and mask decoder for one image and one expression of 20 tokens; a
-            multiplication and an addition are two. The text encoder's are left out.
-    """
-
-    setting: dict[str, Any]
-    rule: str
-    source: str
-    fusion_parameters: int
-    trainable_parameters: int
-    gflops: float
-
-    @property
-    def name(self) -> str:
-        """The variant, and what else is set."""
-        name, *rest = (
-            f"{value}" if key == "fusion.variant" else f"{key}: {value}" for key, value in self.setting.items()
-        )
-        return ", ".join([name, *rest])
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"name": self.name, **asdict(self)}
 
 
 def catalog(backbone: str) -> list[VariantRow]:
@@ -142,33 +108,22 @@ def _flops(model: ReferringSam, side: int, words: int = WORDS) -> int:
     return int(counter.get_total_flops())
 
 
-_PAGE = """\
-# Fusion variants
-
-Written by `workbench variants --backbone {backbone} --markdown`. Parameters and GFLOPs are counted from the built
-model: {backbone} ({depth} layers of width {width}) at {side} px, {words} text tokens, every block global.
-
-- Fusion parameters: what a variant adds to the image encoder.
-- Trainable: all weights of the model that learn when nothing is frozen, the text encoder's included.
-- GFLOPs: a forward pass of image encoder and mask decoder, one image and one expression.
-
-In the rules y are the text features, t the text tokens in the image encoder, and P a projector. The layers can be
-chosen for each variant, projector type and initialisation for each that has a projector: see `FusionConfig` in
-[`workbench/config/sections.py`](../workbench/config/sections.py).
-
-| setting | rule | released as | fusion parameters | trainable | GFLOPs |
-"""
-
-
 def as_markdown(backbone: str, rows: list[VariantRow]) -> str:
     """The page of the documentation."""
-    widths = _widths(backbone)
-    width = " and ".join(map(str, dict.fromkeys(widths)))
-    head = _PAGE.format(backbone=backbone, depth=len(widths), width=width, side=_side(backbone), words=WORDS)
-    lines = [head + "|---|---|---|---:|---:|---:|"]
-    lines += [
-        f"| `{row.name}` | {row.rule} | {row.source} | {row.fusion_parameters:,} | "
-        f"{row.trainable_parameters / 1e6:.1f} M | {row.gflops:.1f} |"
-        for row in rows
-    ]
-    return "\n".join(lines) + "\n"
+    return page(VariantTable(backbone, _side(backbone), _widths(backbone), tuple(rows)))
+
+
+def table_of(backbone: str) -> VariantTable:
+    """All that `workbench variants` shows of a backbone.
+
+    Raises:
+        ConfigError: an unknown backbone.
+    """
+    return VariantTable(backbone, _side(backbone), _widths(backbone), tuple(catalog(backbone)))
+
+
+def recount() -> list[VariantTable]:
+    """The tables of all registered backbones, counted anew and written for the next who asks."""
+    tables = [table_of(backbone) for backbone in backbones]
+    ship(tables)
+    return tables

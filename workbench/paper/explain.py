@@ -61,7 +61,7 @@ def _runs(stored: Evaluated, cell: Cell) -> Iterator[str]:
     for number, run in enumerate(cell.runs):
         value = per_cent(cell.seed_values[number]) if number < len(cell.seed_values) else DASH
         code = str(records["codes"][run]) if run in records.index and not pd.isna(records["codes"][run]) else DASH
-        yield f"  {value:>6}  {run}  {cell.expressions:,} expressions, code {code}"
+        yield f"  {value:>6}  {run}  {counted(cell.expressions, 'expression')}, code {code}"
 
 
 def _difference(table: TableData, cell: Cell) -> Iterator[str]:

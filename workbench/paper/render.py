@@ -112,10 +112,12 @@ def _of_tests(table: TableData) -> list[str]:
     family, judged = table.family, _judgements(table)
     lines = []
     if family.tests:
+        different, equivalent = (sum(getattr(one, kind) for one in judged) for kind in ("different", "equivalent"))
+        margin, inconclusive = 100 * family.margin, sum(one.verdict == "inconclusive" for one in judged)
         counts = [
-            f"{sum(one.different for one in judged)} {DIFFERENT} differ from {table.label(table.baseline)}",
-            f"{sum(one.equivalent for one in judged)} {EQUIVALENT} are equivalent within ±{100 * family.margin:g}",
-            f"{sum(one.verdict == 'inconclusive' for one in judged)} are inconclusive",
+            f"{different} {DIFFERENT} {'differs' if different == 1 else 'differ'} from {table.label(table.baseline)}",
+            f"{equivalent} {EQUIVALENT} {'is' if equivalent == 1 else 'are'} equivalent within ±{margin:g}",
+            f"{inconclusive} {'is' if inconclusive == 1 else 'are'} inconclusive",
         ]
         lines.append(
             f"Of {counted(family.tests, 'difference')}: {', '.join(counts)} (p < .05, Holm over the table). Smallest "

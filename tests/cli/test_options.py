@@ -1,0 +1,77 @@
+"""What the commands share: their help, and what is said of a misspelt name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from workbench import cli
+
+Write = Callable[..., Path]
+
+
+@pytest.mark.parametrize("group", [(), ("data",), ("trace",), ("notebooks",)])
+def test_summaries_in_help_are_whole(workbench: Any, group: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = " ".join(workbench(*group, "--help").out.partition("Commands:")[2].split())
+    commands: Any = typer.main.get_command(cli.app)
+    for name in group:
+        commands = commands.commands[name]
+    assert commands.commands
+    for name, command in commands.commands.items():
+        summary = " ".join(command.help.split("\n\n")[0].split())
+        assert f"{name} {summary}" in listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["PLAN", "GRID"], "plan"),
+        (["statsu", "GRID"], "status"),
+        (["data", "Prepare", "refcoco"], "prepare"),
+        (["trace", "verfy"], "verify"),
+        (["plan", "GRID", "--reslts", "x"], "--results"),
+        (["plan", "GRID", "--RESULTS", "x"], "--results"),
+        (["data", "check", "refcoco", "--splitby", "x"], "--split-by"),
+        (["figure", "Bars", "GRID"], "bars"),
+        (["table", "GRID", "--format", "LaTeX"], "latex"),
+        (["table", "GRID", "--by", "lenght"], "length"),
+        (["data", "prepare", "refcoco", "--sentence", "Raw"], "raw"),
+        (["pretrain", "vit-mini"], "vit_mini"),
+        (["bench", "Data"], "data"),
+        (["variants", "--backbone", "ViT_B"], "vit_b"),
+        (["logs", "GRID", "A"], "a"),
+        (["config", "GRID", "A"], "a"),
+        (["submit", "GRID", "--only", "A", "--dry-run"], "a"),
+        (["retry", "GRID", "--class", "Out_Of_Memory"], "out_of_memory"),
+        (["plan", "GRID", "-o", "fusion.variant=L_DIT"], "l_dit"),
+        (["plan", "GRID", "-o", "fusion.Variant=l_dit"], "variant"),
+        (["plan", "GRID", "-o", "training.precision=FP32"], "fp32"),
+        (["plan", "GRID", "-o", "training.epochs=relased"], "released"),
+        (["plan", "GRID", "-o", "fusion.projector.init=zeros"], "zero"),
+        (["submit", "GRID", "-o", "data.train_split=Train"], "train"),
+        (["plan", "GRID", "--preset", "x"], None),
+        (["plan", "GRID2"], "grid.yaml"),
+    ],
+)
+def test_a_misspelt_name_gets_the_nearest_known(
+    workbench: Any,
+    grid_file: Write,
+    tmp_path: Path,
+    arguments: list[str],
+    meant: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    grid = grid_file("settings: {a: {}}\n")
+    names = {"GRID": str(grid), "GRID2": str(grid.with_name("gird.yaml"))}
+    refused = workbench(*[names.get(one, one) for one in arguments])
+    assert refused.code == 2
+    assert "Traceback" not in refused.err
+    said = f"(did you mean {meant!r}?)"
+    assert refused.err.count("did you mean") == (meant is not None), refused.err
+    assert meant is None or said in refused.err, refused.err

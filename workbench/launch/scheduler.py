@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,7 +131,10 @@ def submit(script: str, held: Sequence[int]) -> str:
         script: its text: of a file, somebody might put another in its place.
         held: descriptors that sbatch keeps open: a lock that it inherits outlives this process if that is killed.
     """
-    return _call("sbatch", input=script, pass_fds=tuple(held))
+    with tempfile.TemporaryFile() as whole:  # not a pipe: sbatch would read half of it if this process were killed
+        whole.write(script.encode())
+        whole.seek(0)
+        return _call("sbatch", stdin=whole, pass_fds=tuple(held))
 
 
 def _call(*command: str, **options: Any) -> str:

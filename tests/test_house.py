@@ -146,7 +146,6 @@ COVERED_BY = {
     "models/watching.py": "analysis/test_trace.py",
     "paper/budget.py": "paper/test_layout.py",
     "paper/explain.py": "paper/test_citations.py",
-    "paper/latex.py": "paper/test_citations.py",
     "paper/web.py": "paper/test_citations.py",
     "paper/breakdowns.py": "evaluation/test_predictions.py",
     "paper/examples.py": "data/test_prepare.py",

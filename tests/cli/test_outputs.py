@@ -92,6 +92,40 @@ def test_a_summary_alone_makes_the_same_files(workbench: Command, grid: Grid, re
     assert "is no summary" in missing.err
 
 
+def test_diagrams_need_no_runs(workbench: Command, grid: Grid, tmp_path: Path) -> None:
+    done = workbench("figure", "schemes", grid.file, "--results", tmp_path / "none")
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[0] == f"wrote {tmp_path / 'none' / 'grid' / 'schemes.png'}"
+    again = workbench("figure", "schemes", grid.file, "--results", tmp_path / "none")
+    assert again.out == f"{tmp_path / 'none' / 'grid' / 'schemes.png'} is up to date\n"
+
+
+def test_a_variant_is_drawn_without_a_grid(workbench: Command, grid: Grid, tmp_path: Path) -> None:
+    last = ("--variant", "l_dit", "-o", "fusion.layers=[6,7,8,9,10,11]", "--results", tmp_path)
+    done = workbench("figure", "pipeline", *last)
+    assert done.code == 0, done.err
+    document = json.loads((tmp_path / "variants" / "pipeline-l_dit.json").read_text())
+    model = document["models"]["l_dit"]
+    assert [entry["layer"] for entry in model["entries"]] == [6, 7, 8, 9, 10, 11]
+    assert model["stages"]["fusion"]["weights"] == 6 * (768 * 768 + 768)
+    assert document["title"] == "l_dit on vit_b, fusion.layers [6, 7, 8, 9, 10, 11]"
+
+    def refused(*arguments: object) -> str:
+        done = workbench("figure", *arguments, "--results", tmp_path)
+        assert done.code == 2
+        assert done.err.count("\n") == 1
+        return done.err
+
+    assert "unknown fusion variant 'l_dti' (did you mean 'l_dit'?)" in refused("pipeline", "--variant", "l_dti")
+    assert "unknown backbone 'vit_x'" in refused("pipeline", "--variant", "l_dit", "--backbone", "vit_x")
+    assert "no layer 12" in refused("schemes", "--variant", "l_dit", "-o", "fusion.layers=[12]")
+    assert "a field of a section is expected" in refused("schemes", "--variant", "l_dit", "-o", "layers=2")
+    assert "--variant is for schemes and pipeline" in refused("bars", "--variant", "l_dit")
+    assert "--variant is for schemes and pipeline, in place" in refused("schemes", grid.file, "--variant", "l_dit")
+    assert "-o is for --variant" in refused("schemes", grid.file, "-o", "training.steps=2")
+    assert "name a grid, such as" in refused("pipeline")
+
+
 def test_a_damaged_run_is_a_warning_with_file_and_field(workbench: Command, grid: Grid, results: Path) -> None:
     record = results / "runs" / grid.settings["a"].setting_id / "seed2" / "run.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"starts": "often"}))

@@ -61,6 +61,30 @@ def test_several_grids_make_one_page_and_an_empty_one_says_so(
     assert "no completed run yet" in alone.err
 
 
+def test_another_preset_makes_another_page(workbench: Callable[..., Outcome], tmp_path: Path, data_root: Path) -> None:
+    (tmp_path / "presets").mkdir()
+    recipe = "data.recipe: {seed: 3, train_images: 40, eval_images: 6}\n"
+    for name, steps in (("long", 9), ("short", 2)):
+        text = recipe + f"training: {{steps: {steps}, batch_size: 4}}\nevaluation.splits: [val]\n"
+        (tmp_path / "presets" / f"{name}.yaml").write_text(text)
+    file = tmp_path / "g.yaml"
+    file.write_text("title: t\nbase: {preset: long}\nsettings: {a: {}}\nseeds: [0]\nreport: {metrics: [miou]}\n")
+    options = ("--results", tmp_path / "r", "--data-root", data_root)
+    stored.complete(tmp_path / "r", load_grid(file, preset="short").settings["a"], 0)
+    assert "no completed run" in workbench("report", file, *options).err
+    done = workbench("report", file, "--preset", "short", *options)
+    assert done.code == 0, done.err
+    assert (tmp_path / "r" / "g-short" / "report.html").is_file()
+    logged = workbench("logs", file, "a", "--preset", "short", *options)
+    assert logged.code == 0 or "(state: completed)" in logged.err
+    assert "has not begun (state: new)" in workbench("logs", file, "a", *options).err
+    assert "nothing of it waits" in workbench("cancel", file, "--preset", "short", *options).out
+    for command in (("report", file), ("logs", file, "a"), ("cancel", file)):
+        wrong = workbench(*command, "--preset", "shrt", *options)
+        assert wrong.code == 2
+        assert "unknown preset 'shrt' (did you mean 'short'?)" in wrong.err
+
+
 def test_each_grid_needs_a_summary_of_its_own(
     grid_file: Callable[..., Path], workbench: Callable[..., Outcome], tmp_path: Path
 ) -> None:

@@ -68,6 +68,32 @@ def test_the_cost_is_that_of_past_runs_summed_over_grids(
     assert "for 3 runs, going by past ones" in done.out
 
 
+def test_submit_of_completed_grids_makes_their_tables_and_one_report(
+    grid_file: Callable[..., Path],
+    tmp_path: Path,
+    workbench: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    report = "report: {metrics: [miou]}\n"
+    first, second = grid_file(GRID + report, "first"), grid_file(GRID.replace("default, ", "") + report, "second")
+    results = tmp_path / "results"
+    for config in load_grid(first).settings.values():
+        stored.complete(results, config, 0)
+    monkeypatch.chdir(tmp_path)
+    planned = workbench("reproduce", first, second, "--results", results)
+    assert f"report: {results / 'report.html'} is not made yet" in planned.out
+    done = workbench("reproduce", first, second, "--submit", "--results", results)
+    # The made-up runs have no weights, so that figures of masks cannot be drawn; what can be made is made.
+    assert done.err.startswith("error: 2 steps failed: first: ")
+    assert f"wrote {results / 'report.html'} (" in done.out
+    page = (results / "report.html").read_text()
+    assert 'href="#g1"' in page
+    assert (results / "first" / "table.md").is_file()
+    assert (
+        f"report: {results / 'report.html'} exists" in workbench("reproduce", first, second, "--results", results).out
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_submit_trains_and_makes_tables_figures_and_notebooks(
@@ -83,7 +109,7 @@ def test_submit_trains_and_makes_tables_figures_and_notebooks(
     monkeypatch.chdir(tmp_path)
     done = workbench("reproduce", file, "--submit", "--results", "results", "--workers", "1")
     assert done.code == 0, done.err
-    for made in ("table.md", "bars.png", "attention.pdf", "predictions.png"):
+    for made in ("table.md", "bars.png", "attention.pdf", "predictions.png", "report.html"):
         assert (tmp_path / "results" / "grid" / made).is_file()
     assert str(tmp_path / "results") in (tmp_path / "results" / "notebooks" / "1_a.html").read_text()
     again = workbench("reproduce", file, "--results", "results")

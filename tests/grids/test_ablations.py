@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.conftest import ROOT, Outcome
-from workbench.grids import GridError, load_grid
+from workbench.grids import GridError, load_grid, load_preset
 
 GRIDS = (
     "fusion_schemes", "freezing", "text_injection", "layer_subsets", "projectors", "backbones", "text_encoders",
@@ -31,6 +32,38 @@ def test_each_grid_is_planned_on_the_real_data_and_in_miniature(
     assert names <= ({"vit_mini"} if preset else {"vit_b", "vit_l", "vit_h"})
     assert grid.baseline in grid.settings
     assert grid.name == (name if preset is None else f"{name}-{preset}")
+
+
+REFCOCO = [name for name in GRIDS if name not in ("gres", "combined")]
+OTHERS = {"refcoco+-vitb": ("refcoco+", "unc"), "refcocog-umd-vitb": ("refcocog", "umd"),
+          "refcocog-google-vitb": ("refcocog", "google")}  # fmt: skip
+"""Presets of the real data beside RefCOCO's, with data set and split."""
+
+
+@pytest.mark.parametrize("preset", OTHERS)
+@pytest.mark.parametrize("name", REFCOCO)
+def test_each_grid_on_refcoco_is_one_on_the_others_by_its_preset(name: str, preset: str) -> None:
+    file = ROOT / "ablations" / f"{name}.yaml"
+    first, other = load_grid(file), load_grid(file, preset=preset)
+    dataset, split_by = OTHERS[preset]
+    assert {(config.data.dataset, config.data.split_by) for config in other.settings.values()} == {(dataset, split_by)}
+    assert list(other.settings) == list(first.settings)
+    assert other.name == f"{name}-{preset}"
+    splits = {"unc": ("val", "testA", "testB"), "umd": ("val", "test"), "google": ("val",)}[split_by]
+    assert other.splits == splits
+    changed = {"data", "evaluation", "training"}
+    for setting, config in first.settings.items():
+        mine, theirs = (one.model_dump(exclude=changed) for one in (config, other.settings[setting]))
+        assert mine == theirs
+    assert f"--preset {', '.join(list(OTHERS)[:2])} or {list(OTHERS)[2]}" in file.read_text()
+
+
+def test_the_other_data_sets_are_trained_for_as_many_epochs() -> None:
+    table = pd.read_csv(ROOT / "results" / "reference" / "dataset_statistics.csv", dtype=str)
+    refs = table[(table["metric"] == "refs") & (table["split"] == "train")].set_index("dataset")["value"].astype(int)
+    for dataset in ("refcoco", "refcoco+", "refcocog-umd", "refcocog-google"):
+        config = load_preset(ROOT / "ablations" / "presets" / f"{dataset}-vitb.yaml")
+        assert config.training.steps == 40 * (refs[dataset] // config.training.batch_size)
 
 
 @pytest.mark.parametrize("name", GRIDS)

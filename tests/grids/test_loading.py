@@ -216,6 +216,23 @@ def test_of_several_presets_a_later_one_stands_over_an_earlier_and_own_keys_over
         load_grid(file)
 
 
+def test_a_preset_may_stand_over_another(tmp_path: Path) -> None:
+    (tmp_path / "presets").mkdir()
+    for name, text in (
+        ("one", "training: {steps: 1, batch_size: 7}\n"), ("two", "preset: one\ntraining.steps: 2\n"),
+        ("round", "preset: about\n"), ("about", "preset: round\n"),
+    ):  # fmt: skip
+        (tmp_path / "presets" / f"{name}.yaml").write_text(text)
+    file = tmp_path / "grid.yaml"
+    file.write_text("title: t\nbase: {preset: two}\nsettings: {a: {}}\n")
+    grid = load_grid(file)
+    assert (grid.settings["a"].training.steps, grid.settings["a"].training.batch_size) == (2, 7)
+    assert {source.name for source in grid.sources} == {"grid.yaml", "one.yaml", "two.yaml"}
+    file.write_text("title: t\nbase: {preset: round}\nsettings: {a: {}}\n")
+    with pytest.raises(GridError, match=r"round\.yaml: preset: it names itself, by way of round\.yaml, about\.yaml"):
+        load_grid(file)
+
+
 def test_a_setting_can_begin_from_another_grids(grid_file: Callable[..., Path]) -> None:
     first = load_grid(grid_file("settings: {base: {fusion.variant: l_dit}}\nseeds: [0]\n", name="first"))
     grid = load_grid(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests import stored
 from workbench.grids import Grid, GridError, load_grid
-from workbench.grids.evaluated import evaluated
+from workbench.grids.evaluated import evaluated, without_runs
 from workbench.paper.artefacts import current_files, draw_figure, make_artefacts, with_report
 from workbench.paper.figures import figures
 from workbench.paper.figures.data import FigureData
@@ -55,6 +55,21 @@ def test_a_figure_is_whole_repeats_and_is_drawn_from_its_data_alone(
     draw = styled(lambda data: save_picture(figures[name].draw(data), tmp_path, name))
     again = draw(FigureData.load(files[0].parent, name))
     assert [file.read_bytes() for file in again] == before[:2]
+
+
+def test_diagrams_show_the_settings_before_any_of_them_has_run(made_up: tuple[Grid, Path], tmp_path: Path) -> None:
+    grid, _ = made_up
+    empty = without_runs(grid)
+    files = draw_figure("schemes", empty, tmp_path)
+    document = json.loads(files[2].read_text())
+    assert document["settings"] == list(grid.settings) == ["default", "l_dit", "e_dit"]
+    assert [len(document["models"][name]["entries"]) for name in document["settings"]] == [0, 4, 4]
+    assert current_files("schemes", empty, tmp_path) == files
+    pages = json.loads(draw_figure("pipeline", empty, tmp_path)[2].read_text())
+    assert pages["settings"] == ["l_dit", "e_dit"], "the first of each variant that is fused"
+    chosen = with_report(empty, settings=["default"])
+    assert current_files("schemes", chosen, tmp_path) is None
+    assert json.loads(draw_figure("pipeline", chosen, tmp_path)[2].read_text())["settings"] == ["default"]
 
 
 def test_bars_show_every_seed(made_up: tuple[Grid, Path]) -> None:

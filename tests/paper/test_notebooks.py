@@ -12,8 +12,10 @@ import pytest
 
 from tests.conftest import ROOT, Outcome
 from workbench.errors import WorkbenchError
-from workbench.grids import Grid
+from workbench.grids import Grid, load_grid
 from workbench.paper.notebooks import find_notebooks, run_notebook
+from workbench.results.folders import RunFolder
+from workbench.training.train import train
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PICTURES = {"01_results": 6, "02_layer_subsets": 3, "04_attribution": 3, "05_new_variant": 3}
@@ -24,13 +26,25 @@ def cells_of(file: Path) -> list[nbformat.NotebookNode]:
     return [cell for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code"]
 
 
+@pytest.fixture(scope="module")
+def subsets(trained: tuple[Grid, Path]) -> Path:
+    """A grid whose settings differ in the number of fused blocks; two of them are those of `trained`."""
+    grid, results = trained
+    file = grid.file.with_name("subsets.yaml")
+    first = "first: {fusion: {variant: l_dit, layers: {first: 1}}}"
+    file.write_text(grid.file.read_text().replace("e_dit: {fusion.variant: e_dit}", first))
+    config = load_grid(file).settings["first"]
+    train(config, 0, RunFolder.of(results, config, 0))
+    return file
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda f: f.stem)
-def test_a_notebook_is_stripped_and_runs(file: Path, trained: tuple[Grid, Path], tmp_path: Path) -> None:
-    grid, results = trained
+def test_a_notebook_is_stripped_and_runs(file: Path, trained: tuple[Grid, Path], subsets: Path, tmp_path: Path) -> None:
+    shown = subsets if file.stem == "02_layer_subsets" else trained[0].file
     assert not any(cell.outputs or cell.execution_count for cell in cells_of(file)), "outputs must be stripped"
     before = file.read_bytes()
-    environment = {"WORKBENCH_GRID": str(grid.file), "WORKBENCH_RESULTS": str(results)}
+    environment = {"WORKBENCH_GRID": str(shown), "WORKBENCH_RESULTS": str(trained[1])}
     execution = run_notebook(file, tmp_path, environment)
     assert execution.failure is None
     page = execution.page.read_text()
@@ -40,8 +54,7 @@ def test_a_notebook_is_stripped_and_runs(file: Path, trained: tuple[Grid, Path],
     assert file.read_bytes() == before
 
 
-# 04_attribution compares baselines in a loop of its own.
-@pytest.mark.parametrize("file", [file for file in NOTEBOOKS if file.stem != "04_attribution"], ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda f: f.stem)
 def test_cells_call_the_package_and_decide_nothing(file: Path) -> None:
     logic = (ast.If, ast.For, ast.While, ast.Try, ast.With, ast.Lambda, ast.ListComp, ast.DictComp, ast.GeneratorExp)
     for cell in cells_of(file):

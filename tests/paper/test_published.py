@@ -1,13 +1,13 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
-import pytest
 
 from tests.conftest import ROOT
 from workbench.grids import load_grid
-from workbench.paper.published import REFERENCE, published, year_of
+from workbench.paper.published import REFERENCE, published
 
 GRID = """\
 title: t
@@ -40,17 +40,25 @@ def test_refcocog_has_a_name_for_each_of_its_splits(tmp_path: Path) -> None:
     assert {row.dataset for row in google} == {"refcocog-google"}  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(
-    ("source", "year"),
-    [
-        ("MaskRIS (arXiv 2411.19067) Table 1 as text", "2024"),
-        ("arxiv.org/html/2404.00650v1 intro", "2024"),
-        ("github wysnzzzz/DIT issue #3 (author comment 2024-06-17)", "2024"),
-        ("github yz93/LAVT-RIS README.md", None),
-    ],
-)
-def test_a_year_is_the_sources_own(source: str, year: str | None) -> None:
-    assert year_of(source) == year
+def test_a_year_is_the_sources_own(tmp_path: Path) -> None:
+    names = "[LAVT, MaskRIS, 'DIT, three sets combined', 'DIT, released weights']"
+    rows = rows_of(tmp_path, "refcoco", "unc", "[val]", names)
+    years = {row.method: row.year for row in rows if "survey" not in row.source.lower()}  # type: ignore[attr-defined]
+    assert years == {
+        "LAVT": "2022", "MaskRIS": "2024", "DIT, three sets combined": "2024", "DIT, released weights": None,
+    }  # fmt: skip
+
+
+def test_years_agree_with_what_their_sources_say() -> None:
+    table = pd.read_csv(REFERENCE, dtype=str, keep_default_na=False)
+    assert (table.groupby("source")["year"].nunique() == 1).all()
+    assert table["year"].str.fullmatch(r"(20[12]\d)?").all()
+    dated = table["source"].str.extract(
+        r"\b(20\d\d)-\d\d-\d\d\b|arxiv\W(?:\S*/)?(\d\d)(?:0[1-9]|1[0-2])\.\d{4,5}", re.I
+    )
+    said = dated[0].fillna("20" + dated[1])
+    assert said.notna().any()
+    assert (table["year"][said.notna()] == said[said.notna()]).all()
 
 
 def test_every_published_number_has_a_source_and_none_is_in_the_code() -> None:

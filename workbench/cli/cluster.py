@@ -188,6 +188,7 @@ def logs(
     seed: Annotated[int | None, typer.Option(min=0, help="Without it, the grid's first.")] = None,
     lines: Annotated[int, typer.Option(min=1, help="The last so many.")] = 40,
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has ended.")] = False,
+    preset: Preset = None,
     results: Results = RESULTS,
     data_root: DataRoot = None,
     as_json: Json = False,
@@ -200,7 +201,7 @@ def logs(
 
     if follow and as_json:
         raise WorkbenchError("--follow has no end to print as one JSON document; leave out either it or --json")
-    loaded = load_grid_file(grid, data_root)
+    loaded = load_grid_file(grid, data_root, preset=preset)
     if setting not in loaded.settings:
         raise WorkbenchError(f"{grid}: {unknown_name('setting', setting, list(loaded.settings))}")
     folder = RunFolder.of(results, loaded.settings[setting], loaded.seeds[0] if seed is None else seed)
@@ -236,6 +237,7 @@ def cancel(
     grid: GridFile,
     only: Annotated[str | None, typer.Option(help="Only the settings whose names match.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Only these, e.g. 0-4.")] = None,
+    preset: Preset = None,
     results: Results = RESULTS,
     data_root: DataRoot = None,
     as_json: Json = False,
@@ -250,7 +252,9 @@ def cancel(
     from workbench.launch.plan import plan
     from workbench.launch.states import look_at_queue
 
-    loaded = load_grid_file(grid, data_root).narrowed(only, None if seeds is None else parse_seeds(seeds))
+    loaded = load_grid_file(grid, data_root, preset=preset).narrowed(
+        only, None if seeds is None else parse_seeds(seeds)
+    )
     cancelled = cancel_runs(plan(loaded, results, look_at_queue), results)
     jobs = [
         {"setting": p.run.setting, "seed": p.run.seed, "run": p.run.id, "job": p.run_state.task and p.run_state.task.id}

@@ -18,6 +18,7 @@ from workbench.cli.options import (
     Preset,
     Results,
     app,
+    changes_of,
     load_grid_file,
     print_json,
     print_rows,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 class FigureName(StrEnum):
     """The figures; `all` makes each."""
 
+    schemes = "schemes"
+    pipeline = "pipeline"
     bars = "bars"
     by = "by"
     subsets = "subsets"
@@ -166,7 +169,17 @@ def evaluate(
 @app.command()
 def figure(
     name: Annotated[FigureName, typer.Argument(show_default=False)],
-    grid: GridFile,
+    grid: Annotated[Path | None, typer.Argument(help="A grid, e.g. ablations/demo.yaml.", show_default=False)] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Of schemes and pipeline, in place of a grid: a fusion variant, e.g. l_dit.")
+    ] = None,
+    backbone: Annotated[str, typer.Option(help="Of --variant: vit_mini, vit_b, vit_l or vit_h.")] = "vit_b",
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-o", "--override", metavar="KEY=VALUE", help="Of --variant: another value, e.g. fusion.layers=[6,7,8]."
+        ),
+    ] = None,
     redraw: Annotated[bool, typer.Option(help="Draw also what is up to date.")] = False,
     settings: Annotated[
         list[str] | None,
@@ -193,9 +206,10 @@ def figure(
     checkpoint_root: CheckpointRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Draw a figure of a grid's completed runs as PNG and PDF, with the data that it shows."""
+    """Draw a figure as PNG and PDF, with the data that it shows: of a grid's completed runs, or of its models."""
     from workbench.data.tables import plain_name
     from workbench.errors import WorkbenchError
+    from workbench.grids.evaluated import without_runs
     from workbench.paper.artefacts import current_files, draw_figure, obstacle, with_report
     from workbench.paper.figures import figures
 
@@ -203,7 +217,16 @@ def figure(
         plain_name(file_name, "--as")
         if name is FigureName.all:
             raise WorkbenchError("--as names the files of one figure, not of all")
-    stored = stored_of(grid, seeds, summary, results, data_root, checkpoint_root, preset)
+    of_results = name is FigureName.all or figures[name.value].needs_results
+    if grid is None or variant is not None:
+        stored = _of_variant(name, grid, variant, backbone, changes, of_results)
+        file_name = file_name or f"{name.value}-{variant}"
+    elif changes:
+        raise WorkbenchError("-o is for --variant; a grid's settings are in its file")
+    elif of_results:
+        stored = stored_of(grid, seeds, summary, results, data_root, checkpoint_root, preset)
+    else:
+        stored = without_runs(load_grid_file(grid, data_root, checkpoint_root, preset=preset))
     stored = with_report(stored, settings=settings, expressions=expressions, seed=seed, columns=columns)
     out = writable(results, stored.grid.name)
     drawn: list[Path] = []
@@ -213,7 +236,7 @@ def figure(
         if name is FigureName.all and (why := obstacle(kind, stored, results)):
             left_out[kind] = why
             lines = [f"no {kind}: {why}"]
-        elif not redraw and (files := current_files(kind, stored, out, file_name)):
+        elif not redraw and (files := current_files(kind, stored, results, file_name, out)):
             current += files
             lines = [f"{files[0].absolute()} is up to date"]
         else:
@@ -224,3 +247,18 @@ def figure(
             print(line, flush=True)
     if as_json:
         print_written(drawn, as_json, up_to_date=[file.absolute() for file in current], left_out=left_out)
+
+
+def _of_variant(
+    name: FigureName, grid: Path | None, variant: str | None, backbone: str, changes: list[str] | None, of_results: bool
+) -> Evaluated:
+    """What is drawn of a variant that no grid file has."""
+    from workbench.errors import WorkbenchError
+    from workbench.grids.evaluated import without_runs
+    from workbench.paper.artefacts import variant_grid
+
+    if variant is None:
+        raise WorkbenchError(f"{name.value}: name a grid, such as ablations/demo.yaml")
+    if grid is not None or of_results:
+        raise WorkbenchError("--variant is for schemes and pipeline, in place of a grid")
+    return without_runs(variant_grid(variant, backbone, changes_of(changes)))

@@ -12,6 +12,7 @@ from workbench.cli.options import (
     CheckpointRoot,
     DataRoot,
     Json,
+    Preset,
     Results,
     app,
     load_grid_file,
@@ -41,6 +42,7 @@ def report(
     out: Out = None,
     summaries: FromEach = None,
     seeds: Seeds = None,
+    preset: Preset = None,
     results: Results = RESULTS,
     data_root: DataRoot = None,
     checkpoint_root: CheckpointRoot = None,
@@ -48,13 +50,33 @@ def report(
 ) -> None:
     """Make one page to browse: summary, sortable tables, runs, figures and expressions. It works from disk, offline."""
     from workbench.errors import WorkbenchError
+
+    if summaries and len(summaries) != len(grids):
+        raise WorkbenchError(f"--from: one summary per grid is expected, {len(grids)}, not {len(summaries)}")
+    loaded = [load_grid_file(grid, data_root, checkpoint_root, preset=preset) for grid in grids]
+    file, size = write_report(loaded, results, out, summaries, seeds)
+    if as_json:
+        print_written([file], as_json, bytes=size)
+    else:
+        print(f"wrote {file.absolute()} ({size / 1e6:.1f} MB)")
+
+
+def write_report(
+    loaded: list[Grid],
+    results: Path,
+    out: Path | None = None,
+    summaries: list[Path] | None = None,
+    seeds: str | None = None,
+) -> tuple[Path, int]:
+    """Write the page of some grids; returns its file and its size in bytes. A grid without results has a sentence.
+
+    Raises:
+        StoreError: none of them has any.
+    """
     from workbench.files import write_atomically
     from workbench.paper.page import empty_part, page_html
     from workbench.results.folders import StoreError
 
-    if summaries and len(summaries) != len(grids):
-        raise WorkbenchError(f"--from: one summary per grid is expected, {len(grids)}, not {len(summaries)}")
-    loaded = [load_grid_file(grid, data_root, checkpoint_root) for grid in grids]
     parts: list[Part] = []
     failures: list[StoreError] = []
     for number, grid in enumerate(loaded):
@@ -66,14 +88,16 @@ def report(
             parts.append(empty_part(number, grid, str(error)))
     if len(failures) == len(loaded):
         raise failures[0]
-    file = out or (results / loaded[0].name if len(loaded) == 1 else results) / "report.html"
+    file = out or report_file(loaded, results)
     content = page_html(parts)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, content)
-    if as_json:
-        print_written([file], as_json, bytes=file.stat().st_size)
-    else:
-        print(f"wrote {file.absolute()} ({len(content) / 1e6:.1f} MB)")
+    return file, len(content)
+
+
+def report_file(grids: list[Grid], results: Path) -> Path:
+    """Where the page of some grids goes."""
+    return (results / grids[0].name if len(grids) == 1 else results) / "report.html"
 
 
 def _part(number: int, grids: list[Grid], summary: Path | None, seeds: str | None, results: Path) -> Part:

@@ -1,4 +1,4 @@
-"""The command that makes everything again that the grids show: runs, tables, figures and notebooks."""
+"""The command that makes everything again that the grids show: runs, tables, figures, report and notebooks."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from workbench.cli.options import (
     print_written,
     warn,
 )
+from workbench.cli.report import report_file, write_report
 from workbench.cli.runs import ProfileFile, Workers, submit_grid
 from workbench.errors import WorkbenchError, counted
 
@@ -49,7 +50,7 @@ def reproduce(
         list[Path] | None, typer.Argument(metavar="[GRID]...", help="Grids; without one, all of ablations/.")
     ] = None,
     submit: Annotated[
-        bool, typer.Option("--submit", help="Train what is missing, then make tables, figures and notebooks.")
+        bool, typer.Option("--submit", help="Train what is missing, then make tables, figures, report and notebooks.")
     ] = False,
     preset: Preset = None,
     profile: ProfileFile = None,
@@ -70,14 +71,17 @@ def reproduce(
         print_json(_document(plans, results))
         return
     _print_plans(plans, results)
+    page = report_file([planned.grid for planned in plans], results)
+    print(f"report: {page} {'exists' if page.is_file() else 'is not made yet'}")
     if not submit:
-        print("nothing was changed; the same command with --submit trains, and makes tables, figures and notebooks")
+        print("nothing was changed; the same command with --submit trains, and makes all that is shown of the grids")
         return
     failed = _train(plans, results, profile, workers)
     if profile is not None and any(planned.to_train for planned in plans) and _on_cluster(profile):
-        print("when the runs have ended, the same command makes tables, figures and notebooks")
+        print("when the runs have ended, the same command makes tables, figures, report and notebooks")
     else:
         failed += _artefacts(plans, results)
+        failed += _report([planned.grid for planned in plans], results)
         if NOTEBOOKS.is_dir():
             failed += _notebooks(results, data_root)
     if failed:
@@ -190,6 +194,20 @@ def _artefacts(plans: list[_Planned], results: Path) -> list[str]:
         except WorkbenchError as error:
             failed.append(f"{planned.grid.name}: {error}")
     return failed
+
+
+def _report(grids: list[Grid], results: Path) -> list[str]:
+    """One page of all grids; a grid without a completed run has a sentence there, and where all are so, no page."""
+    from workbench.results.folders import StoreError
+
+    try:
+        file, size = write_report(grids, results)
+        print(f"wrote {file} ({size / 1e6:.1f} MB)")
+    except StoreError:
+        print("no report: none of the runs is completed")
+    except WorkbenchError as error:
+        return [f"report: {error}"]
+    return []
 
 
 def _notebooks(results: Path, data_root: Path | None) -> list[str]:

@@ -99,6 +99,13 @@ class Evaluated:
         return folder
 
 
+def without_runs(grid: Grid) -> Evaluated:
+    """The same of a grid of which nothing is stored, or of which nobody asks what is."""
+    import pandas as pd
+
+    return Evaluated(grid, pd.DataFrame(columns=["run", "setting", "seed", "state", "finished"]), {}, [], {}, {})
+
+
 def evaluated(grid: Grid, source: ResultsSource, seeds: Sequence[int] | None = None) -> Evaluated:
     """What is stored of a grid, every seed of its settings that exists.
 

@@ -44,6 +44,7 @@ class _Reading:
         preset: in place of the first one that the base names.
         above: the grids that are being read, each of which begins from the next.
         sources: the files that were read for the innermost, with their SHA-256.
+        presets: those that are being read, each of which names the next.
     """
 
     machine: Mapping[str, Any] = field(default_factory=dict)
@@ -52,6 +53,7 @@ class _Reading:
     progress: Progress | None = None
     above: tuple[Path, ...] = ()
     sources: dict[Path, str] = field(default_factory=dict)
+    presets: tuple[Path, ...] = ()
 
 
 def load_grid(
@@ -191,7 +193,7 @@ def load_preset(
 ) -> RunConfig:
     """A preset file as a configuration of its own; see `load_grid`. GridError for one that is only a part."""
     where = str(file)
-    merged = _merged(where, read_yaml(file), {"machine": machine or {}}, changes or {})
+    merged = _merged(where, _preset(file, _Reading()), {"machine": machine or {}}, changes or {})
     if missing := [key for key in WHOLE if OmegaConf.select(merged, key) is None]:
         raise GridError(
             f"{file}: a part of a configuration, without {' and '.join(missing)}; name it as 'preset:' in a grid"
@@ -227,15 +229,25 @@ def _with_presets(file: Path, key: str, own: dict[str, Any], reading: _Reading) 
     names = own.get("preset", [])
     layers = []
     for name in names if isinstance(names, list) else [names]:
-        folders = (file.parent / "presets", PRESETS)
+        folders = (file.parent if key == "preset" else file.parent / "presets", PRESETS)
         places = [*(folder / f"{name}.yaml" for folder in folders), file.parent / str(name), Path(str(name))]
         preset = next((place for place in places if place.is_file()), None)
         if preset is None:
             known = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
             raise GridError(f"{file}: {key}.preset: {unknown_name('preset', name, known)}")
-        layers.append(read_yaml(preset, reading.sources))
+        layers.append(_preset(preset, reading))
     merged = _merged(f"{file}: {key}", *layers, {key: value for key, value in own.items() if key != "preset"})
     return _plain(OmegaConf.to_container(merged, resolve=False))
+
+
+def _preset(file: Path, reading: _Reading) -> dict[str, Any]:
+    """A preset's keys, over those of the presets that it names itself."""
+    if file.resolve() in reading.presets:
+        raise GridError(f"{file}: preset: it names itself, by way of {', '.join(p.name for p in reading.presets)}")
+    values = read_yaml(file, reading.sources)
+    if "preset" not in values:
+        return values
+    return _with_presets(file, "preset", values, replace(reading, presets=(*reading.presets, file.resolve())))
 
 
 def _label(file: Path, name: str, overrides: Mapping[str, Any]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from workbench.config import RunConfig
+from workbench.errors import ConfigError
 from workbench.models.backbones import backbones
 from workbench.models.build import check_config
 from workbench.models.fusion import variants
@@ -38,8 +40,12 @@ _RELEASED_SETTINGS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def count(backbone: str, setting: dict[str, Any]) -> VariantRow:
-    """One row: a setting's dotted keys on a backbone; with a text projection where the widths differ."""
+def config_of(backbone: str, setting: Mapping[str, Any]) -> RunConfig:
+    """A setting's dotted keys on a backbone as a configuration; with a text projection where the widths differ.
+
+    Raises:
+        ConfigError: an unknown backbone, or a key that is none of a section's.
+    """
     widths = set(_widths(backbone))
     mini = backbone == "vit_mini"
     values: dict[str, Any] = {
@@ -49,14 +55,23 @@ def count(backbone: str, setting: dict[str, Any]) -> VariantRow:
         "training": {"steps": 1},
     }
     for key, value in setting.items():
-        section, *inner, last = key.split(".")
-        place = values[section]
+        section, dot, rest = key.partition(".")
+        if not dot:
+            raise ConfigError(key, "a field of a section is expected, such as fusion.layers")
+        *inner, last = rest.split(".")
+        place = values.setdefault(section, {})
         for part in inner:
             place = place.setdefault(part, {})
         place[last] = value
     if not mini and widths != {BERT_BASE_WIDTH} and setting["fusion.variant"] != "default":
         values["fusion"]["text_projection"] = True
-    model = check_config(RunConfig.parse(values))
+    return RunConfig.parse(values)
+
+
+def count(backbone: str, setting: dict[str, Any]) -> VariantRow:
+    """One row: a setting's dotted keys on a backbone."""
+    config = config_of(backbone, setting)
+    model = check_config(config)
     kind = variants[setting["fusion.variant"]]
     return VariantRow(
         setting,
@@ -64,7 +79,7 @@ def count(backbone: str, setting: dict[str, Any]) -> VariantRow:
         kind.source,
         sum(p.numel() for p in model.fusion.parameters()),
         sum(p.numel() for p in model.parameters() if p.requires_grad),
-        _flops(model, values["backbone"]["image_size"]) / 1e9,
+        _flops(model, config.backbone.image_size) / 1e9,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import pandas as pd
 from pydantic import ValidationError
 
 from workbench.grids import Grid, GridError, ReportConfig
-from workbench.grids.evaluated import Evaluated, evaluated
+from workbench.grids.evaluated import Evaluated, evaluated, without_runs
+from workbench.models.catalog import config_of
 from workbench.paper.figures import figures
 from workbench.paper.figures.data import FigureData
 from workbench.paper.layout import lay_out
@@ -25,6 +26,8 @@ from workbench.results.provenance import package_digest
 from workbench.validation import first_mistake
 
 PICTURES = ("png", "pdf")
+VARIANTS = Path("variants")
+"""In place of a grid's file, where a variant is drawn without one."""
 
 
 def make_artefacts(grid: Grid, results: Path, what: Sequence[str]) -> list[Path]:
@@ -80,7 +83,7 @@ def with_report(
 
 def obstacle(name: str, stored: Evaluated, results: Path) -> str | None:
     """Why a grid has no such figure; None where it has one."""
-    return figures[name].obstacle(shown_of(stored), results)
+    return figures[name].obstacle(_shown(name, stored), results)
 
 
 def draw_figure(
@@ -107,7 +110,7 @@ def draw_figure(
         )
     if why := obstacle(name, stored, results):
         raise StoreError(f"{stored.grid.file}: no figure {name}: {why}")
-    shown = shown_of(stored)
+    shown = _shown(name, stored)
     data = figures[name].data(shown, results)
     document = {
         **data.document,
@@ -122,6 +125,29 @@ def draw_figure(
 def _write(kind: str, data: FigureData, folder: Path, name: str) -> list[Path]:
     pictures = save_picture(figures[kind].draw(data), folder, name)
     return [*pictures, *data.save(folder, name)]
+
+
+def _shown(name: str, stored: Evaluated) -> Evaluated:
+    """What a figure shows of a grid; of one that shows no results, the settings alone."""
+    if figures[name].needs_results:
+        return shown_of(stored)
+    grid = stored.grid
+    names = grid.chosen(grid.report.settings)
+    return without_runs(replace(grid, settings={setting: grid.settings[setting] for setting in names}))
+
+
+def variant_grid(variant: str, backbone: str, changes: Mapping[str, Any]) -> Grid:
+    """A grid of one setting, to draw a variant that no grid file has.
+
+    Args:
+        changes: dotted keys and their values, as a setting of a grid file has them.
+
+    Raises:
+        ConfigError: an unknown variant or backbone, or values that do not fit.
+    """
+    config = config_of(backbone, {"fusion.variant": variant, **changes})
+    title = ", ".join([f"{variant} on {backbone}", *(f"{key} {value}" for key, value in changes.items())])
+    return Grid(VARIANTS, title, {variant: config}, (0,), None, ReportConfig())
 
 
 def shown_of(stored: Evaluated) -> Evaluated:
@@ -146,9 +172,11 @@ def shown_of(stored: Evaluated) -> Evaluated:
     )
 
 
-def current_files(name: str, stored: Evaluated, results: Path, file_name: str | None = None) -> list[Path] | None:
-    """The files of a figure, if they were made from what is there now; else None."""
-    folder, stored = results / stored.grid.name, shown_of(stored)
+def current_files(
+    name: str, stored: Evaluated, results: Path, file_name: str | None = None, out: Path | None = None
+) -> list[Path] | None:
+    """The files of a figure, if they were made from what is there now; else None. The arguments are `draw_figure`'s."""
+    folder, stored = (out or results) / stored.grid.name, _shown(name, stored)
     files = [folder / f"{file_name or name}.{ending}" for ending in (*PICTURES, "json")]
     if not all(file.is_file() for file in files):
         return None

@@ -23,7 +23,7 @@ from workbench.grids.evaluated import Evaluated, evaluated
 from workbench.paper.artefacts import draw_figure
 from workbench.paper.breakdowns import breakdown_text
 from workbench.paper.figures import figures
-from workbench.paper.layer_subsets import draw_layers, draw_scores
+from workbench.paper.layer_subsets import draw_layers
 from workbench.paper.layout import lay_out
 from workbench.paper.render import markdown
 from workbench.paper.style import PALETTE, new_figure, styled
@@ -251,11 +251,6 @@ class GridView(Teller):
     def layers(self) -> Image:
         """Which blocks of the image encoder read words, by setting, and how many weights that adds. Needs no run."""
         return picture(draw_layers(self.grid))
-
-    @told
-    def by_layers(self) -> Image:
-        """The grid's metric over the number of fused blocks, by which of them are fused."""
-        return picture(draw_scores(self.stored))
 
     @told
     def figure(self, name: str) -> Image:

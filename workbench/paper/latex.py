@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 
 import pandas as pd
@@ -28,6 +29,18 @@ SPECIAL = {
     "[": "{[}", "]": "{]}", "Σ": r"$\Sigma$",
 }  # fmt: skip
 """What LaTeX would read otherwise, or lacks in its common fonts. A bracket after a line's end would be its option."""
+GREEK = {
+    chr(code): rf"$\{name}$"
+    for first, names in ((0x3B1, "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi"),
+                         (0x3C0, "pi rho"), (0x3C3, "sigma tau upsilon phi chi psi omega"))
+    for code, name in enumerate(names.split(), first)
+} | {"Γ": r"$\Gamma$", "Δ": r"$\Delta$", "Θ": r"$\Theta$", "Λ": r"$\Lambda$", "Ξ": r"$\Xi$", "Π": r"$\Pi$",
+     "Φ": r"$\Phi$", "Ψ": r"$\Psi$", "Ω": r"$\Omega$", "→": r"$\to$", "←": r"$\leftarrow$", "−": "$-$",
+     "∞": r"$\infty$", "°": r"$^\circ$", "µ": r"$\mu$", "·": r"$\cdot$", "²": "$^2$", "³": "$^3$", "½": r"$\frac12$",
+     "‘": "`", "’": "'", "“": "``", "”": "''", "—": "---", "₀": "$_0$", "₁": "$_1$", "₂": "$_2$"}  # fmt: skip
+"""What names are likely to hold and LaTeX's text fonts lack."""
+LAST_LETTER = "\u017f"
+"""Letters up to here, with their accents, are in LaTeX's T1 fonts; of others the code is written."""
 PACKAGES = (
     "% needs \\usepackage{booktabs,amssymb} and, before 2018, \\usepackage[T1]{fontenc}\\usepackage[utf8]{inputenc}"
 )
@@ -48,8 +61,17 @@ def latex(table: TableData, cited: str, source: Mapping[str, str] | None = None)
 
 
 def escaped(text: str) -> str:
-    """Text that LaTeX sets as it stands; a line break or another unprintable character becomes a space."""
-    return "".join(SPECIAL.get(c, c if c.isprintable() else " ") for c in text)
+    """Text that LaTeX sets as it stands; a line break or another unprintable character becomes a space, and one that
+    LaTeX's fonts lack its code, such as U+4E2D."""
+    return "".join(map(_character, unicodedata.normalize("NFC", text)))
+
+
+def _character(c: str) -> str:
+    if known := SPECIAL.get(c) or GREEK.get(c):
+        return known
+    if not c.isprintable():
+        return " "
+    return c if c.isascii() or (c.isalpha() and c <= LAST_LETTER) else f"U+{ord(c):04X}"
 
 
 def _block(table: TableData, block: Block, comment: str) -> str:

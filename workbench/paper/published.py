@@ -25,7 +25,7 @@ class Published:
     Attributes:
         metric: its label, as the source names it; `UNNAMED` where it names none.
         values: by split of the grid's table, in per cent; splits that the source lacks are left out.
-        year: of the source, where the source says it.
+        year: of the source, where it says one: its date, its arXiv number's, or that of the paper that it is about.
     """
 
     method: str
@@ -52,12 +52,12 @@ def published(grid: Grid) -> list[Published]:
         if method not in known:
             raise GridError(f"{grid.file}: report.published: {unknown_name('published method', method, known)}")
         here = table[(table["method"] == method) & table["dataset"].isin(_data_sets(grid))]
-        by = ["backbone", "dataset", "metric", "metric_basis", "source"]
+        by = ["backbone", "dataset", "metric", "metric_basis", "source", "year"]
         for key, part in here[here["split"].isin(grid.splits)].groupby(by, sort=False):
-            backbone, dataset, metric, basis, source = map(str, key)
+            backbone, dataset, metric, basis, source, year = map(str, key)
             values = {str(s): float(v) for s, v in zip(part["split"], part["value"], strict=True)}
             label = _label(metric, basis)
-            rows.append(Published(method, backbone, dataset, label, values, source, year_of(source)))
+            rows.append(Published(method, backbone, dataset, label, values, source, year or None))
     return rows
 
 
@@ -66,14 +66,6 @@ def reference_numbers() -> pd.DataFrame:
     """All published numbers, every value a text but `value`; an empty text stands where the file has nothing."""
     texts = pd.read_csv(REFERENCE, dtype=str, keep_default_na=False)
     return texts.assign(value=texts["value"].astype(float))
-
-
-def year_of(source: str) -> str | None:
-    """The year that a source says of itself: its date, or that of its arXiv number."""
-    if dated := re.search(r"\b(20\d\d)-\d\d-\d\d\b", source):
-        return dated[1]
-    numbered = re.search(r"arxiv\W(?:\S*/)?(\d\d)(?:0[1-9]|1[0-2])\.\d{4,5}", source, re.IGNORECASE)
-    return None if numbered is None else f"20{numbered[1]}"
 
 
 def _data_sets(grid: Grid) -> Sequence[str]:

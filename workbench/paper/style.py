@@ -21,6 +21,14 @@ ERROR = "#D55E00"
 PREDICTION = "#0072B2"
 DARK = ("#0072B2",)
 """Colours of the palette that take white text."""
+ROLES = {"image": "#A9D4EE", "words": "#F2B64A", "made": "#3FA37C", "decoder": "#DDA3C3", "added": "#B0568A"}
+"""Of diagrams, light enough for black text but the last: image tokens, words, weights that make words into tokens, the
+mask decoder, its layers past SAM's own."""
+FROZEN = "#8C8C8C"
+"""The hatching of what does not learn, on `PAPER`; so it is told by its pattern, not by its colour."""
+PAPER = "#F4F4F4"
+INK = "#333333"
+"""Lines and edges of diagrams."""
 WIDTHS = {1: 3.25, 2: 6.875}
 """Inches: one column and two of CVPR's page."""
 WIDTH = WIDTHS[2]
@@ -41,6 +49,7 @@ RC: dict[Any, Any] = {
     "savefig.dpi": 300,
     "text.parse_math": False,  # sentences and names may hold dollars
     "pdf.fonttype": 42,
+    "hatch.linewidth": 0.5,
 }
 
 

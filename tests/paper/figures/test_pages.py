@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from matplotlib.figure import Figure
 
 from tests.paper.figures.boxes import mistakes
 from tests.paper.figures.test_layers import heatmaps
+from workbench.models.catalog import config_of
+from workbench.paper.anatomy import anatomy_of, as_document
 from workbench.paper.figures import figures
 from workbench.paper.figures.data import FigureData
 from workbench.paper.style import PAGE, WIDTHS, save_picture, styled
@@ -80,7 +83,32 @@ def numbers(settings: int) -> FigureData:
     return FigureData({**shared, "bars": bars, "scores": scores, "points": points, "curves": curves})
 
 
+MODELS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("vit_mini", {"fusion.variant": "default", "backbone.decoder_depth": 6, "training.freeze.image_encoder": True}),
+    ("vit_b", {"fusion.variant": "l_dit", "fusion.layers": [6, 7, 8, 9, 10, 11], "fusion.text": "learned"}),
+    ("vit_b", {"fusion.variant": "l_dit_cross_attention", "fusion.projector.type": "shared"}),
+    ("vit_mini", {"fusion.variant": "e_dit_reprojected", "fusion.layers": [0, 3], "evaluation.words": "shuffled"}),
+    ("vit_h", {"fusion.variant": "l_dit_tokens", "training.freeze.fusion": True}),
+)
+
+
+@functools.cache
+def anatomies() -> list[dict[str, Any]]:
+    return [as_document(anatomy_of(config_of(backbone, setting))) for backbone, setting in MODELS]
+
+
+def diagrams(settings: int) -> FigureData:
+    """Models of different depths, ways of fusion, decoders and frozen parts."""
+    names = names_of(settings)
+    models = {name: anatomies()[i % len(MODELS)] for i, name in enumerate(names)}
+    title = "A title that says what the grid is about, in the field's words"
+    return FigureData(
+        {"title": title, "settings": names, "labels": dict(zip(names, names, strict=True)), "models": models}
+    )
+
+
 MAKERS: dict[str, Callable[[int], FigureData]] = {
+    "schemes": diagrams, "pipeline": diagrams,
     "bars": numbers, "by": numbers, "subsets": numbers, "curves": numbers,
     "predictions": lambda settings: pictures(settings, 2), "failures": lambda settings: pictures(settings, 2),
     "attention": lambda settings: pictures(settings, 2), "layers": lambda settings: heatmaps(names_of(settings), 4, 2),
@@ -105,7 +133,7 @@ def test_texts_neither_overlap_nor_are_clipped(name: str, settings: int, columns
         return pages
 
     for page in check(FigureData(document, made.arrays)):
-        assert page.get_figwidth() == WIDTHS[columns]
+        assert page.get_figwidth() == WIDTHS[2 if name == "pipeline" else columns]
         assert page.get_figheight() <= PAGE or len(page.axes) < 3 or (columns == 1 and settings > FEW)
 
 

@@ -9,7 +9,18 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from workbench.grids.evaluated import Evaluated
-from workbench.paper.figures import attention, bars, by, curves, failures, layers, predictions, subsets
+from workbench.paper.figures import (
+    attention,
+    bars,
+    by,
+    curves,
+    failures,
+    layers,
+    pipeline,
+    predictions,
+    schemes,
+    subsets,
+)
 from workbench.paper.figures.data import FigureData
 
 
@@ -29,6 +40,7 @@ class Drawing:
         data: from a grid's evaluated runs and the results folder to the figure's data.
         draw: from the data to the picture's pages.
         needs_runs: whether the run folders are read, so that a kept summary is not enough.
+        needs_results: whether it shows results; else it shows the grid's settings, before any of them has run.
         obstacle: why a grid has no such figure, or None.
         kept: digests of what it reads besides the runs' results, so that it is drawn again when that changes.
     """
@@ -38,9 +50,12 @@ class Drawing:
     needs_runs: bool
     obstacle: Callable[[Evaluated, Path], str | None] = _none
     kept: Callable[[Evaluated, Path], Mapping[str, str]] = _nothing
+    needs_results: bool = True
 
 
 figures: dict[str, Drawing] = {
+    "schemes": Drawing(schemes.data, schemes.draw, needs_runs=False, needs_results=False),
+    "pipeline": Drawing(pipeline.data, pipeline.draw, needs_runs=False, needs_results=False),
     "bars": Drawing(bars.data, bars.draw, needs_runs=False),
     "by": Drawing(by.data, by.draw, needs_runs=False, obstacle=by.obstacle),
     "subsets": Drawing(subsets.data, subsets.draw, needs_runs=False, obstacle=subsets.obstacle),

@@ -188,6 +188,7 @@ def logs(
 ) -> None:
     """What a run logged, and what its last job printed where it did not end well."""
     from workbench.errors import WorkbenchError
+    from workbench.files import read_file
     from workbench.launch.submissions import Submissions, latest
     from workbench.registry import unknown_name
     from workbench.results.folders import RunFolder
@@ -213,8 +214,13 @@ def logs(
     newest = latest(Submissions(results).all(warn)).get(folder.name)
     outputs = newest[0].output(newest[1]) if newest else []
     for file in outputs:
+        try:
+            printed = read_file(file).decode(errors="replace")
+        except OSError as error:
+            warn(f"{file}: {error.strerror}")
+            continue
         print(f"--- {file}")
-        print("\n".join(file.read_text(errors="replace").splitlines()[-lines:]))
+        print("\n".join(printed.splitlines()[-lines:]))
     if not shown and not outputs:
         raise WorkbenchError(f"{folder.name} has not begun (state: {folder.state()})")
 

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from workbench.errors import WorkbenchError
-from workbench.files import lock, write_atomically
+from workbench.files import lock, open_file, read_file, write_atomically
 from workbench.grids import Grid, GridDocument, GridError
 from workbench.launch.scheduler import JOB_PREFIX
 from workbench.results.folders import SUBMISSIONS
@@ -230,7 +230,7 @@ class Submission:
     def began(self) -> set[int]:
         """The tasks that have begun, and did not go back to wait since."""
         try:
-            lines = self.began_file.read_text(errors="replace").split()
+            lines = read_file(self.began_file).decode(errors="replace").split()
         except OSError:
             return set()
         last = {line.lstrip("-"): line for line in lines}
@@ -245,8 +245,8 @@ class Submission:
         self._note(str(task))
 
     def _note(self, line: str) -> None:
-        with contextlib.suppress(OSError), self.began_file.open("a") as stream:
-            stream.write(f"{line}\n")
+        with contextlib.suppress(OSError), open_file(self.began_file, "ab") as stream:
+            stream.write(f"{line}\n".encode())
 
     @property
     def reported(self) -> Reported | None:
@@ -279,7 +279,7 @@ class Submissions:
             SubmissionError: another process holds it for minutes.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / _LOCK).open("a+b") as stream:
+        with open_file(self.folder / _LOCK, "a+b") as stream:
             if not lock(stream, LOCK_SECONDS):
                 raise SubmissionError(f"{self.folder}: another submission is under way; try again later")
             # Closing lets go of it; LOCK_UN would take it from a child that still holds it.

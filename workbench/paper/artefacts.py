@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
+from workbench.files import read_file
 from workbench.grids import Grid, GridError, ReportConfig
 from workbench.grids.evaluated import Evaluated, evaluated
 from workbench.paper.figures import figures
@@ -148,8 +149,8 @@ def current_files(name: str, stored: Evaluated, results: Path, file_name: str | 
     if not all(file.is_file() for file in files):
         return None
     try:
-        document = json.loads(files[-1].read_bytes())
-    except (ValueError, RecursionError):
+        document = json.loads(read_file(files[-1]))
+    except (OSError, ValueError, RecursionError):
         return None
     same = isinstance(document, dict) and document.get("made_from") == made_from(stored)
     return files if same else None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.files import made_whole
-from workbench.results.expressions import read_expressions, read_table, write_expressions
+from workbench.results.expressions import check_counts, read_expressions, read_table, write_expressions
 from workbench.results.folders import StoreError
 from workbench.results.frames import COLUMNS, ResultsSource, RunFolders, typed_frame
 from workbench.results.record import RunId
@@ -61,10 +61,18 @@ class Summary:
         """The expressions of a run; StoreError for masks, which a summary does not hold."""
         if masks:
             raise StoreError(f"{self.folder}: a summary holds no predicted masks; this needs the run folders")
-        file = self.folder / _EXPRESSIONS / _file_name(run)
-        if not file.is_file():
+        file = self.expressions_file(run)
+        if not file.exists():
             raise DamagedFile(file, "it is missing", REMEDY)
-        return read_expressions(file, REMEDY)
+        frame, runs = read_expressions(file, REMEDY), self.runs()
+        here = runs[(runs["run"] == run) & runs["split"].notna()]
+        counts = dict(zip(here["split"].astype(str), here["expressions"].astype(float), strict=True))
+        check_counts(file, frame, counts, self.folder / _RUNS, REMEDY)
+        return frame
+
+    def expressions_file(self, run: str) -> Path:
+        """The file of a run's expressions."""
+        return self.folder / _EXPRESSIONS / _file_name(run)
 
     def scored(self, name: str) -> ScoredFolder:
         """The scores of another model."""

@@ -6,6 +6,7 @@ and `<folder>/scored/` the scores of other models. `Summary` gives the same fram
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -92,7 +93,14 @@ def write_summary(
     Args:
         runs: as `runs_frame` gives it.
         expressions: by run, without masks.
+
+    Raises:
+        StoreError: there is something else than a summary.
+        DataError: it cannot be written.
     """
+    is_summary = (folder / _RUNS).is_file() and (folder / _EXPRESSIONS).is_dir()
+    if os.path.lexists(folder) and not is_summary and not (folder.is_dir() and not any(folder.iterdir())):
+        raise StoreError(f"{folder} is no summary, and would be replaced; name another folder")
     with made_whole(folder, replace=True) as partial:
         runs.to_parquet(partial / _RUNS, index=False, write_page_checksum=True)
         (partial / _EXPRESSIONS).mkdir()

@@ -45,7 +45,7 @@ def test_what_is_no_file_is_refused_at_once_by_every_way_to_open_one(
         assert isinstance(refused.value, WorkbenchError)
         assert (refused.value.filename, refused.value.strerror) == (str(place), f"not a file but a {kind}")
     for mode in ("ab", "a+b"):
-        with pytest.raises(OSError, match="not a file but a|Is a directory"):
+        with pytest.raises(OSError, match=r"not a file but a|Is a directory"):
             open_file(place, mode)
     assert not is_locked(place)
 
@@ -64,11 +64,11 @@ def test_a_file_is_read_whole_or_refused_for_its_size(tmp_path: Path) -> None:
 
 def test_no_descriptor_is_left_behind(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
         with pytest.raises(Unreadable):
             open_file(tmp_path / "pipe")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_file_takes_the_place_of_a_pipe_and_says_when_it_cannot_that_of_a_folder(tmp_path: Path) -> None:

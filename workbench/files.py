@@ -207,5 +207,6 @@ def is_locked(file: Path) -> bool:
 
 def digest_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
+    file: Any
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

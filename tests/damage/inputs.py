@@ -235,17 +235,19 @@ def _pickled(file: Path, rng: random.Random) -> tuple[str, bytes]:
 
 
 VALUES: tuple[str, ...] = (
-    "null", "true", "-7", "3.5", "text", "''", "[]", "{}", "[[1]]", "{x: null}", "1e400", ".nan", "-.inf", "2026-01-01",
-    "12:30:45", "0x1f", "0o17", "1_000_000", "9" * 30, "9" * 5000, "!!python/object/apply:os.getcwd []", "!!binary aGk=",
-    "!!set {a}", "!!timestamp 2026-01-01", "!!float x", "!!int x", "*nowhere", "&a [*a]", "&a {b: *a}", '"\\0"', '"\\ud800"', '"\\U0010ffff"',
-    "${oc.env:HOME}", "${base}", "${a.b", "${.}", "${title}", "@x", "`x`", "%x", "'", '"', "[", "{", "|", ">", "- a", "? a", "yes",
-    "\u202e", "é漢字", "\x07", "a: b: c", "[a, b", "{<<: {a: 1}}", "[1, a, null, {}]", "x" * 5000, "[" * 60 + "]" * 60,
+    "null", "true", "-7", "3.5", "text", "''", "[]", "{}", "[[1]]", "{x: null}", "1e400", ".nan", "-.inf",
+    "2026-01-01", "12:30:45", "0x1f", "0o17", "1_000_000", "9" * 30, "9" * 5000, "!!python/object/apply:os.getcwd []",
+    "!!binary aGk=", "!!set {a}", "!!timestamp 2026-01-01", "!!float x", "!!int x", "*nowhere", "&a [*a]",
+    "&a {b: *a}", '"\\0"', '"\\ud800"', '"\\U0010ffff"', "${oc.env:HOME}", "${base}", "${a.b", "${.}", "${title}",
+    "@x", "`x`", "%x", "'", '"', "[", "{", "|", ">", "- a", "? a", "yes", "\u202e", "é漢字", "\x07", "a: b: c", "[a, b",
+    "{<<: {a: 1}}", "[1, a, null, {}]", "x" * 5000, "[" * 60 + "]" * 60,
 )  # fmt: skip
 LINES: tuple[str, ...] = (
-    "\tx: 1", "x: 1", "title: again", "? [a, b]\n: c", "<<: {title: x}", "---", "...", "%YAML 9.9", "3: 4", "null: 1", "[a]: b",
-    "'': 1", "é: 1", "base.x: 1", "\x00", "\ufeff", "x: &a [1]\ny: *a", "- 1", "# nothing", "settings:", "axes: {a.b: [1, 2]}",
-    "axes: {training.steps: [1, x, {}, 1e400]}", "exclude: [{a: 1}]", "seeds: 0-99999999999", "seeds: [1, 1]", "seeds: []",
-    "instead: {a: 1}", "report: {splits: [nowhere], metrics: [x]}", "then: [table, table, x]", "baseline: [a]",
+    "\tx: 1", "x: 1", "title: again", "? [a, b]\n: c", "<<: {title: x}", "---", "...", "%YAML 9.9", "3: 4", "null: 1",
+    "[a]: b", "'': 1", "é: 1", "base.x: 1", "\x00", "\ufeff", "x: &a [1]\ny: *a", "- 1", "# nothing", "settings:",
+    "axes: {a.b: [1, 2]}", "axes: {training.steps: [1, x, {}, 1e400]}", "exclude: [{a: 1}]", "seeds: 0-99999999999",
+    "seeds: [1, 1]", "seeds: []", "instead: {a: 1}", "report: {splits: [nowhere], metrics: [x]}",
+    "then: [table, table, x]", "baseline: [a]",
     "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n"
     "d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n"
     "g: &g [*f,*f,*f,*f,*f,*f,*f,*f,*f]",

@@ -91,7 +91,9 @@ def test_damage_is_said_in_one_line_and_moves_no_number(batch: int, workbench: C
         except (Exception, Hang) as error:
             words = " ".join(word[:100] for word in case.words)
             what = f"{case.file and case.file.relative_to(supplies.folder)}: {case.what}"
-            wrong.append(f"case {number}, {case.family}, {what}: {words!r}: {type(error).__name__}: {str(error)[:1500]}")
+            wrong.append(
+                f"case {number}, {case.family}, {what}: {words!r}: {type(error).__name__}: {str(error)[:1500]}"
+            )
     assert not wrong, "\n\n".join(wrong)
 
 
@@ -110,7 +112,9 @@ def _meet(case: Case, workbench: Command, supplies: Supplies) -> None:
         assert len(said) == 1, outcome.err
         assert said[0].startswith("error: "), outcome.err
         # Where several files say one thing together, their folder is named.
-        assert any(str(place) in outcome.err for place in (case.file, *_above(case))), f"no file is named: {outcome.err}"
+        assert any(str(place) in outcome.err for place in (case.file, *_above(case))), (
+            f"no file is named: {outcome.err}"
+        )
     if case.words[0] == "table" and outcome.code == 0 and case.file is not None:
         ground = supplies.ground
         touched = {run for run in _completed() if case.file.is_relative_to(ground.run(*run).path)}

@@ -154,7 +154,10 @@ def evaluated(grid: Grid, source: ResultsSource, seeds: Sequence[int] | None = N
 def _recorded(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
     """The metrics of a run by split, out of the frame of runs."""
     names = [name for name in CHECKED if name in rows]
-    return {str(row["split"]): row[names].dropna().to_dict() for _, row in rows.iterrows()}
+    return {
+        str(row["split"]): {name: float(row[name]) for name in names if row[name] == row[name]}
+        for row in rows.to_dict("records")
+    }
 
 
 def _check_metrics(file: Path, frame: pd.DataFrame, recorded: Mapping[str, Mapping[str, float]]) -> None:

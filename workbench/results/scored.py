@@ -85,7 +85,7 @@ class ScoredFolder:
             ) from None
 
     def expressions(self) -> pd.DataFrame:
-        """One row per scored expression; DamagedFile where it cannot be read, or holds others than the record counts."""
+        """One row per scored expression; DamagedFile where they cannot be read, or the record counts others."""
         file = self.expressions_file
         frame = read_expressions(file, REMEDY)
         check_counts(file, frame, counts_in(self.record().metrics), self.path / _SCORE, REMEDY)

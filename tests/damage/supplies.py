@@ -39,7 +39,7 @@ backbone: {{name: vit_mini, image_size: 64}}
 fusion: {{variant: l_dit, layers: {{last: 2}}, projector: {{type: mlp}}}}
 text_encoder: {{name: bert_mini, max_tokens: 12}}
 data: {{dataset: refshapes, recipe: {{seed: 3, train_images: 40, eval_images: 6}}}}
-training: {{steps: 6, batch_size: 4, learning_rate: 0.001}}
+training: {{steps: 6, batch_size: 4, optimizer: {{learning_rate: 0.001}}}}
 evaluation: {{splits: [val, testA], threshold: 0.5}}
 machine: {{data_root: '{data}', trackers: [], threads: 1}}
 """

@@ -15,7 +15,7 @@ from workbench.config import SHIPPED_BERTS, TextEncoderConfig
 from workbench.errors import CheckpointError, ConfigError, MissingCheckpoint, counted
 from workbench.files import digest_of
 from workbench.models.determinism import plain_attention
-from workbench.models.encoder_files import check_folder
+from workbench.models.encoder_files import SHAPE, check_folder
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -225,7 +225,9 @@ def build_from_shape(config: TextEncoderConfig, root: Path) -> TextEncoder:
         check_folder(place)
     try:
         shape = AutoConfig.from_pretrained(locate(config, root), local_files_only=True)
-    except (CheckpointError, OSError, ValueError):
+    except Exception as error:  # not there, or the library's own types
+        if (place / SHAPE).exists():
+            raise CheckpointError(f"{place}: not a readable text encoder: {_reason(error)}") from None
         shape = BertConfig()
     positions = getattr(shape, "max_position_embeddings", None)
     if positions is not None and config.max_tokens > positions:
@@ -302,4 +304,6 @@ def _no_encoder(name: str, root: Path, error: Exception) -> CheckpointError:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What a library says, in one line; of a wrong field, transformers tells what is wrong in the second."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])[:300] or type(error).__name__

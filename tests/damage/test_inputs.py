@@ -105,16 +105,16 @@ def _meet(case: Case, workbench: Command, supplies: Supplies) -> None:
         signal.alarm(0)
     for file in (supplies.folder / "out").glob("released.*"):
         file.unlink()
-    assert outcome.code in ((0, 1, 2) if case.words[0] == "check" else (0, 2)), f"exit {outcome.code}: {outcome.err}"
+    finds = "check" in case.words[:2]  # 1: something was found
+    assert outcome.code in ((0, 1, 2) if finds else (0, 2)), f"exit {outcome.code}: {outcome.err}"
     assert "Traceback" not in outcome.err + outcome.out, outcome.err
     said = [line for line in outcome.err.splitlines() if not line.startswith("warning: ")]
     if outcome.code == 2 and case.family != "arguments":
         assert len(said) == 1, outcome.err
         assert said[0].startswith("error: "), outcome.err
         # Where several files say one thing together, their folder is named.
-        assert any(str(place) in outcome.err for place in (case.file, *_above(case))), (
-            f"no file is named: {outcome.err}"
-        )
+        named = () if case.file is None else (case.file.name, str(case.file.parent), str(case.file.parents[1]))
+        assert any(name in outcome.err for name in named), f"no file is named: {outcome.err}"
     if case.words[0] == "table" and outcome.code == 0 and case.file is not None:
         ground = supplies.ground
         touched = {run for run in _completed() if case.file.is_relative_to(ground.run(*run).path)}
@@ -122,10 +122,6 @@ def _meet(case: Case, workbench: Command, supplies: Supplies) -> None:
             touched = {run for run in _completed() if case.file.stem == ground.run(*run).name.replace("/", "-")}
             touched = _completed() if case.file.name == "runs.parquet" else touched
         _check_numbers(f"{outcome.out}{outcome.err}", ground, touched, case.file)
-
-
-def _above(case: Case) -> list[Path]:
-    return [] if case.file is None else [case.file.parent, case.file.parents[1]]
 
 
 def _completed() -> set[tuple[str, int]]:

@@ -79,4 +79,5 @@ def test_a_pipe_among_its_files_does_not_make_a_plan_wait(
     os.mkfifo(encoder / name)
     grid = grid_file(f"  text_encoder: {{name: '{encoder}'}}\nsettings: {{a: {{}}}}\n")
     done = workbench("submit", grid, "--results", tmp_path / "results", "--dry-run")
-    assert (done.code, done.err) == (2, f"error: {encoder / name}: not a file but a pipe\n")
+    assert done.code == 2
+    assert done.err == f"error: {grid}: setting 'a': {encoder / name}: not a file but a pipe\n"

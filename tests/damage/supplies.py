@@ -51,7 +51,7 @@ cpus_per_task: 2
 memory_gb: 4
 array_size: 10
 parallel: 2
-setup: [module load cuda, true]
+setup: [module load cuda, 'true']
 environment: {OMP_NUM_THREADS: '1'}
 retries: {timeout: 3, killed: 1}
 sbatch: {reservation: ours}

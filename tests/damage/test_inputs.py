@@ -112,8 +112,9 @@ def _meet(case: Case, workbench: Command, supplies: Supplies) -> None:
     if outcome.code == 2 and case.family != "arguments":
         assert len(said) == 1, outcome.err
         assert said[0].startswith("error: "), outcome.err
-        # Where several files say one thing together, their folder is named.
-        named = () if case.file is None else (case.file.name, str(case.file.parent), str(case.file.parents[1]))
+        # Where several files say one thing together, another of them or their folder may be named.
+        place = supplies.folder if case.file is None else case.file.parent
+        named = (*(file.name for file in place.iterdir()), str(place), str(place.parent))
         assert any(name in outcome.err for name in named), f"no file is named: {outcome.err}"
     if case.words[0] == "table" and outcome.code == 0 and case.file is not None:
         ground = supplies.ground

@@ -120,7 +120,6 @@ COVERED_BY = {
     "data/transforms.py": "data/test_augment.py",
     "errors.py": "test_failures.py",
     "evaluation/scoring.py": "evaluation/test_metrics.py",
-    "files.py": "results/test_folders.py",
     "grids/checked.py": "test_receipts.py",
     "grids/document.py": "grids/test_grid.py",
     "grids/file.py": "grids/test_loading.py",

@@ -67,7 +67,7 @@ def test_a_file_that_is_not_there_and_one_that_cannot_be_read_are_told_apart(tmp
     with pytest.raises(FileNotFoundError):
         read_record(tmp_path / "none.json", Book)
     (tmp_path / "folder.json").mkdir()
-    with pytest.raises(DamagedFile, match="Is a directory"):
+    with pytest.raises(DamagedFile, match=r"damaged \(not a file but a folder\)"):
         read_record(tmp_path / "folder.json", Book)
 
 

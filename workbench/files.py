@@ -1,21 +1,104 @@
-"""Files and folders that are replaced as a whole, locked, and known by their content."""
+"""Files and folders that are replaced as a whole, locked, known by their content, and read without waiting for a pipe.
+
+Whatever others can put in a file's place is opened by `open_file`, or checked by `check_file` where a library opens it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from workbench.errors import DataError
+from workbench.errors import DataError, WorkbenchError
 
 TRIES = 10
+MOST_BYTES = 1 << 30
+"""Of a file that is read as a whole; none of ours comes near it, and a hole on the disk may claim to be any size."""
+
+
+class Unreadable(WorkbenchError, OSError):
+    """What stands in a file's place is none, or is too large.
+
+    It is an OSError too, so that whoever says more about a file that cannot be read does so here as well.
+    """
+
+    def __init__(self, file: str | Path, why: str) -> None:
+        super().__init__(errno.EINVAL, why, str(file))
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
+
+
+def open_file(file: Path, mode: str = "rb") -> IO[Any]:
+    """Open a file as `open` does, but for a pipe, a socket, a device or a folder in its place, which may wait for ever.
+
+    Raises:
+        Unreadable: it is no file.
+        OSError: it cannot be opened.
+    """
+    return open(file, mode, opener=_open_regular)
+
+
+def _open_regular(file: str, flags: int) -> int:
+    try:
+        # Without waiting for a pipe's other end; for a file, the flag has no effect.
+        descriptor = os.open(file, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a pipe that nobody reads
+            check_file(Path(file))
+        raise
+    try:
+        _check_mode(file, os.fstat(descriptor).st_mode)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def check_file(file: Path) -> None:
+    """Before a library opens a file by its name: Unreadable where there is none but a pipe or another such thing.
+
+    Raises:
+        OSError: there is nothing.
+    """
+    _check_mode(file, file.stat().st_mode)
+
+
+def _check_mode(file: str | Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+        raise Unreadable(file, f"not a file but a {kinds.get(stat.S_IFMT(mode), 'device')}")
+
+
+def read_file(file: Path, most: int = MOST_BYTES) -> bytes:
+    """A file's whole content.
+
+    Args:
+        most: bytes that it may have.
+
+    Raises:
+        Unreadable: it is no file, or larger.
+        OSError: it cannot be opened.
+    """
+    with open_file(file) as stream:
+        if os.fstat(stream.fileno()).st_size > most:
+            raise Unreadable(file, f"larger than {most >> 20:,} MiB")
+        content: bytes = stream.read()
+    return content
+
+
+def write_text(file: Path, text: str) -> None:
+    """Replace a file as a whole by a text in UTF-8, see `replacing`."""
+    write_atomically(file, text.encode())
 
 
 @contextlib.contextmanager
@@ -32,10 +115,17 @@ def replacing(file: Path) -> Iterator[Path]:
         with partial.open("rb") as stream:
             os.fsync(stream.fileno())
         partial.chmod(0o644)
-        partial.replace(file)
+        _take_place(partial, file)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _take_place(partial: Path, file: Path) -> None:
+    try:
+        partial.replace(file)
+    except OSError as error:  # it would name the partial file
+        raise OSError(error.errno, error.strerror, str(file)) from None
 
 
 def write_atomically(file: Path, content: bytes) -> None:
@@ -101,14 +191,17 @@ def lock(stream: IO[bytes], seconds: float) -> bool:
 
 
 def is_locked(file: Path) -> bool:
-    """Whether a process holds the lock on a file; one that is not there is not locked."""
+    """Whether a process holds the lock on a file; what is no file is not locked, and what may not be seen may be."""
     try:
-        with file.open("rb") as stream:
+        with open_file(file) as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, Unreadable):
         return False
-    except BlockingIOError:
+    except (BlockingIOError, PermissionError):
         return True
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
     return False
 
 
@@ -122,5 +215,6 @@ def owner_of(path: Path) -> str:
 
 def digest_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
+    file: Any
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

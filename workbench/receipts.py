@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from workbench.files import digest_of, write_atomically
+from workbench.files import digest_of, read_file, write_atomically
 
 PACKAGE = Path(__file__).resolve().parent
 LIBRARIES = ("torch", "transformers", "segment-anything", "accelerate")
@@ -47,8 +47,9 @@ def remembered(kind: str, inputs: Any, make: Callable[[], Any]) -> Any:
     if place is None:
         return make()
     file = place / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(file.read_bytes())["value"]
+    # One that is damaged is none.
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        return json.loads(read_file(file))["value"]
     value = make()
     with contextlib.suppress(OSError):  # a cache that cannot be written is none
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 from pydantic_core import from_json
 
 from workbench.errors import WorkbenchError, shown
+from workbench.files import read_file
 from workbench.registry import did_you_mean, unknown_name
 
 
@@ -193,7 +194,7 @@ def read_record(file: Path, model: type[R], remedy: str = "") -> R:
         DamagedFile: it cannot be read, or a field is wrong; names both.
     """
     try:
-        content = file.read_bytes()
+        content = read_file(file)
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:

@@ -30,22 +30,6 @@ FIGURE_EVERY, NOTEBOOK_EVERY = 5, 3
 Command = Callable[..., Outcome]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick() -> Iterator[None]:
-    """Few draws for the intervals, and the commands built once from their signatures: that is most of the time."""
-    import typer
-
-    from workbench import cli
-    from workbench.analysis import statistics
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statistics, "SAMPLES", 20)
-        statistics._weights.cache_clear()
-        patch.setattr(cli, "app", typer.main.get_command(cli.app))
-        yield
-    statistics._weights.cache_clear()
-
-
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Iterator[Ground]:
     folder = tmp_path_factory.mktemp("damage")

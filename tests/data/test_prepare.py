@@ -155,7 +155,7 @@ def test_a_pipe_by_a_file_s_name_is_not_waited_for(tmp_path: Path) -> None:
     image.unlink()
     os.mkfifo(image)
     (finding,) = check(open_prepared(place))
-    assert finding.text() == f"broken or missing images: 1 ({image}: not a file)"
+    assert finding.text() == f"broken or missing images: 1 ({image}: not a file but a pipe)"
     with pytest.raises(DataError, match=r"000000000003\.jpg: not a file"):
         prepared(tmp_path)
     (place / "objects.arrow").unlink()

@@ -49,7 +49,7 @@ def test_a_pipe_in_place_of_a_file_does_not_wait(workbench: Callable[..., Outcom
     for given in ([tmp_path / "pipe.yaml"], [tmp_path / "grid.yaml", "--profile", tmp_path / "pipe.yaml"]):
         done = workbench("plan", *given)
         assert done.code == 2
-        assert done.err == f"error: {tmp_path / 'pipe.yaml'}: not a file\n"
+        assert done.err == f"error: {tmp_path / 'pipe.yaml'}: not a file but a pipe\n"
 
 
 def test_nothing_from_outside_enters_a_configuration(

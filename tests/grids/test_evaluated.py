@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from tests import stored
 from workbench.grids import Grid, load_grid
 from workbench.grids.evaluated import evaluated
+from workbench.results.expressions import write_expressions
 from workbench.results.folders import RunFolder, StoreError
 from workbench.results.frames import RunFolders
 from workbench.results.summary import Summary
@@ -95,6 +97,28 @@ def test_a_run_that_was_evaluated_on_other_expressions_is_damaged(grid: Grid, re
     runs = evaluated(grid, RunFolders(results))
     assert runs.seeds("a") == (0, 1, 3, 4)
     assert "was evaluated on other expressions of val than other runs" in str(runs.incomplete[0])
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_number_that_is_not_the_stored_one_is_not_shown(
+    grid: Grid, results: Path, tmp_path: Path, kept: bool
+) -> None:
+    folder = folder_of(grid, results, "a", 2)
+    file, source = folder.expressions_file, RunFolders(results)
+    if kept:
+        evaluated(grid, source).write_summary(tmp_path / "kept")
+        source = Summary(tmp_path / "kept")
+        file = source.expressions_file(folder.name)
+    frame = pd.read_parquet(file)
+    moved = np.minimum(frame["intersection"].to_numpy()[::-1], frame["union"].to_numpy())
+    write_expressions(file, frame.assign(intersection=moved))
+    runs = evaluated(grid, source)
+    assert runs.seeds("a") == (0, 1, 3, 4)
+    (told,) = runs.incomplete
+    assert str(told).startswith(f"a seed 2 (damaged: {file}: damaged (intersection: ")
+    assert " of val is " in str(told)
+    assert "when it was stored" in str(told)
+    assert list(runs.runs.loc[runs.runs["run"] == folder.name, "state"]) == ["damaged"]
 
 
 @pytest.mark.parametrize("column", ["sentence", "target_area", "no_target"])

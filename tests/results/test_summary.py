@@ -8,6 +8,7 @@ import pytest
 
 from tests import stored
 from workbench.config import RunConfig
+from workbench.results.expressions import write_expressions
 from workbench.results.folders import StoreError
 from workbench.results.frames import RunFolders, runs_frame
 from workbench.results.summary import Summary, source_of, write_summary
@@ -33,6 +34,26 @@ def test_a_folder_that_is_no_summary_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"is no summary: it has no runs\.parquet; make one with: workbench summarise"):
         source_of(tmp_path, tmp_path / "nothing")
     assert isinstance(source_of(tmp_path, None), RunFolders)
+
+
+def test_nothing_but_a_summary_is_replaced(kept: Path) -> None:
+    runs = Summary(kept).runs()
+    for folder in (kept.parent, kept.parent / "runs"):
+        before = sorted(kept.parent.rglob("*"))
+        with pytest.raises(StoreError, match=r"is no summary, and would be replaced; name another folder"):
+            write_summary(folder, runs, {})
+        assert sorted(kept.parent.rglob("*")) == before
+    (kept.parent / "empty").mkdir()
+    write_summary(kept.parent / "empty", runs, {})
+    assert len(Summary(kept.parent / "empty").runs()) == len(runs)
+
+
+def test_rows_that_are_lost_are_missed(kept: Path) -> None:
+    (file,) = (kept / "expressions").iterdir()
+    run = str(Summary(kept).runs()["run"][0])
+    write_expressions(file, pd.read_parquet(file).iloc[:-1])
+    with pytest.raises(DamagedFile, match=r"split: 14 expressions of val, but .*runs\.parquet counts 15"):
+        Summary(kept).expressions(run)
 
 
 def test_damage_names_the_file(kept: Path) -> None:

@@ -260,6 +260,25 @@ def test_a_stop_in_the_evaluation_resumes_there(tmp_path: Path, make_config: Cal
     assert [e.step for e in folder.log().events if e.event == "step"] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("damage", ["cut", "fewer rows"])
+def test_a_scored_split_that_is_damaged_is_scored_again(
+    tmp_path: Path, make_config: Callable[..., RunConfig], damage: str
+) -> None:
+    config = make_config(evaluation__splits=["val", "testB"])
+    folder = RunFolder.of(tmp_path, config, 0)
+    with pytest.raises(InterruptedRun, match="before the evaluation of testB"):
+        train(config, 0, folder, stop=lambda: bool(folder.checkpoints.scored()))
+    (file,) = folder.checkpoints.scored()
+    scored = pd.read_parquet(file)
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:300])
+    else:
+        scored.iloc[:-2].to_parquet(file)
+    train(config, 0, folder)
+    kept = folder.expressions()
+    pd.testing.assert_frame_equal(kept[kept["split"] == "val"].reset_index(drop=True), scored)
+
+
 def test_an_exploding_loss_ends_as_diverged_with_its_step(
     tmp_path: Path, make_config: Callable[..., RunConfig]
 ) -> None:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from workbench.config import RunConfig
-from workbench.files import replacing
+from workbench.files import check_file, replacing
 from workbench.results.folders import RunFolder
 from workbench.results.provenance import code_digest
 
@@ -58,6 +58,7 @@ def attention_maps(
     )
     file = folder.artefacts / _FILE
     try:
+        check_file(file)
         with safe_open(file, "numpy") as stored:
             if (stored.metadata() or {}).get("document") == wanted:
                 names = set(stored.keys())

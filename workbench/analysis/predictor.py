@@ -15,7 +15,7 @@ from torch import Tensor
 from workbench.config import RunConfig
 from workbench.data.images import read_pixels
 from workbench.data.transforms import place, place_image, resize_image, restore_logits
-from workbench.errors import CheckpointError, DataError
+from workbench.errors import CheckpointError, ConfigError, DataError
 from workbench.evaluation.evaluate import mask_logits, mask_of
 from workbench.models import checkpoints
 from workbench.models.importing import released_configuration
@@ -140,7 +140,10 @@ def _from_file(file: Path) -> tuple[RunConfig, ReferringSam, str]:
         values = released_configuration(sizes, "vit_b", has_text=model.text_encoder is not None)
         return RunConfig.parse(values), model, file.stem
     if CONFIG in metadata:
-        config = RunConfig.parse(json.loads(metadata[CONFIG]))
+        try:
+            config = RunConfig.parse(json.loads(metadata[CONFIG]))
+        except (ValueError, TypeError, RecursionError, ConfigError) as error:
+            raise CheckpointError(f"{file}: the configuration that it holds is damaged: {error}") from None
         return config, load_weights(config, file, f"variant {config.fusion.variant}"), file.stem
     for folder in file.absolute().parents[:3]:
         if (folder / "run.json").is_file():

@@ -195,6 +195,7 @@ def logs(
 ) -> None:
     """What a run logged, and what its last job printed where it did not end well."""
     from workbench.errors import WorkbenchError
+    from workbench.files import read_file
     from workbench.launch.submissions import Submissions, latest
     from workbench.registry import unknown_name
     from workbench.results.folders import RunFolder
@@ -221,7 +222,12 @@ def logs(
         warn(line)
     newest = latest(Submissions(results).all(warn)).get(folder.name)
     outputs = newest[0].output(newest[1]) if newest else []
-    printed = {str(file): file.read_text(errors="replace").splitlines()[-lines:] for file in outputs}
+    printed = {}
+    for file in outputs:
+        try:
+            printed[str(file)] = read_file(file).decode(errors="replace").splitlines()[-lines:]
+        except OSError as error:
+            warn(f"{file}: {error.strerror}")
     if as_json:
         logged = [{"time": event.time, "event": event.event, **event.details()} for event in log.events[-lines:]]
         print_json({"run": folder.name, "state": folder.state(), "events": logged, "printed": printed})

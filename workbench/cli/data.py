@@ -278,14 +278,16 @@ def _probed_row(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def refshapes_recipe(data: ReferData) -> Any:
     """The recipe that a folder of refshapes was made from; None for another data set."""
-    import json
-
     from workbench.config import RefshapesRecipe
+    from workbench.data.readers.items import read_json
 
     file = data.folder / "instances.json"
     if data.name != "refshapes" or not file.is_file():
         return None
-    recipe = RefshapesRecipe(**json.loads(file.read_bytes())["info"]["recipe"])
+    try:
+        recipe = RefshapesRecipe(**read_json(file)["info"]["recipe"])
+    except (LookupError, TypeError, ValueError):  # somebody else's file of that name
+        return None
     return recipe if recipe.targets == "one" else None
 
 

@@ -46,6 +46,7 @@ def predict(
 
     from workbench.analysis.predictor import Predictor
     from workbench.data.images import read_image
+    from workbench.files import replacing, write_text
     from workbench.paper.overlay import overlay
 
     pictures = [read_image(image) for image in images]  # a broken one is named before a model is loaded
@@ -59,8 +60,9 @@ def predict(
             )
             for place, found in enumerate(predictor(pixels, sentences), start=1):
                 mask_file, overlay_file = out / f"{name}-{place}.png", out / f"{name}-{place}-overlay.png"
-                Image.fromarray(found.mask).save(mask_file)
-                Image.fromarray(overlay(pixels, found.mask)).save(overlay_file)
+                for file, picture in ((mask_file, found.mask), (overlay_file, overlay(pixels, found.mask))):
+                    with replacing(file) as partial:
+                        Image.fromarray(picture).save(partial, "PNG")
                 rows.append(
                     {
                         "image": str(image),
@@ -73,7 +75,7 @@ def predict(
                 )
             step(number + 1, len(images))
     document = {"run": predictor.name, "predictions": rows}
-    (out / "predictions.json").write_text(json.dumps(document, indent=1) + "\n")
+    write_text(out / "predictions.json", json.dumps(document, indent=1) + "\n")
     if as_json:
         print_json(document)
         return

@@ -24,6 +24,7 @@ from workbench.cli.options import (
 )
 from workbench.cli.outputs import By, From, Seeds, stored_of
 from workbench.errors import WorkbenchError, counted
+from workbench.files import write_text
 
 if TYPE_CHECKING:
     from workbench.paper.citations import Citation
@@ -82,7 +83,7 @@ def table(
         print(text, end="")
         if form in (TableFormat.latex, TableFormat.html):
             ending = "tex" if form is TableFormat.latex else "html"
-            (folder / f"table.{ending}").write_text(text)
+            write_text(folder / f"table.{ending}", text)
         return
     if not as_json:
         print(markdown(laid_out))

@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from workbench.data.masks import MOST_PIXELS
 from workbench.data.tables import ReferData
 from workbench.errors import DataError
+from workbench.files import Unreadable, open_file, read_file
 
 if TYPE_CHECKING:
     import torch
@@ -27,13 +28,14 @@ IMAGE_FOLDERS = ("images", "../images/train2014", "../images/mscoco/images/train
 
 def image_size(file: Path) -> tuple[int, int]:
     """Height and width from the file's header; DataError where there is none."""
-    _check_regular(file)
     try:
-        with warnings.catch_warnings(), Image.open(file, formats=FORMATS) as image:
+        with warnings.catch_warnings(), open_file(file) as stream, Image.open(stream, formats=FORMATS) as image:
             warnings.simplefilter("ignore")
             return image.height, image.width
     except FileNotFoundError:
         raise DataError(f"missing image {file.name} in {file.parent}") from None
+    except Unreadable as error:
+        raise DataError(str(error)) from None
     except Exception as error:  # Pillow raises many types of error for a broken file
         raise DataError(f"{file}: image cannot be decoded: {_named(error)}") from None
 
@@ -51,9 +53,8 @@ def read_pixels(file: Path, size: tuple[int, int] | None = None) -> torch.Tensor
     """
     import torch
 
-    _check_regular(file)
     try:
-        content = file.read_bytes()
+        content = read_file(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(content), formats=FORMATS)
@@ -63,6 +64,8 @@ def read_pixels(file: Path, size: tuple[int, int] | None = None) -> torch.Tensor
             return torch.from_numpy(np.array(_in_eight_bits(image).convert("RGB"))).permute(2, 0, 1)
     except FileNotFoundError:
         raise DataError(f"missing image {file.name} in {file.parent}") from None
+    except Unreadable as error:
+        raise DataError(str(error)) from None
     except DataError:
         raise
     except Exception as error:  # both raise many types of error for a broken file
@@ -81,17 +84,11 @@ def read_upright(file: Path) -> NDArray[np.uint8]:
         DataError: see `read_pixels`.
     """
     pixels = read_image(file)
-    with Image.open(file, formats=FORMATS) as image:
+    with open_file(file) as stream, Image.open(stream, formats=FORMATS) as image:
         turn = image.getexif().get(ExifTags.Base.Orientation, 1)
     turned = Image.fromarray(pixels)
     turned.getexif()[ExifTags.Base.Orientation] = turn
     return np.array(ImageOps.exif_transpose(turned))
-
-
-def _check_regular(file: Path) -> None:
-    """A pipe or a device in place of an image would make the reader wait for ever."""
-    if file.exists() and not file.is_file():
-        raise DataError(f"{file}: not a file")
 
 
 def _in_eight_bits(image: Image.Image) -> Image.Image:

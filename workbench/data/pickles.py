@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from workbench.errors import DataError
+from workbench.files import read_file
 
 ALLOWED = frozenset(
     {
@@ -52,7 +53,7 @@ def load_plain(file: Path) -> Any:
     Raises:
         DataError: names the file, and what it tried or where it is damaged.
     """
-    content = file.read_bytes()
+    content = read_file(file)
     try:
         _check_opcodes(content)
         return _NoImports(io.BytesIO(content), encoding="latin1").load()

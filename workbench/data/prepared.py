@@ -18,7 +18,7 @@ from workbench.data import tables
 from workbench.data.readers import readers
 from workbench.data.tables import ReferData
 from workbench.errors import DataError
-from workbench.files import digest_of
+from workbench.files import check_file, digest_of
 from workbench.registry import unknown_name
 from workbench.validation import DamagedFile, Mistake, Moment, Record, Whole
 from workbench.validation import read_record as read_any_record
@@ -227,6 +227,7 @@ def _schemas() -> tuple[pa.Schema, ...]:
 
 def _map(file: Path, schema: pa.Schema) -> pa.Table:
     try:
+        check_file(file)
         table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
         if table.schema != schema:
             raise DataError(f"{file}: its columns are different; {REMEDY}")
@@ -234,6 +235,6 @@ def _map(file: Path, schema: pa.Schema) -> pa.Table:
     except FileNotFoundError:
         raise DataError(f"missing file {file}; {REMEDY}") from None
     except (pa.ArrowException, OSError, ValueError) as error:
-        why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        why = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0][:200]
         raise DataError(f"{file}: damaged ({why}); {REMEDY}") from None
     return table.combine_chunks()

@@ -17,7 +17,7 @@ from workbench.data import masks
 from workbench.data.images import image_size
 from workbench.data.readers.items import in_words
 from workbench.errors import DataError
-from workbench.files import digest_of
+from workbench.files import digest_of, open_file
 
 GREY = ("1", "L", "P", "I", "I;16")
 NAME = re.compile(r"(?:(\d{1,15})-)?(\d{1,15})\.png")
@@ -63,7 +63,7 @@ def _read(file: Path) -> NDArray[np.bool_]:
     if height * width > masks.MOST_PIXELS:
         raise DataError(f"{file}: a mask of {height}×{width} pixels; at most {masks.MOST_PIXELS:,} in all are read")
     try:
-        with warnings.catch_warnings(), Image.open(file, formats=["PNG"]) as image:
+        with warnings.catch_warnings(), open_file(file) as stream, Image.open(stream, formats=["PNG"]) as image:
             warnings.simplefilter("ignore")
             mode, pixels = image.mode, np.array(image)
     except Exception as error:  # Pillow raises many types of error for a broken file

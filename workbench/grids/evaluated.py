@@ -9,18 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.results.folders import RunFolder, StoreError
+from workbench.evaluation.metrics import metrics
+from workbench.results.folders import AGAIN, RunFolder, StoreError
 from workbench.results.frames import ResultsSource, RunFolders, expressions_frame, runs_frame
 from workbench.results.provenance import code_digest
 from workbench.results.record import KEY, RunId
 from workbench.results.scored import SCORED, ScoredFolder
 from workbench.results.summary import write_summary
-from workbench.validation import DamagedFile
+from workbench.validation import DamagedFile, Mistake
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from workbench.grids.grid import Grid
+
+CHECKED = ("miou", "oiou")
+"""Metrics that a run's expressions must still give."""
+TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,7 @@ def evaluated(grid: Grid, source: ResultsSource, seeds: Sequence[int] | None = N
         if frames:
             expressions[setting] = _joined(frames)
     runs = _leave_out_other_expressions(grid, runs, expressions, incomplete)
+    runs = _leave_out_other_metrics(source, runs, expressions, incomplete)
     if not expressions:
         causes = "; ".join(map(str, [run for run in incomplete if run.state != "new"][:3]))
         raise StoreError(
@@ -150,6 +156,26 @@ def evaluated(grid: Grid, source: ResultsSource, seeds: Sequence[int] | None = N
     sources = _add_scored(grid, scored, expressions, incomplete)
     sound = {name: folder for name, folder in scored.items() if name in sources}
     return Evaluated(grid, runs, expressions, incomplete, sound, sources)
+
+
+def _recorded(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """The metrics of a run by split, out of the frame of runs."""
+    names = [name for name in CHECKED if name in rows]
+    return {
+        str(row["split"]): {name: float(row[name]) for name in names if row[name] == row[name]}
+        for row in rows.to_dict("records")
+    }
+
+
+def _check_metrics(file: Path, frame: pd.DataFrame, recorded: Mapping[str, Mapping[str, float]]) -> None:
+    """DamagedFile where expressions do not give the metrics that were computed from them when they were stored."""
+    for split, values in recorded.items():
+        part = frame[frame["split"] == split]
+        for name in values.keys() & set(CHECKED):
+            value = metrics[name].value(part)
+            if not abs(value - values[name]) < TOLERANCE:
+                told = f"{metrics[name].label} of {split} is {value:.6f}, and was {values[name]:.6f} when it was stored"
+                raise DamagedFile(file, Mistake("intersection", told, "metric"), AGAIN)
 
 
 def _without_other_configurations(grid: Grid, runs: pd.DataFrame, source: RunFolders) -> pd.DataFrame:
@@ -200,13 +226,38 @@ def _leave_out_other_expressions(
         for (setting, run), signature in by_run.items():
             if signature != usual and run in set(runs.loc[runs["state"] == "completed", "run"]):
                 message = f"{run} was evaluated on other expressions of {split} than other runs on the same data set"
-                frame = expressions[setting]
-                incomplete.append(Incomplete(setting, RunId.parse(run).seed, run, "damaged", message))
-                runs = _without_metrics(runs, run, message)
-                expressions[setting] = frame[frame["run"] != run].reset_index(drop=True)
-    for setting in [name for name, frame in expressions.items() if frame.empty]:
-        del expressions[setting]
+                runs = _leave_out(setting, run, message, runs, expressions, incomplete)
     return runs
+
+
+def _leave_out_other_metrics(
+    source: ResultsSource, runs: pd.DataFrame, expressions: dict[str, pd.DataFrame], incomplete: list[Incomplete]
+) -> pd.DataFrame:
+    """Take out runs whose expressions do not give the metrics that were computed from them when they were stored."""
+    for setting, frame in list(expressions.items()):
+        for run, part in frame.groupby("run", sort=False):
+            try:
+                _check_metrics(source.expressions_file(str(run)), part, _recorded(runs[runs["run"] == run]))
+            except DamagedFile as damage:
+                runs = _leave_out(setting, str(run), str(damage), runs, expressions, incomplete)
+    return runs
+
+
+def _leave_out(
+    setting: str,
+    run: str,
+    message: str,
+    runs: pd.DataFrame,
+    expressions: dict[str, pd.DataFrame],
+    incomplete: list[Incomplete],
+) -> pd.DataFrame:
+    """Take a damaged run out of the expressions; returns the frame of the runs that says so."""
+    incomplete.append(Incomplete(setting, RunId.parse(run).seed, run, "damaged", message))
+    frame = expressions[setting]
+    expressions[setting] = frame[frame["run"] != run].reset_index(drop=True)
+    if expressions[setting].empty:
+        del expressions[setting]
+    return _without_metrics(runs, run, message)
 
 
 def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -229,6 +280,7 @@ def _add_scored(
             raise StoreError(f"{grid.file}: report.models: {name!r} is a setting's name")
         try:
             record, frame = folder.record(), folder.expressions()
+            _check_metrics(folder.expressions_file, frame, record.metrics)
         except DamagedFile as damage:
             incomplete.append(Incomplete(name, None, f"{SCORED}/{name}", "damaged", str(damage)))
             continue

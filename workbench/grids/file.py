@@ -15,6 +15,7 @@ from yaml import YAMLError
 
 from workbench.errors import WorkbenchError, is_plain, shown
 from workbench.evaluation.metrics import metrics as known_metrics
+from workbench.files import Unreadable, open_file
 from workbench.grids.bounds import MOST_BYTES, check_bounds
 from workbench.grids.seeds import seeds_in
 from workbench.registry import nearest, unknown_name
@@ -139,9 +140,7 @@ def read_yaml(file: Path, sources: dict[Path, str] | None = None) -> dict[str, A
         GridError: says where it cannot be read, or which key stands twice.
     """
     try:
-        if file.exists() and not file.is_file():
-            raise GridError(f"{file}: not a file")
-        with file.open("rb") as stream:
+        with open_file(file) as stream:
             content = stream.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise GridError(f"{file}: larger than {MOST_BYTES >> 20} MiB")
@@ -153,6 +152,8 @@ def read_yaml(file: Path, sources: dict[Path, str] | None = None) -> dict[str, A
         near = nearest(file.stem, beside)
         hint = "" if near is None else f" (did you mean {beside[near]!r}?)"
         raise GridError(f"{file}: no such file{hint}") from None
+    except Unreadable as error:
+        raise GridError(str(error)) from None
     except (YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""

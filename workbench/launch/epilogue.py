@@ -18,6 +18,7 @@ from typing import Any
 
 from workbench.errors import WorkbenchError
 from workbench.failures import FailureClass, crash, known
+from workbench.files import Unreadable, open_file
 from workbench.launch import scheduler
 from workbench.launch.submissions import Submission, Submissions, read_submission
 from workbench.launch.tasks import STOPPED, run_index, task_index, task_job
@@ -263,9 +264,13 @@ def _since_attempt(file: Path) -> str:
 
 
 def _tail(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        stream.seek(max(0, file.stat().st_size - TAIL_BYTES))
-        return stream.read()
+    try:
+        with open_file(file) as stream:
+            stream.seek(max(0, file.stat().st_size - TAIL_BYTES))
+            tail: bytes = stream.read()
+    except Unreadable:  # a pipe in its place says nothing
+        return b""
+    return tail
 
 
 if __name__ == "__main__":

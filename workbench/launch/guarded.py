@@ -175,8 +175,10 @@ def _mark(folder: Path, message: str) -> None:
 
 def refusals(folder: Path) -> dict[int, str]:
     """By task, why jobs of a submission were refused, as their marks say."""
+    from workbench.files import read_file  # jobs, which have no package before the check, do not ask this
+
     try:
-        lines = folder.with_name(f"{folder.name}{MARK}").read_text(errors="replace").splitlines()
+        lines = read_file(folder.with_name(f"{folder.name}{MARK}")).decode(errors="replace").splitlines()
     except OSError:
         return {}
     marks = (line.partition(" ") for line in lines if line.isprintable())

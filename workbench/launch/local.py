@@ -18,7 +18,7 @@ import submitit
 
 from workbench.errors import ConfigError
 from workbench.failures import crash, known
-from workbench.files import is_locked
+from workbench.files import is_locked, open_file
 from workbench.grids import Grid
 from workbench.launch.plan import PlannedRun, Stage, job_document
 from workbench.launch.snapshot import snapshot
@@ -186,7 +186,7 @@ def _note_crash(job: Any, training: TrainingJob) -> None:
 @contextlib.contextmanager
 def _used(folder: Path) -> Iterator[None]:
     """Mark a submission's folder as in use for as long as this process lives."""
-    with (folder / IN_USE).open("a+b") as stream:
+    with open_file(folder / IN_USE, "a+b") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from workbench.files import open_file, read_file
+
 _BEGAN = "began"
 
 TASK = "t"
@@ -102,7 +104,7 @@ class TaskNotes:
 
     def _notes(self) -> list[str]:
         try:
-            return self.began_file.read_text(errors="replace").split()
+            return read_file(self.began_file).decode(errors="replace").split()
         except OSError:
             return []
 
@@ -123,7 +125,7 @@ class TaskNotes:
         self._note(f"{TASK}{task}" if begun else f"-{TASK}{task}")
 
     def _note(self, line: str) -> None:
-        with contextlib.suppress(OSError), self.began_file.open("a") as stream:
+        with contextlib.suppress(OSError), open_file(self.began_file, "a") as stream:
             stream.write(f"{line}\n")
 
     def output(self, run: int) -> list[Path]:

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from workbench.errors import WorkbenchError, counted
-from workbench.files import lock, owner_of, write_atomically
+from workbench.files import lock, open_file, owner_of, write_atomically
 from workbench.grids import Grid, GridDocument, GridError
 from workbench.launch.guarded import refusals
 from workbench.launch.packing import TaskNotes
@@ -261,7 +261,7 @@ class Submissions:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            stream = (self.folder / _LOCK).open("a+b")
+            stream = open_file(self.folder / _LOCK, "a+b")
         except PermissionError:
             raise SubmissionError(f"you may not write {self.folder}; name another folder with --results") from None
         with stream:

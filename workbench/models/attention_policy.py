@@ -17,6 +17,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from workbench.errors import ConfigError
+from workbench.files import read_file
 
 logger = logging.getLogger(__name__)
 VARIABLE = "WORKBENCH_ATTENTION_POLICY"
@@ -57,7 +58,7 @@ class Policy(BaseModel):
 def load_policy(file: Path) -> Policy:
     """A table from its JSON file; ConfigError says what is wrong with it."""
     try:
-        return Policy.model_validate_json(file.read_text())
+        return Policy.model_validate_json(read_file(file))
     except OSError as error:
         raise ConfigError(VARIABLE, f"{file}: {error.strerror}") from None
     except ValidationError as error:

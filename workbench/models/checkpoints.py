@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from workbench.config import ASSETS, BUILTIN, REFERRING_MINI, BackboneConfig, StartConfig
 from workbench.errors import CheckpointError, MissingCheckpoint, counted
-from workbench.files import digest_of
+from workbench.files import check_file, digest_of
 from workbench.models import released
 from workbench.models.backbones import SAM_DECODER_DEPTH, backbones
 from workbench.models.fusion import Sizes, build_fusion
@@ -57,9 +57,10 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: missing, truncated, or holding more than tensors.
     """
-    if not file.is_file():
+    if not file.exists():
         raise CheckpointError(f"missing checkpoint: no file {file}")
     try:
+        check_file(file)
         if file.suffix == ".safetensors":
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
@@ -68,12 +69,26 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line] or ["it holds no plain tensors"]
         raise CheckpointError(f"{file}: refused, only tensors are loaded: {lines[0]}") from None
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{file}: truncated or damaged weights file: {reason}") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    except Exception as error:  # a broken archive raises many types of error
+        raise _damaged(file, error) from None
+    if not isinstance(state, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in state.items()):
         raise CheckpointError(f"{file}: a dictionary of tensors is expected, as SAM's own files are")
     return state
+
+
+def _damaged(file: Path, error: Exception) -> CheckpointError:
+    reason = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return CheckpointError(f"{file}: truncated or damaged weights file: {reason}")
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is a tensor with values that can be copied: not sparse, quantised, or without any."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not value.is_quantized
+        and value.device.type == "cpu"
+    )
 
 
 def load_backbone(config: BackboneConfig, root: Path) -> Sam:
@@ -112,7 +127,7 @@ def check_keys(
     model: str,
     optional: Callable[[str], bool] = lambda key: False,
 ) -> None:
-    """Compare two state dicts by key and size.
+    """Compare two state dicts by key and size, and by whether values are whole numbers.
 
     Args:
         optional: a predicate of keys that may be missing.
@@ -127,6 +142,10 @@ def check_keys(
         if key in actual and actual[key].shape != value.shape:
             raise CheckpointError(
                 f"{source}: not weights of {model}: {key} is {_size(actual[key])}, the model's is {_size(value)}"
+            )
+        if key in actual and actual[key].is_floating_point() != value.is_floating_point():
+            raise CheckpointError(
+                f"{source}: not weights of {model}: {key} is of {_type(actual[key])}, the model's is of {_type(value)}"
             )
 
 
@@ -153,6 +172,10 @@ def _listed(what: str, keys: Iterable[str], most: int = 3) -> str:
         return f"no {what} keys"
     more = f" and {len(keys) - most} more" if len(keys) > most else ""
     return f"{counted(len(keys), f'{what} key')} ({', '.join(keys[:most])}{more})"
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _size(tensor: Tensor) -> str:
@@ -200,10 +223,11 @@ def write_model(file: Path, model: ReferringSam, sizes: released.ReleasedSizes) 
 def read_metadata(file: Path) -> dict[str, str]:
     """What a safetensors file says of itself beside its tensors; CheckpointError where it is damaged."""
     try:
+        check_file(file)
         with safe_open(file, "pt") as opened:
             return dict(opened.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file}: truncated or damaged weights file: {error}") from None
+        raise _damaged(file, error) from None
 
 
 def sizes_of(file: Path) -> released.ReleasedSizes:
@@ -211,18 +235,36 @@ def sizes_of(file: Path) -> released.ReleasedSizes:
     text = read_metadata(file).get(SIZES)
     if text is None:
         raise CheckpointError(f"{file}: it does not hold its sizes; only files written by import-released do")
-    return released.ReleasedSizes.from_json(text)
+    try:
+        return released.ReleasedSizes.from_json(text)
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{file}: the sizes that it holds are damaged: {type(error).__name__}") from None
 
 
 def load_model(file: Path) -> ReferringSam:
     """A model that `write_model` wrote, in evaluation mode; CheckpointError for anything else."""
     state, sizes = read_state_dict(file), sizes_of(file)
+    _check_sizes(file, sizes, state)
     prefix = "text_encoder.bert."
     text = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     model = assemble_released(sizes, text_encoder_of(text, sizes.text_heads, str(file)) if text else None)
     check_keys(model.state_dict(), state, str(file), f"variant {sizes.fusion.variant}")
     model.load_state_dict(state)
     return model.eval()
+
+
+def _check_sizes(file: Path, sizes: released.ReleasedSizes, state: StateDict) -> None:
+    """CheckpointError where the sizes that a file holds are not those of its tensors, before anything is built."""
+    wrong = CheckpointError(f"{file}: the sizes that it holds are not those of its tensors")
+    if max(sizes.backbone.depth, sizes.decoder_depth) > len(state):
+        raise wrong
+    try:
+        with torch.device("meta"):
+            expected = assemble_released(sizes, None).state_dict()
+    except Exception:  # modules take such sizes in many ways
+        raise wrong from None
+    held = {key: value for key, value in state.items() if not key.startswith("text_encoder.")}
+    check_keys(expected, held, str(file), f"variant {sizes.fusion.variant}")
 
 
 def load_released(

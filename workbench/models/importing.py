@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from workbench.config import RunConfig
 from workbench.errors import CheckpointError
-from workbench.files import digest_of
+from workbench.files import digest_of, write_text
 from workbench.models import checkpoints, released
 from workbench.models.backbones import backbones
 from workbench.models.backbones.vit import ViTShape
@@ -70,9 +70,12 @@ def import_checkpoint(
             raise CheckpointError(f"{place} is there already; remove it, or name another folder")
     state = checkpoints.read_state_dict(file)
     heads = (decoder_heads, fusion_heads, text_heads)
-    model = checkpoints.load_released(state, variant, *heads)
-    parts = released.take_apart(state, variant)
-    sizes = released.sizes_of(parts.model, variant, *heads)
+    try:
+        model = checkpoints.load_released(state, variant, *heads)
+        parts = released.take_apart(state, variant)
+        sizes = released.sizes_of(parts.model, variant, *heads)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from None
     checkpoints.write_model(weights, model, sizes)
     files = [weights]
     name = _registered(sizes)
@@ -84,7 +87,7 @@ def import_checkpoint(
         RunConfig.parse(values)
         files.append(written)
         head = CONFIGURATION.format(source=file.name, variant=variant, file=written)
-        written.write_text(head + OmegaConf.to_yaml(OmegaConf.create(values)))
+        write_text(written, head + OmegaConf.to_yaml(OmegaConf.create(values)))
     return Imported(sizes, name, files, parts.unused)
 
 

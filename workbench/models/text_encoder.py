@@ -15,6 +15,7 @@ from workbench.config import SHIPPED_BERTS, TextEncoderConfig
 from workbench.errors import CheckpointError, ConfigError, MissingCheckpoint, counted
 from workbench.files import digest_of
 from workbench.models.determinism import plain_attention
+from workbench.models.encoder_files import SHAPE, check_folder
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -217,8 +218,16 @@ def build_from_shape(config: TextEncoderConfig, root: Path) -> TextEncoder:
     from transformers import AutoConfig, AutoModel, BertConfig
 
     try:
+        place = Path(locate(config, root))
+    except MissingCheckpoint:
+        place = Path(config.name)
+    if place.is_dir():
+        check_folder(place)
+    try:
         shape = AutoConfig.from_pretrained(locate(config, root), local_files_only=True)
-    except (CheckpointError, OSError, ValueError):
+    except Exception as error:  # not there, or the library's own types
+        if (place / SHAPE).exists():
+            raise CheckpointError(f"{place}: not a readable text encoder: {_reason(error)}") from None
         shape = BertConfig()
     positions = getattr(shape, "max_position_embeddings", None)
     if positions is not None and config.max_tokens > positions:
@@ -231,6 +240,8 @@ def build_from_shape(config: TextEncoderConfig, root: Path) -> TextEncoder:
         raise ConfigError(
             "text_encoder.name", f"{shape.model_type} is not built like BERT; BERT or RoBERTa are"
         ) from None
+    except Exception as error:  # whatever else the file says
+        raise CheckpointError(f"{place}: not a readable text encoder: {_reason(error)}") from None
     return TextEncoder(model, config.layer)
 
 
@@ -275,17 +286,24 @@ def _from_pretrained(kind: Any, place: str, root: Path, **options: Any) -> Any:
 
     logging.disable_progress_bar()
     local = Path(place).is_dir()
+    if local:
+        check_folder(Path(place))
     try:
         return kind.from_pretrained(place, local_files_only=local, **options)
     except Exception as error:  # the hub client and the loaders raise some twenty types
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if local:
-            raise CheckpointError(f"{place}: not a readable text encoder: {reason}") from None
+            raise CheckpointError(f"{place}: not a readable text encoder: {_reason(error)}") from None
         raise _no_encoder(place, root, error) from None
 
 
 def _no_encoder(name: str, root: Path, error: Exception) -> CheckpointError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return CheckpointError(
-        f"missing text encoder {name!r}: no directory {name} or {root / name}, and no hub answers with it: {reason}"
+        f"missing text encoder {name!r}: no directory {name} or {root / name}, and no hub answers with it: "
+        f"{_reason(error)}"
     )
+
+
+def _reason(error: Exception) -> str:
+    """What a library says, in one line; of a wrong field, transformers tells what is wrong in the second."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])[:300] or type(error).__name__

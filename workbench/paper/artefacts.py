@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
+from workbench.files import read_file
 from workbench.grids import Grid, GridError, ReportConfig
 from workbench.grids.evaluated import Evaluated, evaluated, without_runs
 from workbench.models.catalog import config_of
@@ -181,8 +182,8 @@ def current_files(
     if not all(file.is_file() for file in files):
         return None
     try:
-        document = json.loads(files[-1].read_bytes())
-    except (ValueError, RecursionError):
+        document = json.loads(read_file(files[-1]))
+    except (OSError, ValueError, RecursionError):
         return None
     current = made_from(stored) | _kept(name, stored, results)
     return files if isinstance(document, dict) and document.get("made_from") == current else None

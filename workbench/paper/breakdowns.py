@@ -9,6 +9,7 @@ import pandas as pd
 
 from workbench.evaluation.breakdowns import BREAKDOWNS, breakdown
 from workbench.evaluation.metrics import metrics
+from workbench.files import write_text
 from workbench.paper.render import markdown_rows, per_cent
 from workbench.results.folders import StoreError
 
@@ -43,7 +44,7 @@ def write_breakdown(text: str, folder: Path, by: str) -> Path:
     """Write it as `<folder>/table-by-<by>.md`."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"table-by-{by}.md"
-    file.write_text(text)
+    write_text(file, text)
     return file
 
 

@@ -21,6 +21,7 @@ from urllib.parse import unquote
 
 from workbench.errors import WorkbenchError
 from workbench.evaluation.metrics import metrics
+from workbench.files import read_file
 from workbench.paper.layout import Block, Cell, TableData
 from workbench.paper.render import DASH, row_name
 
@@ -98,7 +99,7 @@ def check_file(file: Path, tables: Tables) -> Checked:
 def citations_of(file: Path) -> Iterator[Citation]:
     """The citations of a file, in their order."""
     try:
-        lines = file.read_text().splitlines()
+        lines = read_file(file).decode().splitlines()
     except UnicodeDecodeError:
         raise CitationError(f"{file}: it is no text in UTF-8") from None
     for number, line in enumerate(lines):

@@ -14,6 +14,7 @@ import pandas as pd
 from workbench.analysis.comparison import FEWEST_SEEDS
 from workbench.errors import counted
 from workbench.evaluation.metrics import metrics
+from workbench.files import write_text
 from workbench.paper.budget import NAMES as BUDGETS
 from workbench.paper.budget import Budget
 from workbench.paper.layout import FLAGS, Block, Cell, Row, TableData
@@ -282,7 +283,7 @@ def write_table(table: TableData, folder: Path) -> list[Path]:
     """Write table.md, table.csv (every metric) and table.json (where it comes from)."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"table.{ending}" for ending in ("md", "csv", "json")]
-    files[0].write_text(markdown(table, table.file))
-    csv_frame(table).to_csv(files[1], index=False, float_format="%.6f")
-    files[2].write_text(json.dumps(source_document(table), indent=1) + "\n")
+    write_text(files[0], markdown(table, table.file))
+    write_text(files[1], csv_frame(table).to_csv(index=False, float_format="%.6f"))
+    write_text(files[2], json.dumps(source_document(table), indent=1) + "\n")
     return files

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
+from workbench.files import replacing, write_text
+
 PALETTE = ("#999999", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#D55E00")
 """Okabe and Ito's colours; grey comes first, for a baseline."""
 ERROR = "#D55E00"
@@ -120,9 +122,11 @@ def save_picture(pages: Figure | Sequence[Figure], folder: Path, name: str) -> l
         if stale not in pictures:
             stale.unlink()
     file = folder / f"{name}.pdf"
-    with PdfPages(file, metadata={"CreationDate": None, "Producer": None, "Creator": None}) as document:
+    metadata = {"CreationDate": None, "Producer": None, "Creator": None}
+    with replacing(file) as whole, PdfPages(whole, metadata=metadata) as document:
         for page, picture in zip(every, pictures, strict=True):
-            page.savefig(picture, metadata={"Software": None})
+            with replacing(picture) as partial:
+                page.savefig(partial, format="png", metadata={"Software": None})
             document.savefig(page)
     return [*pictures, file]
 
@@ -140,5 +144,5 @@ def save(figure: Figure, folder: Path, name: str, source: Mapping[str, Any]) -> 
         source: all that tells where the figure comes from, as plain JSON.
     """
     files = [*save_picture(figure, folder, name), folder / f"{name}.json"]
-    files[-1].write_text(json.dumps(source, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    write_text(files[-1], json.dumps(source, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return files

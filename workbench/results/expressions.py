@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.files import replacing
+from workbench.files import check_file, replacing
 from workbench.validation import DamagedFile, Mistake
 
 if TYPE_CHECKING:
@@ -28,11 +29,12 @@ def read_table(file: Path, remedy: str) -> pd.DataFrame:
     import pyarrow.parquet as parquet
 
     try:
+        check_file(file)
         table = parquet.read_table(file, page_checksum_verification=True)
         table.validate(full=True)
         frame: pd.DataFrame = table.to_pandas()
     except (OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError, arrow.ArrowException) as error:
-        why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        why = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0][:200]
         raise DamagedFile(file, why, remedy) from None
     return frame
 
@@ -50,6 +52,20 @@ def read_expressions(file: Path, remedy: str) -> pd.DataFrame:
     if mistake := _first_wrong_column(frame):
         raise DamagedFile(file, mistake, remedy)
     return frame
+
+
+def check_counts(file: Path, frame: pd.DataFrame, counts: Mapping[str, float], source: Path, remedy: str) -> None:
+    """DamagedFile where a file holds another number of expressions of a split than was counted when it was written.
+
+    Args:
+        counts: by split; NaN where it is not known.
+        source: the file that says so.
+    """
+    held = frame["split"].value_counts().to_dict()
+    for split, count in counts.items():
+        if held.get(split, 0) != count and count == count:
+            message = f"{held.get(split, 0)} expressions of {split}, but {source} counts {count:.0f}"
+            raise DamagedFile(file, Mistake("split", message, "count"), remedy)
 
 
 def _first_wrong_column(frame: pd.DataFrame) -> Mistake | None:

@@ -18,7 +18,7 @@ from pydantic_core import from_json
 
 from workbench.config import RunConfig, difference
 from workbench.errors import CheckpointError, WorkbenchError
-from workbench.files import is_locked, lock, write_atomically
+from workbench.files import is_locked, lock, open_file, read_file, write_atomically
 from workbench.results.checkpoints import Checkpoints
 from workbench.results.expressions import read_expressions, write_expressions
 from workbench.results.record import LogEvent, RunError, RunId, RunRecord, State
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REMEDY = "to go on from its checkpoint: workbench retry GRID --class damaged"
+AGAIN = "evaluate the run again"
 CLAIM_SECONDS = 1.0
 RUNS = "runs"
 SUBMISSIONS = "submissions"
@@ -181,7 +182,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self.record()
         with contextlib.suppress(FileNotFoundError):
-            fields = {**from_json(self.record_file.read_bytes()), **fields}
+            fields = {**from_json(read_file(self.record_file)), **fields}
         write_atomically(self.record_file, json.dumps(fields, indent=1, allow_nan=False).encode())
 
     def state(self) -> State:
@@ -208,7 +209,7 @@ class RunFolder:
             RunBusy: another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with self.log_file.open("a+b") as stream:
+        with open_file(self.log_file, "a+b") as stream:
             # Somebody who only asks for the state holds it for an instant, too.
             if not lock(stream, CLAIM_SECONDS):
                 raise RunBusy(f"{self.name} is being trained by another process")
@@ -224,22 +225,27 @@ class RunFolder:
             all_lines: also the steps that were lost and done again.
         """
         try:
-            content = self.log_file.read_bytes()
-        except FileNotFoundError:
-            return Log([], [])
+            content = read_file(self.log_file)
+        except OSError as error:
+            return self._unreadable_log(error)
         return self._log_of(content, 1, all_lines)
 
     def log_tail(self) -> Log:
         """What the last 8 KB of the log hold."""
         try:
-            with self.log_file.open("rb") as stream:
+            with open_file(self.log_file) as stream:
                 size = stream.seek(0, os.SEEK_END)
                 stream.seek(max(0, size - TAIL_BYTES))
                 content = stream.read()
-        except FileNotFoundError:
-            return Log([], [])
+        except OSError as error:
+            return self._unreadable_log(error)
         first = content.find(b"\n") + 1 if size > TAIL_BYTES else 0
         return self._log_of(content[first:], None, True)
+
+    def _unreadable_log(self, error: OSError) -> Log:
+        """None where there is no log yet; else what stands in its place."""
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        return Log([], [] if missing else [f"{self.log_file}: {error.strerror}; what the run logged is not shown"])
 
     def _log_of(self, content: bytes, first_number: int | None, all_lines: bool) -> Log:
         events: list[LogEvent] = []
@@ -283,9 +289,9 @@ class RunFolder:
             DamagedFile: the file cannot be read, or a column of it is wrong.
         """
         file = self.expressions_file
-        if not file.is_file():
+        if not file.exists():
             raise StoreError(f"{self.name} has no evaluated expressions yet (state: {self.state()})")
-        return read_expressions(file, "evaluate the run again")
+        return read_expressions(file, AGAIN)
 
 
 class RunLog:

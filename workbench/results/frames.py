@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from workbench.results.folders import RunFolder, StoreError, all_runs, seeds_of
+from workbench.results.expressions import check_counts
+from workbench.results.folders import AGAIN, RunFolder, StoreError, all_runs, seeds_of
 from workbench.results.index import indexed_rows
 from workbench.results.record import RunId, RunRecord
 from workbench.results.scored import ScoredFolder
@@ -35,6 +36,9 @@ class ResultsSource(Protocol):
 
     def expressions(self, run: str, masks: bool = False) -> pd.DataFrame:
         """One row per evaluated expression of a run, with the predicted masks if they are asked for."""
+
+    def expressions_file(self, run: str) -> Path:
+        """Where a run's expressions are, for messages."""
 
     def scored(self, name: str) -> ScoredFolder:
         """The scores of another model."""
@@ -68,12 +72,12 @@ class RunFolders:
         """
         folder = RunFolder(self.results, run)
         frame = folder.expressions()
-        counts = frame["split"].value_counts().to_dict()
-        for split, values in folder.record().metrics.items():
-            if (count := values.get("expressions")) is not None and counts.get(split, 0) != count:
-                message = f"{counts.get(split, 0)} expressions of {split}, but {folder.record_file} counts {count:.0f}"
-                raise DamagedFile(folder.expressions_file, Mistake("split", message, "count"), "evaluate the run again")
+        check_counts(folder.expressions_file, frame, folder.record().counts, folder.record_file, AGAIN)
         return frame if masks else frame.drop(columns=PREDICTION, errors="ignore")
+
+    def expressions_file(self, run: str) -> Path:
+        """See `ResultsSource`."""
+        return RunFolder(self.results, run).expressions_file
 
     def scored(self, name: str) -> ScoredFolder:
         """See `ResultsSource`."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.files import write_atomically
+from workbench.files import check_file, write_atomically
 from workbench.results.folders import RECORD, RUNS
 from workbench.results.record import RunId
 
@@ -74,6 +74,7 @@ def _read(file: Path) -> pd.DataFrame | None:
     import pyarrow.parquet as parquet
 
     try:
+        check_file(file)
         table = parquet.read_table(file, page_checksum_verification=True)
         if (table.schema.metadata or {}).get(b"workbench") != FORMAT:
             return None

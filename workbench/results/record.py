@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field
@@ -50,6 +51,11 @@ class ExpressionKey(NamedTuple):
 
 KEY = list(ExpressionKey._fields)
 """The columns of a frame that hold an expression's key."""
+
+
+def counts_in(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The number of expressions by split, out of metrics by split."""
+    return {split: values["expressions"] for split, values in metrics.items() if "expressions" in values}
 
 
 class RunError(Record):
@@ -143,6 +149,11 @@ class RunRecord(Record):
     def without_documents(self) -> RunRecord:
         """The same without what makes it large: identity, machine, provenance and metrics; for many at once."""
         return self.model_copy(update={"identity": None, "machine": {}, "provenance": None, "metrics": {}})
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """How many expressions were evaluated, by split."""
+        return counts_in(self.metrics)
 
     @property
     def threads(self) -> int | None:

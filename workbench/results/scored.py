@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from workbench.errors import is_plain, shown
 from workbench.files import write_atomically
-from workbench.results.expressions import read_expressions, write_expressions
+from workbench.results.expressions import check_counts, read_expressions, write_expressions
 from workbench.results.folders import StoreError
+from workbench.results.record import counts_in
 from workbench.validation import JsonObject, Moment, Record, Whole, read_record
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ class ScoredFolder:
         self.name = name
         self.path = results / SCORED / name
 
+    @property
+    def expressions_file(self) -> Path:
+        """`expressions.parquet`."""
+        return self.path / _EXPRESSIONS
+
     def exists(self) -> bool:
         """Whether there is a record, readable or not."""
         return (self.path / _SCORE).exists()
@@ -79,8 +85,11 @@ class ScoredFolder:
             ) from None
 
     def expressions(self) -> pd.DataFrame:
-        """One row per scored expression; DamagedFile where it cannot be read."""
-        return read_expressions(self.path / _EXPRESSIONS, REMEDY)
+        """One row per scored expression; DamagedFile where they cannot be read, or the record counts others."""
+        file = self.expressions_file
+        frame = read_expressions(file, REMEDY)
+        check_counts(file, frame, counts_in(self.record().metrics), self.path / _SCORE, REMEDY)
+        return frame
 
     def write(self, record: ScoreRecord, frame: pd.DataFrame) -> None:
         """Store both; the record comes last, so that what has one is whole."""

@@ -6,13 +6,14 @@ and `<folder>/scored/` the scores of other models. `Summary` gives the same fram
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.files import made_whole
-from workbench.results.expressions import read_expressions, read_table, write_expressions
+from workbench.results.expressions import check_counts, read_expressions, read_table, write_expressions
 from workbench.results.folders import StoreError
 from workbench.results.frames import COLUMNS, ResultsSource, RunFolders, typed_frame
 from workbench.results.record import RunId
@@ -61,10 +62,18 @@ class Summary:
         """The expressions of a run; StoreError for masks, which a summary does not hold."""
         if masks:
             raise StoreError(f"{self.folder}: a summary holds no predicted masks; this needs the run folders")
-        file = self.folder / _EXPRESSIONS / _file_name(run)
-        if not file.is_file():
+        file = self.expressions_file(run)
+        if not file.exists():
             raise DamagedFile(file, "it is missing", REMEDY)
-        return read_expressions(file, REMEDY)
+        frame, runs = read_expressions(file, REMEDY), self.runs()
+        here = runs[(runs["run"] == run) & runs["split"].notna()]
+        counts = dict(zip(here["split"].astype(str), here["expressions"].astype(float), strict=True))
+        check_counts(file, frame, counts, self.folder / _RUNS, REMEDY)
+        return frame
+
+    def expressions_file(self, run: str) -> Path:
+        """The file of a run's expressions."""
+        return self.folder / _EXPRESSIONS / _file_name(run)
 
     def scored(self, name: str) -> ScoredFolder:
         """The scores of another model."""
@@ -84,7 +93,14 @@ def write_summary(
     Args:
         runs: as `runs_frame` gives it.
         expressions: by run, without masks.
+
+    Raises:
+        StoreError: there is something else than a summary.
+        DataError: it cannot be written.
     """
+    is_summary = (folder / _RUNS).is_file() and (folder / _EXPRESSIONS).is_dir()
+    if os.path.lexists(folder) and not is_summary and not (folder.is_dir() and not any(folder.iterdir())):
+        raise StoreError(f"{folder} is no summary, and would be replaced; name another folder")
     with made_whole(folder, replace=True) as partial:
         runs.to_parquet(partial / _RUNS, index=False, write_page_checksum=True)
         (partial / _EXPRESSIONS).mkdir()

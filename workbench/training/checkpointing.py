@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from workbench.config import RunConfig
 from workbench.errors import CheckpointError
+from workbench.files import check_file
 from workbench.models import checkpoints
 from workbench.models.build import build_model
 from workbench.models.referring_sam import ReferringSam
@@ -131,6 +132,7 @@ def _damaged(checkpoint: Checkpoint, why: str) -> CheckpointError:
 
 def _read_state(checkpoint: Checkpoint) -> dict[str, Any]:
     try:
+        check_file(checkpoint.state)
         state: dict[str, Any] = torch.load(checkpoint.state, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many types of error for a broken archive
         raise _damaged(checkpoint, type(error).__name__) from None

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from workbench.data.controls import asked_words
-from workbench.errors import InterruptedRun
+from workbench.errors import DataError, InterruptedRun
 from workbench.evaluation.metrics import summarise
 from workbench.files import replacing
 from workbench.models import checkpoints
+from workbench.results.expressions import read_expressions
 from workbench.results.folders import RunFolder
 from workbench.results.provenance import code_digest
 from workbench.training.checkpointing import Counts
@@ -21,6 +23,7 @@ from workbench.training.loop import agree
 from workbench.training.reporting import Reporter
 from workbench.training.setup import Parts, split_of
 from workbench.training.validation import evaluate_together
+from workbench.validation import DamagedFile
 
 
 def evaluate_splits(
@@ -74,18 +77,28 @@ def _evaluated(
     """A split's expressions; kept beside the checkpoint, so that a resumed run does not score a split twice."""
     checkpoint = folder.checkpoints.latest()
     stored_file = None if checkpoint is None else checkpoint.scored(split, code_digest())
+    dataset = split_of(parts.data, split, parts.config)
+    scored = None if stored_file is None else _stored(stored_file, len(dataset))
     # Processes may see different files on a network file system, so the main one decides.
-    if broadcast_object_list([stored_file is not None and stored_file.is_file()])[0]:
-        assert stored_file is not None
-        scored: pd.DataFrame = pd.read_parquet(stored_file)
+    if broadcast_object_list([scored is not None])[0]:
+        if scored is None:
+            raise DataError(f"{stored_file}: another process could read it, and this one cannot")
         return scored
     began = time.monotonic()
-    dataset = split_of(parts.data, split, parts.config)
     dataset.asked = asked_words(dataset.expressions, parts.config.evaluation.words)
     frame = evaluate_together(parts, dataset, accelerator, stop)
     rate = round(len(frame) / (time.monotonic() - began), 1)
     reporter.event("evaluate", split=split, expressions=len(frame), **summarise(frame), expressions_per_second=rate)
     if reporter.writes and stored_file is not None:
         with replacing(stored_file) as partial:
-            frame.to_parquet(partial, index=False)
+            frame.to_parquet(partial, index=False, write_page_checksum=True)
     return frame
+
+
+def _stored(file: Path, expressions: int) -> pd.DataFrame | None:
+    """The expressions of a split that was scored before; None where there are none, or not all, or they are damaged."""
+    try:
+        frame = read_expressions(file, "it is scored again")
+    except DamagedFile:
+        return None
+    return frame if len(frame) == expressions else None

@@ -9,14 +9,17 @@ from typing import Any
 
 from workbench.data.pickles import load_plain
 from workbench.errors import DataError, shown
+from workbench.files import read_file
 
 LONGEST_NAME = 200
+MOST_BYTES = 16 << 30
+"""Of a document of annotations or predictions."""
 
 
 def read_json(file: Path) -> Any:
     """A JSON document; DataError names a file that cannot be read."""
     try:
-        return json.loads(file.read_bytes())
+        return json.loads(read_file(file, MOST_BYTES))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not readable as JSON: {str(error)[:200]}") from None
     except MemoryError:

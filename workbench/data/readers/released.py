@@ -13,6 +13,7 @@ from workbench.data.readers.base import Reader, Source
 from workbench.data.readers.items import in_words, items_of, list_of, read_json
 from workbench.data.tables import Raw, whole
 from workbench.errors import DataError
+from workbench.files import check_file
 
 
 class ReleasedReader(Reader):
@@ -75,6 +76,7 @@ class ReleasedReader(Reader):
 def _read_mask(file: Path) -> NDArray[Any]:
     """A mask height×width; values over 1, where summed polygons overlap, count as 1 later."""
     try:
+        check_file(file)
         mask = np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"missing mask {file}") from None

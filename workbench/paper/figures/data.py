@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from workbench.files import check_file, read_file, replacing, write_text
 from workbench.paper.style import WIDTHS
 from workbench.validation import DamagedFile
 
@@ -36,8 +37,9 @@ class FigureData:
         text = json.dumps(self.document, indent=1, sort_keys=True, allow_nan=False)
         if self.arrays:
             files.append(folder / f"{name}.safetensors")
-            save_file({key: np.ascontiguousarray(array) for key, array in self.arrays.items()}, files[-1])
-        files[0].write_text(text + "\n")
+            with replacing(files[-1]) as partial:
+                save_file({key: np.ascontiguousarray(array) for key, array in self.arrays.items()}, partial)
+        write_text(files[0], text + "\n")
         return files
 
     @classmethod
@@ -45,15 +47,22 @@ class FigureData:
         """What `save` wrote; DamagedFile where it cannot be read."""
         file, arrays = folder / f"{name}.json", folder / f"{name}.safetensors"
         try:
-            document = json.loads(file.read_bytes())
+            document = json.loads(read_file(file))
         except (OSError, ValueError, RecursionError) as error:
-            raise DamagedFile(file, str(error)[:200], "draw the figure again") from None
+            raise DamagedFile(file, _why(error), "draw the figure again") from None
         if not isinstance(document, dict):
             raise DamagedFile(file, "an object is expected", "draw the figure again")
         try:
-            return cls(document, load_file(arrays) if arrays.is_file() else {})
+            if not arrays.exists():
+                return cls(document)
+            check_file(arrays)
+            return cls(document, load_file(arrays))
         except (OSError, ValueError, SafetensorError) as error:
-            raise DamagedFile(arrays, str(error)[:200], "draw the figure again") from None
+            raise DamagedFile(arrays, _why(error), "draw the figure again") from None
+
+
+def _why(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)[:200]
 
 
 def label_of(document: Mapping[str, Any], setting: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from workbench.errors import WorkbenchError
+from workbench.files import open_file
 from workbench.grids.evaluated import Evaluated
 from workbench.paper.artefacts import current_files, draw_figure
 from workbench.paper.figures import figures
@@ -60,7 +61,7 @@ def pictures(stored: Evaluated, results: Path, from_summary: bool, parts: int) -
 
 
 def _picture(name: str, file: Path) -> Picture:
-    with Image.open(file) as opened:
+    with open_file(file) as stream, Image.open(stream) as opened:
         image = opened.convert("RGB")
     if image.width > WIDEST:
         image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.LANCZOS)

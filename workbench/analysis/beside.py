@@ -56,7 +56,7 @@ def write_attention(
         CheckpointError: no such run, or it has no weights.
         TraceError: the model lacks a point.
     """
-    folder, config = _run(run, results, data_root)
+    folder, config = run_of(run, results, data_root)
     model = load_trained(config, folder)
     tokenizer = load_tokenizer(config.text_encoder, config.machine.checkpoint_root)
     dataset = ReferringDataset(open_dataset(config), split, config.backbone.image_size, config.data, images=images)
@@ -70,7 +70,12 @@ def write_attention(
     return Written(len(dataset), statistics, maps, _best(found))
 
 
-def _run(run: str, results: Path, data_root: Path | None) -> tuple[RunFolder, RunConfig]:
+def run_of(run: str, results: Path, data_root: Path | None) -> tuple[RunFolder, RunConfig]:
+    """A run's folder and its configuration, with the folder of data sets that is to be read in place of its own.
+
+    Raises:
+        CheckpointError: no such run.
+    """
     try:
         folder = RunFolder(results, str(RunId.parse(run)))
     except ValueError:

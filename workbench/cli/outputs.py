@@ -38,6 +38,7 @@ class FigureName(StrEnum):
     predictions = "predictions"
     failures = "failures"
     attention = "attention"
+    interventions = "interventions"
     all = "all"
 
 
@@ -199,7 +200,7 @@ def figure(
     stored = stored_of(grid, seeds, summary, results, data_root, checkpoint_root, preset)
     stored = with_report(stored, settings=settings, expressions=expressions, seed=seed, columns=columns)
     for kind in figures if name is FigureName.all else [name.value]:
-        if name is FigureName.all and (why := obstacle(kind, stored)):
+        if name is FigureName.all and (why := obstacle(kind, stored, results)):
             print(f"no {kind}: {why}")
             continue
         if not redraw and (files := current_files(kind, stored, results, file_name)):

@@ -42,7 +42,7 @@ def make_artefacts(grid: Grid, results: Path, what: Sequence[str]) -> list[Path]
         files += write_table(lay_out(stored), results / grid.name)
     if "figure" in what:
         for name in figures:
-            if obstacle(name, stored) is None:
+            if obstacle(name, stored, results) is None:
                 files += current_files(name, stored, results) or draw_figure(name, stored, results)
     return files
 
@@ -78,9 +78,9 @@ def with_report(
     return replace(stored, grid=replace(grid, report=report))
 
 
-def obstacle(name: str, stored: Evaluated) -> str | None:
+def obstacle(name: str, stored: Evaluated, results: Path) -> str | None:
     """Why a grid has no such figure; None where it has one."""
-    return figures[name].obstacle(shown_of(stored))
+    return figures[name].obstacle(shown_of(stored), results)
 
 
 def draw_figure(
@@ -99,7 +99,7 @@ def draw_figure(
         raise StoreError(
             f"the figure {name} needs the run folders; from a summary only {', '.join(without)} can be drawn"
         )
-    if why := obstacle(name, stored):
+    if why := obstacle(name, stored, results):
         raise StoreError(f"{stored.grid.file}: no figure {name}: {why}")
     shown = shown_of(stored)
     data = figures[name].data(shown, results)
@@ -107,7 +107,7 @@ def draw_figure(
         **data.document,
         "grid": stored.grid.file.name,
         "columns_of_page": stored.grid.report.columns,
-        "made_from": made_from(shown),
+        "made_from": made_from(shown) | _kept(name, shown, results),
     }
     return _write(name, FigureData(document, data.arrays), results / stored.grid.name, file_name or name)
 
@@ -143,16 +143,21 @@ def shown_of(stored: Evaluated) -> Evaluated:
 def current_files(name: str, stored: Evaluated, results: Path, file_name: str | None = None) -> list[Path] | None:
     """The files of a figure, if they were made from what is there now; else None."""
     folder, stored = results / stored.grid.name, shown_of(stored)
-    name = file_name or name
-    files = [folder / f"{name}.{ending}" for ending in (*PICTURES, "json")]
+    files = [folder / f"{file_name or name}.{ending}" for ending in (*PICTURES, "json")]
     if not all(file.is_file() for file in files):
         return None
     try:
         document = json.loads(files[-1].read_bytes())
     except (ValueError, RecursionError):
         return None
-    same = isinstance(document, dict) and document.get("made_from") == made_from(stored)
-    return files if same else None
+    current = made_from(stored) | _kept(name, stored, results)
+    return files if isinstance(document, dict) and document.get("made_from") == current else None
+
+
+def _kept(name: str, stored: Evaluated, results: Path) -> dict[str, Any]:
+    """What a figure reads besides; nothing, for most of them."""
+    kept = figures[name].kept(stored, results)
+    return {"kept": dict(kept)} if kept else {}
 
 
 def made_from(stored: Evaluated) -> dict[str, Any]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from workbench.grids.evaluated import Evaluated
-from workbench.paper.figures import attention, bars, by, curves, failures, predictions, subsets
+from workbench.paper.figures import attention, bars, by, curves, failures, interventions, predictions, subsets
 from workbench.paper.figures.data import FigureData
 
 
-def _none(evaluated: Evaluated) -> str | None:
+def _none(evaluated: Evaluated, results: Path) -> str | None:
     return None
+
+
+def _nothing(evaluated: Evaluated, results: Path) -> Mapping[str, str]:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,14 @@ class Drawing:
         draw: from the data to the picture's pages.
         needs_runs: whether the run folders are read, so that a kept summary is not enough.
         obstacle: why a grid has no such figure, or None.
+        kept: digests of what it reads besides the runs' results, so that it is drawn again when that changes.
     """
 
     data: Callable[[Evaluated, Path], FigureData]
     draw: Callable[[FigureData], list[Figure]]
     needs_runs: bool
-    obstacle: Callable[[Evaluated], str | None] = _none
+    obstacle: Callable[[Evaluated, Path], str | None] = _none
+    kept: Callable[[Evaluated, Path], Mapping[str, str]] = _nothing
 
 
 figures: dict[str, Drawing] = {
@@ -42,4 +48,11 @@ figures: dict[str, Drawing] = {
     "predictions": Drawing(predictions.data, predictions.draw, needs_runs=True),
     "failures": Drawing(failures.data, failures.draw, needs_runs=True),
     "attention": Drawing(attention.data, attention.draw, needs_runs=True),
+    "interventions": Drawing(
+        interventions.data,
+        interventions.draw,
+        needs_runs=True,
+        obstacle=interventions.obstacle,
+        kept=interventions.kept_files,
+    ),
 }

@@ -17,7 +17,7 @@ from workbench.paper.figures.scores import score_of
 ORDER = ("size", "length", "kind", "distractors")
 
 
-def obstacle(evaluated: Evaluated) -> str | None:
+def obstacle(evaluated: Evaluated, results: Path) -> str | None:
     """Runs of early versions did not store what expressions are sorted by."""
     if not _possible(evaluated):
         return "the runs were evaluated by an earlier version, which stored nothing to sort expressions by"

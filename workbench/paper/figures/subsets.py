@@ -20,7 +20,7 @@ MARKERS = {"all": "o", "first": "<", "last": ">", "every": "D", "listed": "s", "
 """By where the fused layers lie."""
 
 
-def obstacle(evaluated: Evaluated) -> str | None:
+def obstacle(evaluated: Evaluated, results: Path) -> str | None:
     """A line needs two numbers of layers."""
     counts = {
         fused_layers(config)[0] for name, config in evaluated.grid.settings.items() if name in evaluated.expressions

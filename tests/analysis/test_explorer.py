@@ -14,7 +14,9 @@ from torch import nn
 
 from workbench.analysis.explorer import Explorer, Picture, State, own_picture, record
 from workbench.analysis.predictor import Predictor
+from workbench.analysis.rollout import rollout
 from workbench.analysis.text_blocks import text_blocks
+from workbench.analysis.trace import trace
 from workbench.errors import DataError, WorkbenchError
 from workbench.models.build import build_model
 from workbench.models.text_encoder import load_tokenizer
@@ -52,6 +54,12 @@ def test_each_choice_changes_the_map(explorer: Explorer) -> None:
         "word": replace(start, word=3),
         "all words": replace(start, word=None),
         "method": replace(start, method="image to words"),
+        "gradient": replace(start, method="gradient"),
+        "gradient of the other head": replace(start, method="gradient", head=1),
+        "gradient of the decoder": replace(start, method="gradient", layer="decoder 1"),
+        "rollout": replace(start, method="rollout"),
+        "rollout of another word": replace(start, method="rollout", word=3),
+        "rollout × gradient": replace(start, method="rollout × gradient"),
         "sentence": replace(start, sentence="the blue square on the left"),
         "picture": replace(start, picture=1),
     }
@@ -76,6 +84,32 @@ def test_a_map_is_the_softmax_of_one_head_over_the_picture_alone(explorer: Explo
     row = layer.word_to_image[1, 2] * layer.keys
     np.testing.assert_allclose(view.map[::8, ::8], row[:6].numpy(), rtol=1e-6)
     assert np.unique(view.map[:8, :8]).size == 1
+
+
+def test_rollout_and_gradient_are_those_of_a_trace_of_its_own(explorer: Explorer) -> None:
+    state = State(0, SENTENCE, "encoder 2", word=2, head=1, method="gradient")
+    run = explorer.predictors["l_dit"]
+    ids, mask = run.tokenizer([SENTENCE])
+    image, *_ = explorer._inputs(run, explorer.pictures[0], SENTENCE)
+    name = "encoder.blocks[2].attn.image_to_word"
+    with trace(run.model, ["encoder.blocks[*].attn", name], gradient=True) as seen:
+        logits = run.model(image, ids, mask)[0]
+        (logits[logits > 0].mean() if (logits > 0).any() else logits.mean()).backward()
+    run.model.zero_grad(set_to_none=True)
+    weighted = (seen[name].weights * seen[name].gradient).clamp(min=0)[0]
+    expected = {"gradient": weighted[1, 2] / weighted.mean()}
+    expected["rollout"] = rollout(run.model, seen).image[0, 2] * (64 + int(mask.sum()))
+    carried = rollout(run.model, seen, weighted=True).image[0]
+    expected["rollout × gradient"] = carried[2] / carried.mean()
+    for method, one in expected.items():
+        view = explorer.view(replace(state, method=method))["l_dit"]
+        assert view.map is not None
+        np.testing.assert_allclose(view.map[::8, ::8], one[:6].detach().numpy(), rtol=1e-4, atol=1e-6)
+    assert all(parameter.grad is None for parameter in run.model.parameters())
+    other = explorer.view(replace(state, method="rollout", layer="decoder 0", head=None))["l_dit"].map
+    np.testing.assert_array_equal(other, explorer.view(replace(state, method="rollout"))["l_dit"].map)
+    assert explorer.view(replace(state, method="rollout"))["default"].why == "no words in the image encoder"
+    assert explorer.view(state)["default"].why == "no words in encoder 2"
 
 
 def test_the_mean_of_heads_is_what_the_figure_shows(explorer: Explorer) -> None:

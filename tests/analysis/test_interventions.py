@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.analysis.test_trace import IDS, MASK, MakeConfig, built, images
-from workbench.analysis.interventions import Intervention, InterventionError, intervene, words_of
+from workbench.analysis.interventions import Effects, Intervention, InterventionError, intervene, words_of
 from workbench.models.watching import is_watched
 
 OTHER = torch.tensor([[2, 40, 41, 3, 0, 0], [2, 50, 51, 52, 3, 0]])
@@ -40,6 +40,53 @@ def test_words_swapped_in_all_layers_are_the_other_sentence(make_config: MakeCon
             once = model.encode_image(images(), text, mask)
         assert not torch.allclose(once, expected)
         assert not torch.allclose(once, model.encode_image(images(), text, mask))
+
+
+@pytest.mark.parametrize("layout", ["global", "windowed"])
+def test_where_words_evolve_a_swap_goes_on_with_its_padding(make_config: MakeConfig, layout: str) -> None:
+    """E-DIT's words enter once, so swapped at the first block they are the other sentence altogether."""
+    model = built(make_config, "e_dit", layout)
+    text, mask = model.encode_text(IDS, MASK)
+    other, other_mask = model.encode_text(OTHER, OTHER_MASK)
+    with torch.no_grad():
+        with words_of(model) as words:
+            expected = model.encode_image(images(), other, other_mask)
+        with intervene(model, Intervention("swap_words", (0,)), words):
+            torch.testing.assert_close(model.encode_image(images(), text, mask), expected)
+        with intervene(model, Intervention("swap_words", (0, 2)), words) as effects:
+            torch.testing.assert_close(model.encode_image(images(), text, mask), expected)
+        assert effects.by_layer[2] == effects.by_layer[0], "at block 2 they are swapped already"
+        with intervene(model, Intervention("mean_words", (0, 1, 2, 3)), text_mask=mask):
+            together = model.encode_image(images(), text, mask)
+        with intervene(model, Intervention("mean_words", (0,)), text_mask=mask):
+            torch.testing.assert_close(together, model.encode_image(images(), text, mask))
+
+
+def test_padding_has_no_part_in_the_mean_of_words(make_config: MakeConfig) -> None:
+    model = built(make_config, "l_dit")
+    text, mask = model.encode_text(IDS, MASK)
+    assert mask is not None
+    means = torch.stack([one[there].mean(dim=0).expand_as(one) for one, there in zip(text, mask, strict=True)])
+    with torch.no_grad():
+        with intervene(model, Intervention("mean_words", (0, 1, 2, 3)), text_mask=mask):
+            found = model.encode_image(images(), text, mask)
+        torch.testing.assert_close(found, model.encode_image(images(), means, mask))  # the projectors are affine
+
+
+def test_effects_say_how_much_and_leave_rounding_out(make_config: MakeConfig) -> None:
+    model = built(make_config, "l_dit")
+    text, mask = model.encode_text(IDS, MASK)
+    with torch.no_grad():
+        with intervene(model, Intervention("heads_off", (1,))) as off:
+            model.encode_image(images(), text, mask)
+        assert off.by_layer == {1: 1.0}
+        several = Effects(Intervention("mean_words", (1, 2)))
+        before = torch.tensor([1.0, -4.0])
+        several.note(1, before, before * (1 + 1e-7))
+        several.note(2, before, torch.tensor([2.0, -4.0]))
+        assert several.by_layer == {1: 0.0, 2: 0.25}
+    with pytest.raises(InterventionError, match="mean_words at layers 1,2: it changed nothing at block 1"):
+        several.check()
 
 
 def test_heads_off_is_the_projection_without_their_columns(make_config: MakeConfig) -> None:

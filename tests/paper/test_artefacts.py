@@ -27,12 +27,15 @@ from workbench.results.folders import RunFolder, StoreError
 from workbench.results.frames import RunFolders
 from workbench.results.summary import Summary
 
+NOT_HERE = ("subsets", "layers", "interventions")
+"""The settings do not differ in their layers, and neither attention nor interventions were measured."""
+
 
 def digests(folder: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir() if file.is_file()}
 
 
-@pytest.mark.parametrize("name", [name for name in figures if name not in ("subsets", "layers")])
+@pytest.mark.parametrize("name", [name for name in figures if name not in NOT_HERE])
 def test_a_figure_is_whole_repeats_and_is_drawn_from_its_data_alone(
     trained: tuple[Grid, Path], name: str, tmp_path: Path
 ) -> None:
@@ -134,8 +137,7 @@ def test_artefacts_are_the_table_and_all_figures(trained: tuple[Grid, Path], tmp
     table = make_artefacts(grid, results, ["table"])
     assert [file.name for file in table] == ["table.md", "table.csv", "table.json"]
     pictures = make_artefacts(grid, results, ["figure"])
-    # The settings do not differ in their layers, and no statistics of attention were written.
-    drawn = {f"{name}.png" for name in figures if name not in ("subsets", "layers")}
+    drawn = {f"{name}.png" for name in figures if name not in NOT_HERE}
     assert {file.name for file in pictures if file.suffix == ".png"} == drawn
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.cli.test_tools import CHROMIUM, FLAGS, running_lab
 from workbench.grids import Grid
-from workbench.paper.explorer_view import ALL, AttentionNotebook, ExplorerView
+from workbench.paper.explorer_view import ALL, AttentionNotebook, ExplorerView, draw
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,20 @@ def test_choices_change_the_picture_and_going_back_restores_it(view: ExplorerVie
         widget.value = value
         assert not np.array_equal(pixels(view), before), widget.description
         widget.value = old
+    assert np.array_equal(pixels(view), start)
+
+
+def test_rollout_and_gradient_are_drawn_and_named(view: ExplorerView) -> None:
+    start, drawn = pixels(view), set()
+    for method in ("gradient", "rollout", "rollout × gradient"):
+        view.method.value = method
+        assert view.message.value == ""
+        drawn.add(pixels(view).tobytes())
+        label = draw(view.explorer, view.state).axes[-1].get_xlabel()
+        where = "all blocks" if "rollout" in method else f"{view.layer.value}, mean of heads"
+        assert label.startswith(f"{where}, all words: ")
+    assert len(drawn | {start.tobytes()}) == 4
+    view.method.value = "words to image"
     assert np.array_equal(pixels(view), start)
 
 

@@ -1,4 +1,4 @@
-"""Where the words of a sentence look, in several runs at once: maps by layer, head and word, computed once each.
+"""Where the words of a sentence look, in several runs at once: maps by layer, head, word and method, each kept.
 
 What is shown is a `State`; `Explorer.view` answers with arrays. Drawing is left to `paper.explorer_view`.
 """
@@ -6,10 +6,10 @@ What is shown is a `State`; `Explorer.view` answers with arrays. Drawing is left
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workbench.analysis.predictor import Predictor
+from workbench.analysis.relevance import relevance
 from workbench.analysis.text_blocks import text_blocks
 from workbench.data.images import read_pixels
 from workbench.data.loading import ReferringDataset
@@ -26,11 +27,17 @@ from workbench.evaluation.evaluate import mask_of
 from workbench.models.referring_sam import ReferringSam
 from workbench.registry import unknown_name
 
-Method = Literal["words to image", "image to words"]
+T = TypeVar("T")
+Method = Literal["words to image", "image to words", "gradient", "rollout", "rollout × gradient"]
 METHODS: dict[Method, str] = {
     "words to image": "how much a word attends to each place, in multiples of uniform attention",
     "image to words": "how much each place attends to a word, in multiples of uniform attention",
+    "gradient": "attention to a word × gradient of the mask's logit, in multiples of its mean",
+    "rollout": "what a word draws from each place, in multiples of uniform attention",
+    "rollout × gradient": "rollout weighted by the mask's gradient, in multiples of its mean",
 }
+ALL_BLOCKS: tuple[Method, ...] = ("rollout", "rollout × gradient")
+"""Methods that go through all blocks of the image encoder, whatever layer and head are chosen."""
 MOST_KEPT = 64
 """Pictures with a sentence whose maps are kept for each run."""
 
@@ -66,6 +73,7 @@ class State:
         word: number in `Explorer.words`; None: the mean over all words.
         layer: a name out of `Explorer.layers`.
         head: None: the mean over heads.
+        method: for those of ALL_BLOCKS, layer and head say nothing.
     """
 
     picture: int
@@ -107,6 +115,10 @@ class Recorded:
     logits: Tensor
 
 
+Relevant = Mapping[tuple[Method, str], NDArray[np.float32]]
+"""By method and layer (none for ALL_BLOCKS), heads×L×H×W over the model's square."""
+
+
 def record(model: ReferringSam, image: Tensor, ids: Tensor, mask: Tensor) -> Recorded:
     """The one place that knows how attention is recorded.
 
@@ -121,6 +133,26 @@ def record(model: ReferringSam, image: Tensor, ids: Tensor, mask: Tensor) -> Rec
             both: dict[Method, Tensor] = {"words to image": layer.word_to_image, "image to words": layer.image_to_word}
             maps[f"{part} {layer.layer}"] = {name: (one * layer.keys).cpu().numpy() for name, one in both.items()}
     return Recorded(maps, recorded.logits)
+
+
+def relevant(model: ReferringSam, image: Tensor, ids: Tensor, mask: Tensor) -> Relevant:
+    """Maps of the methods that need a backward pass or all blocks; of one head where they have none."""
+    found, words = relevance(model, image, ids, mask), int(mask.sum())
+    maps: dict[tuple[Method, str], NDArray[np.float32]] = {}
+    for name, one in found.gradient.items():
+        part, _, number = name.partition("[")
+        maps["gradient", f"{part.split('.')[0]} {number.partition(']')[0]}"] = _over_mean(one)
+    if found.rollout is not None and found.weighted is not None:
+        keys = found.rollout[0].numel() + words
+        maps["rollout", ""] = (found.rollout * keys)[None].cpu().numpy()
+        maps["rollout × gradient", ""] = _over_mean(found.weighted[None])
+    return maps
+
+
+def _over_mean(values: Tensor) -> NDArray[np.float32]:
+    mean = float(values.mean())
+    relative: NDArray[np.float32] = (values / (mean or 1.0)).cpu().numpy()
+    return relative
 
 
 class Explorer:
@@ -139,6 +171,7 @@ class Explorer:
             raise DataError("at least one run and one picture are needed")
         self.predictors, self.pictures = dict(predictors), list(pictures)
         self._kept: OrderedDict[tuple[str, int, str], Recorded] = OrderedDict()
+        self._relevant: OrderedDict[tuple[str, int, str], Relevant] = OrderedDict()
 
     @property
     def layers(self) -> list[str]:
@@ -190,17 +223,27 @@ class Explorer:
 
     def recorded(self, run: str, state: State) -> Recorded:
         """All maps of a run for the state's picture and sentence; they are computed once."""
-        key = (run, state.picture, state.sentence)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        predictor = self.predictors[run]
-        self._kept[key] = recorded = self._compute(predictor, self.pictures[state.picture], state.sentence)
-        if len(self._kept) > MOST_KEPT * len(self.predictors):
-            self._kept.popitem(last=False)
-        return recorded
+        return self._once(self._kept, record, run, state)
 
-    def _compute(self, predictor: Predictor, picture: Picture, sentence: str) -> Recorded:
+    def _once(
+        self,
+        kept: OrderedDict[tuple[str, int, str], T],
+        compute: Callable[[ReferringSam, Tensor, Tensor, Tensor], T],
+        run: str,
+        state: State,
+    ) -> T:
+        key = (run, state.picture, state.sentence)
+        if key in kept:
+            kept.move_to_end(key)
+            return kept[key]
+        predictor = self.predictors[run]
+        image, ids, mask = self._inputs(predictor, self.pictures[state.picture], state.sentence)
+        kept[key] = computed = compute(predictor.model, image, ids, mask)
+        if len(kept) > MOST_KEPT * len(self.predictors):
+            kept.popitem(last=False)
+        return computed
+
+    def _inputs(self, predictor: Predictor, picture: Picture, sentence: str) -> tuple[Tensor, Tensor, Tensor]:
         config, side = predictor.config, predictor.config.backbone.image_size
         pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)
         height, width = picture.pixels.shape[:2]
@@ -208,7 +251,7 @@ class Explorer:
         square = place_image(resize_image(pixels, placement), placement, side)[None].to(predictor.device)
         content = torch.tensor([[placement.top, placement.left, placement.height, placement.width]])
         ids, mask = (tensor.to(predictor.device) for tensor in predictor.tokenizer([sentence]))
-        return record(predictor.model, predictor.model.normalise(square, content), ids, mask)
+        return predictor.model.normalise(square, content), ids, mask
 
     def _view(self, run: str, state: State) -> View:
         predictor, picture = self.predictors[run], self.pictures[state.picture]
@@ -218,13 +261,14 @@ class Explorer:
         mask = mask_of(recorded.logits, placement, height, width, predictor.config).cpu().numpy()
         referent = picture.referents.get(state.sentence)
         iou = None if referent is None else float((mask & referent).sum() / max(1, (mask | referent).sum()))
-        maps = recorded.maps.get(state.layer)
-        if maps is None:
-            return View(None, f"no words in {state.layer}", mask, iou)
-        heads = maps[state.method]
-        if state.head is not None and state.head >= len(heads):
+        heads = self._heads_of(run, state)
+        if heads is None:
+            where = "the image encoder" if state.method in ALL_BLOCKS else state.layer
+            return View(None, f"no words in {where}", mask, iou)
+        head = None if state.method in ALL_BLOCKS else state.head
+        if head is not None and head >= len(heads):
             return View(None, f"this layer has {len(heads)} heads", mask, iou)
-        chosen = heads.mean(axis=0) if state.head is None else heads[state.head]
+        chosen = heads.mean(axis=0) if head is None else heads[head]
         words = self.words(state.sentence)
         picked = words[1:-1] if state.word is None else [words[state.word]]
         square = chosen[[token for word in picked or words for token in word.tokens]].mean(axis=0)
@@ -232,6 +276,14 @@ class Explorer:
         pixels = np.kron(square, np.ones((patch, patch), dtype=np.float32))
         top, left = placement.top, placement.left
         return View(pixels[top : top + placement.height, left : left + placement.width], "", mask, iou)
+
+    def _heads_of(self, run: str, state: State) -> NDArray[np.float32] | None:
+        """The state's maps, heads×L×H×W; None where the run has none."""
+        if state.method in ("words to image", "image to words"):
+            maps = self.recorded(run, state).maps.get(state.layer)
+            return None if maps is None else maps[state.method]
+        layer = "" if state.method in ALL_BLOCKS else state.layer
+        return self._once(self._relevant, relevant, run, state).get((state.method, layer))
 
     def _check(self, state: State) -> None:
         words = self.words(state.sentence)

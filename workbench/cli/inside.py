@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,9 +18,13 @@ from workbench.cli.options import (
     app,
     print_json,
     print_rows,
+    print_written,
     progress_of,
 )
 from workbench.errors import counted
+
+if TYPE_CHECKING:
+    from workbench.analysis.kept_maps import Kept
 
 tracing = typer.Typer(cls=Commands, help="Recording of attention.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(tracing, name="trace")
@@ -120,6 +125,97 @@ def attention(
         print_json({"runs": documents})
     else:
         print_rows(header, rows)
+
+
+class InterventionKind(StrEnum):
+    """What can be done to a block."""
+
+    hide_words = "hide_words"
+    mean_words = "mean_words"
+    swap_words = "swap_words"
+    heads_off = "heads_off"
+    heads_mean = "heads_mean"
+
+
+@app.command()
+def interventions(
+    runs: Annotated[list[str], typer.Argument(help="Trained runs, <setting id>/seed<N>.", show_default=False)],
+    split: Annotated[str, typer.Option(help="Of the run's data set.")] = "val",
+    kind: Annotated[
+        list[InterventionKind] | None,
+        typer.Option(
+            help="hide_words: nothing attends to words. mean_words: all words become their mean. swap_words: the words "
+            "of another image's sentence. heads_off, heads_mean: the attention's output becomes zero, or its mean over "
+            "the image. Several times; else the three of words.",
+            show_default=False,
+        ),
+    ] = None,
+    points: Annotated[
+        list[str] | None, typer.Option(help="Names or patterns of blocks, e.g. 'encoder.blocks[2].attn'; else all.")
+    ] = None,
+    heads: Annotated[bool, typer.Option("--heads", help="Each head alone too, for kinds that take heads.")] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=2, help="Only so many expressions, spread over the split by a hash of their keys.")
+    ] = None,
+    results: Results = RESULTS,
+    data_root: DataRoot = None,
+    as_json: Json = False,
+) -> None:
+    """Measure where language acts: change one block at a time, and say by how much the IoU of a split changes.
+
+    The rows of every expression (Parquet) and the table (CSV) are kept beside each run.
+    """
+    import json
+
+    from workbench.analysis.causal_map import Request, check_runs, map_run
+    from workbench.analysis.interventions import OF_WORDS
+
+    kinds: Any = tuple(dict.fromkeys(one.value for one in kind)) if kind else OF_WORDS
+    request = Request(split, kinds, tuple(points or ("encoder.blocks[*].attn",)), heads, limit)
+    check_runs(runs, request, results)
+    documents = []
+    for run in runs:
+        with progress_of(f"intervening in {run}", "masks") as step:
+            kept, files = map_run(run, request, results, data_root, step)
+        if as_json:
+            rows = json.loads(kept.table.to_json(orient="records", double_precision=15))
+            documents.append(
+                {
+                    **kept.about,
+                    "undisturbed": kept.undisturbed,
+                    "rows": rows,
+                    "files": [file.absolute() for file in files],
+                }
+            )
+        else:
+            _print_map(kept)
+            print_written(files)
+    if as_json:
+        print_json(documents)
+
+
+def _print_map(kept: Kept) -> None:
+    """Differences in points, with their intervals."""
+    about = kept.about
+    which = about["chosen"] if about["expressions"] == about["of"] else f"of {about['of']:,}: {about['chosen']}"
+    print(
+        f"{about['run']}: {about['expressions']:,} expressions of {about['split']} ({which}); "
+        f"mIoU {100 * kept.undisturbed:.2f} undisturbed"
+    )
+    table: list[dict[str, Any]] = kept.table.to_dict("records")  # type: ignore[assignment]
+    rows = [
+        (
+            row["intervention"],
+            "together" if row["layer"] < 0 else row["layer"],
+            "all" if row["head"] < 0 else row["head"],
+            f"{100 * row['delta']:+.2f}",
+            f"{100 * row['low']:+.2f} to {100 * row['high']:+.2f}",
+            row["verdict"],
+            f"{row['change_at_point']:.1e}",
+        )
+        for row in table
+    ]
+    print_rows(("intervention", "block", "head", "ΔmIoU", "95 % interval", "mIoU", "change at the point"), rows)
 
 
 def _models(run: str | None, variants: list[str] | None, results: Any, checkpoint_root: Any) -> Any:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 ORDER = (
     "plan", "submit", "status", "logs", "cancel", "retry", "table", "check", "figure", "report", "reproduce",
-    "predict", "attention", "attribute", "lab", "notebooks", "data", "variants", "config", "train", "evaluate",
-    "summarise", "doctor", "bench", "trace", "gc", "import-released", "pretrain",
+    "predict", "attention", "interventions", "attribute", "lab", "notebooks", "data", "variants", "config", "train",
+    "evaluate", "summarise", "doctor", "bench", "trace", "gc", "import-released", "pretrain",
 )  # fmt: skip
 """Of the commands in --help."""
 

@@ -45,6 +45,7 @@ class FigureName(StrEnum):
     failures = "failures"
     attention = "attention"
     layers = "layers"
+    interventions = "interventions"
     all = "all"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -121,6 +122,16 @@ class Expressions(Sequence[Expression]):
         for row, sentence in zip(self._rows, sentences, strict=True):
             column[int(row)] = sentence
         changed._columns = {**self._columns, "sentence": pa.chunked_array([column])}
+        return changed
+
+    def sample(self, count: int) -> Expressions:
+        """So many of the same expressions, spread over the split: those whose split:ref_id:sent_id has the smallest
+        SHA-256. So a sample does not depend on the order of the split, and a smaller one is part of a larger one."""
+        keys = zip(*(self.column(name).tolist() for name in ("split", "ref_id", "sent_id")), strict=True)
+        digests = [hashlib.sha256(":".join(map(str, key)).encode()).digest() for key in keys]
+        chosen = sorted(sorted(range(len(digests)), key=digests.__getitem__)[:count])
+        changed = copy.copy(self)
+        changed._rows = self._rows[chosen]
         return changed
 
     def one_of_each_image(self) -> list[Expression]:

@@ -17,7 +17,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from workbench.analysis.explorer import METHODS, Explorer, State, View, own_picture, pictures_of
+from workbench.analysis.explorer import ALL_BLOCKS, METHODS, Explorer, State, View, own_picture, pictures_of
 from workbench.analysis.predictor import Predictor
 from workbench.errors import WorkbenchError
 from workbench.paper.browsing import GridView, Teller, told
@@ -59,7 +59,8 @@ def draw(explorer: Explorer, state: State) -> Figure:
     word = "all words" if state.word is None else f"“{words[state.word].text}”"
     head = "mean of heads" if state.head is None else f"head {state.head}"
     bar = figure.colorbar(ScalarMappable(scale, COLOURS), cax=bar_axes, orientation="horizontal")
-    bar.set_label(f"{state.layer}, {head}, {word}: {METHODS[state.method]}")
+    where = "all blocks" if state.method in ALL_BLOCKS else f"{state.layer}, {head}"
+    bar.set_label(f"{where}, {word}: {METHODS[state.method]}")
     return figure
 
 

@@ -107,11 +107,28 @@ def diagrams(settings: int) -> FigureData:
     )
 
 
+def maps(settings: int) -> FigureData:
+    """Interventions at twelve blocks, of three kinds."""
+    rng, names = np.random.default_rng(0), names_of(settings)
+    kinds = ("hide_words", "mean_words", "swap_words")
+    rows = [
+        {"setting": name, "kind": kind, "layer": layer, "value": value, "low": value - 0.02, "high": value + 0.03}
+        for name in names for kind in kinds for layer in (*range(12), -1) for value in [float(rng.uniform(-0.4, 0.05))]
+    ]  # fmt: skip
+    document = {
+        "metric": "miou", "title": "A title that says what the grid is about", "split": "val", "settings": names,
+        "n": dict.fromkeys(names, 3), "expressions": {name: 1000 + i for i, name in enumerate(names)},
+        "without": {"default": "reads no words in the image encoder"}, "rows": rows,
+    }  # fmt: skip
+    return FigureData(document)
+
+
 MAKERS: dict[str, Callable[[int], FigureData]] = {
     "schemes": diagrams, "pipeline": diagrams,
     "bars": numbers, "by": numbers, "subsets": numbers, "curves": numbers,
     "predictions": lambda settings: pictures(settings, 2), "failures": lambda settings: pictures(settings, 2),
-    "attention": lambda settings: pictures(settings, 2), "layers": lambda settings: heatmaps(names_of(settings), 4, 2),
+    "attention": lambda settings: pictures(settings, 2), "interventions": maps,
+    "layers": lambda settings: heatmaps(names_of(settings), 4, 2),
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from workbench.paper.figures import (
     by,
     curves,
     failures,
+    interventions,
     layers,
     pipeline,
     predictions,
@@ -64,4 +65,11 @@ figures: dict[str, Drawing] = {
     "failures": Drawing(failures.data, failures.draw, needs_runs=True),
     "attention": Drawing(attention.data, attention.draw, needs_runs=True),
     "layers": Drawing(layers.data, layers.draw, needs_runs=True, obstacle=layers.obstacle, kept=layers.kept_files),
+    "interventions": Drawing(
+        interventions.data,
+        interventions.draw,
+        needs_runs=True,
+        obstacle=interventions.obstacle,
+        kept=interventions.kept_files,
+    ),
 }

@@ -302,7 +302,9 @@ def _prepare(grid: Grid) -> None:
     check_grid(grid)
     for config in {c.data: c for c in grid.settings.values()}.values():
         with progress_of(f"data set {config.data.dataset}", "images") as step:
-            open_dataset(config, step)
+            data = open_dataset(config, step)
+        for note in data.notes if config.data.members else ():
+            print(f"{data.name}: {note}")
 
 
 @app.command()

@@ -62,6 +62,7 @@ LATER_FIELDS: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("data", "drop_last"), False),
     (("data", "augmentation", "batch_scales"), None),
     (("data", "words"), "own"),
+    (("data", "members"), []),
     (("evaluation", "words"), "own"),
     (("fusion", "text"), "words"),
 )
@@ -141,6 +142,7 @@ class RunConfig(Section):
             document["backbone"]["checkpoint"] = PurePath(checkpoint).name
         if (start := self.start_from.file) is not None:
             document["start_from"]["file"] = PurePath(start).name
+        document["data"]["members"] = [member.document() for member in self.data.members]
         for path, former in LATER_FIELDS:
             _leave_out(document, path, former)
         if self.evaluation.checkpoint == "last":

@@ -184,7 +184,7 @@ def _leave_out_other_expressions(
     columns += _in_all(expressions.values(), "target_area", "no_target")
     for setting, frame in expressions.items():
         data = grid.settings[setting].data
-        data_set = repr((data.dataset, data.split_by, data.recipe, data.sha256))
+        data_set = repr((data.dataset, data.split_by, data.recipe, data.sha256, data.members))
         for (run, split), part in frame.groupby(["run", "split"], sort=False):
             text = part[columns].sort_values(KEY[1:]).to_csv(index=False).encode()
             signatures.setdefault((data_set, str(split)), {})[setting, str(run)] = hashlib.sha256(text).hexdigest()

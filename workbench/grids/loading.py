@@ -326,7 +326,7 @@ def _plain(container: object) -> dict[str, Any]:
 def _checked(where: str, values: dict[str, Any], progress: Progress | None) -> RunConfig:
     try:
         config = RunConfig.parse(values)
-        if config.data.recipe is not None or config.data.sha256 is not None:
+        if config.data.is_pinned:
             return config
         from workbench.data.datasets import pinned
 

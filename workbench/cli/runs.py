@@ -70,7 +70,8 @@ def plan(
     loaded = load_grid_file(grid, data_root, checkpoint_root, changes, preset)
     check_grid(loaded, weights=False)
     planned = make_plan(loaded, results, warn=warn)
-    memory = needs(loaded.runs(), given.processes)
+    runs_planned = [p.run for p in planned]
+    memory = needs(runs_planned, given.processes)
     if as_json:
         runs = [{"run": p.run.id, "setting": p.run.setting, "seed": p.run.seed, "state": p.state} for p in planned]
         bytes_of = [{"settings": n.settings, "total": n.memory.total, **vars(n.memory)} for n in memory]
@@ -79,10 +80,11 @@ def plan(
         print_rows(
             ("setting", "seed", "state", "run"), [(p.run.setting, p.run.seed, p.state, p.run.id) for p in planned]
         )
+        _print_waiting(loaded)
         print("\nmemory of a GPU that a run needs, in each process:" if given.processes > 1 else
               "\nmemory of a GPU that a run needs:")  # fmt: skip
         print("\n".join(f"  {need}" for need in memory))
-    check_room(loaded.runs(), given, memory)
+    check_room(runs_planned, given, memory)
 
 
 @app.command("config")
@@ -204,8 +206,33 @@ def submit_grid(
     workers: int | None,
     retry: Collection[str] | bool,
     dry_run: bool,
+) -> Grid:
+    """Train what is to be trained of a grid, and say what became of it; see `submit`.
+
+    Where it is tuned, trials come first. On this machine the runs with what was chosen follow at once.
+
+    Returns:
+        The grid, with what its trials chose.
+    """
+    from workbench.launch.tuning import choose
+
+    before = None
+    while before is None or (len(grid.waiting) < len(before.waiting) and not dry_run):
+        grid = grid if dry_run else choose(grid, results)
+        _submit_once(grid, results, profile_file, workers, retry, dry_run)
+        before, grid = grid, grid if dry_run else choose(grid, results)
+    _print_waiting(grid)
+    return grid
+
+
+def _submit_once(
+    grid: Grid,
+    results: Path,
+    profile_file: Path | None,
+    workers: int | None,
+    retry: Collection[str] | bool,
+    dry_run: bool,
 ) -> None:
-    """Train what is to be trained of a grid, and say what became of it; see `submit`."""
     from workbench.cli.progress import SubmissionProgress
     from workbench.errors import WorkbenchError
     from workbench.grids import check_grid
@@ -229,6 +256,12 @@ def submit_grid(
         _print_submitted(grid, outcome, profile.parallel)
     else:
         _print_ended(grid, outcome)
+
+
+def _print_waiting(grid: Grid) -> None:
+    if names := grid.waiting:
+        print(f"{counted(len(names), 'setting')} not tuned yet: {', '.join(names)}; when their trials have ended, "
+              f"workbench submit {grid.argument} chooses their values and trains them")  # fmt: skip
 
 
 def _profile(file: Path | None) -> Profile:
@@ -283,7 +316,10 @@ def _print_ended(grid: Grid, outcome: SubmissionOutcome) -> None:
         print(f"wrote {file}")
     if elsewhere := [p for p in outcome.after if p.state in ("running", "queued")]:
         print(f"{len(elsewhere)} runs are being trained by other processes; see: workbench status {grid.argument}")
-    if failed := [p for p in outcome.after if p.state not in ("completed", "running", "queued")]:
+    trials = set() if grid.trials is None else {run.id for run in grid.trials.runs()}
+    # A trial that diverged has ended like any other: its value is not chosen.
+    after = [p for p in outcome.after if p.state != "diverged" or p.run.id not in trials]
+    if failed := [p for p in after if p.state not in ("completed", "running", "queued")]:
         lines = "; ".join(f"{p.run.setting} seed {p.run.seed} {_why(p)}" for p in failed)
         hint = "; to run them again: --retry-failed" if any(p.state in FAILED for p in failed) else ""
         raise WorkbenchError(f"{len(failed)} of {len(outcome.after)} runs are not completed: {lines}{hint}")

@@ -17,6 +17,7 @@ from workbench.errors import WorkbenchError, is_plain, shown
 from workbench.evaluation.metrics import metrics as known_metrics
 from workbench.grids.bounds import MOST_BYTES, check_bounds
 from workbench.grids.seeds import seeds_in
+from workbench.grids.tuning import TuneConfig
 from workbench.registry import unknown_name
 from workbench.results.record import ExpressionKey
 
@@ -106,6 +107,8 @@ class GridFile(BaseModel):
     report: ReportConfig = ReportConfig()
     then: tuple[Artefact, ...] = ()
     """What is made when all runs have ended."""
+    tune: TuneConfig | None = None
+    """What every setting tries before it is trained, and on which split it is chosen."""
     instead: dict[str, dict[str, Any]] = {}
     """By preset: keys of this file that have other values where `--preset` names it."""
 

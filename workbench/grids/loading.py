@@ -18,8 +18,10 @@ from workbench.config import RunConfig
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.grids.bounds import resolvers_in
 from workbench.grids.checked import check
+from workbench.grids.equal_flops import equal_flops
 from workbench.grids.file import GridError, GridFile, read_yaml
 from workbench.grids.grid import Grid, Need, check_report
+from workbench.grids.tuning import TuneConfig, Tuning, read_tuning
 from workbench.registry import unknown_name
 from workbench.validation import first_mistake
 
@@ -84,26 +86,32 @@ def _load(file: Path, reading: _Reading) -> Grid:
         raise GridError(f"{file}: {first_mistake(error, GridFile)}") from None
     base = OmegaConf.create(_with_presets(file, "base", grid.base, reading))
     settings: dict[str, RunConfig] = {}
-    owner: dict[str, str] = {}
     needs: dict[str, Need] = {}
     labels: dict[str, str] = {}
+    budgets: dict[str, Any] = {}
     for name, label, overrides in _expanded(file, grid):
         if not name.isprintable():
             raise GridError(f"{file}: the setting's name {name!r} holds a character that is not printed")
+        if "budget" in overrides:
+            budgets[name] = overrides.pop("budget")
         own = _with_presets(file, f"settings.{name}", overrides, reading)
         where = _where(file, name)
         values = _resolved(where, _merged(where, own, {"machine": reading.machine}, reading.changes, below=base))
         if need := _need(file, name, values, reading):
             needs[name] = need
-        config = _checked(where, values, reading.progress)
         if name in settings:
             raise GridError(f"{file}: two settings are named {name!r}")
-        if config.setting_id in owner:
-            raise GridError(f"{file}: settings {owner[config.setting_id]!r} and {name!r} are the same configuration")
-        owner[config.setting_id] = name
-        settings[name] = config
+        settings[name] = _checked(where, values, reading.progress)
         if label is not None:
             labels[name] = label
+    try:
+        settings, equal = equal_flops(settings, budgets)
+    except WorkbenchError as error:
+        raise GridError(f"{file}: {error}") from None
+    tuning = None if grid.tune is None else _tuning(file, grid.tune, settings, reading)
+    if tuning is not None:
+        settings = {name: tuning.tuned(name) for name in settings}
+    _check_distinct(file, settings)
     if grid.baseline is not None and grid.baseline not in settings:
         raise GridError(f"{file}: baseline: {unknown_name('setting', grid.baseline, list(settings))}")
     check_report(file, grid.report, settings)
@@ -120,9 +128,37 @@ def _load(file: Path, reading: _Reading) -> Grid:
         sources=reading.sources,
         labels=labels,
         preset=reading.preset,
+        tuning=tuning,
+        equal_flops=equal,
     )
     loaded.chosen(grid.report.settings)
     return loaded
+
+
+def _tuning(file: Path, tune: TuneConfig, settings: Mapping[str, RunConfig], reading: _Reading) -> Tuning:
+    """What the grid's settings try; checked as far as nothing is run."""
+    name = file.stem if reading.preset is None else f"{file.stem}-{reading.preset}"
+    if len(settings) * len(tune.points) > MOST_SETTINGS:
+        raise GridError(f"{file}: tune: {len(settings) * len(tune.points):,} trials; at most {MOST_SETTINGS:,} are taken")
+    tuning = read_tuning(file, name, tune, settings, reading.sources)
+    trials: dict[str, RunConfig] = {}
+    for setting, config in settings.items():
+        if tune.split == config.data.train_split:
+            raise GridError(f"{file}: tune.split: {tune.split!r} is trained on by setting {setting!r}; name another split")
+        try:
+            trials |= tuning.trials(setting)
+        except ConfigError as error:
+            raise GridError(f"{file}: tune: a trial of setting {setting!r}: {error}") from None
+    _check_distinct(file, trials, "tune: trials")
+    return tuning
+
+
+def _check_distinct(file: Path, settings: Mapping[str, RunConfig], what: str = "settings") -> None:
+    owner: dict[str, str] = {}
+    for name, config in settings.items():
+        first = owner.setdefault(config.setting_id, name)
+        if first != name:
+            raise GridError(f"{file}: {what} {first!r} and {name!r} are the same configuration")
 
 
 def _check_labels(file: Path, labels: Mapping[str, str], settings: Mapping[str, RunConfig]) -> None:

@@ -92,6 +92,27 @@ def test_narrowing_leaves_trials_to_the_settings_that_are_left(grid_file: Write)
     assert rates(tuned.whole()) == {"default": 1e-3, "l_dit": 2e-3}
 
 
+def test_settings_that_differ_only_in_what_they_are_asked_share_their_trials(grid_file: Write) -> None:
+    asked = "  l_dit, asked no words: {fusion.variant: l_dit, evaluation.words: dropped}\n"
+    settings = f"settings:\n  l_dit: {{fusion.variant: l_dit}}\n{asked}seeds: [0]\n"
+    grid = load_grid(grid_file(settings + TUNE))
+    assert grid.trials is not None
+    assert list(grid.trials.settings) == ["l_dit · learning_rate=0.001", "l_dit · learning_rate=0.002"]
+    assert grid.tuning is not None
+    one, other = (list(grid.tuning.trials(name).values()) for name in grid.settings)
+    assert one == other
+
+
+def test_what_begins_from_a_setting_waits_until_that_is_tuned(grid_file: Write) -> None:
+    first = load_grid(grid_file(SETTINGS + TUNE, name="first"))
+    later = "  start_from: {grid: first.yaml, setting: l_dit}\nsettings: {a: {}}\n"
+    with pytest.raises(GridError, match=r"start_from\.setting: 'l_dit' is not tuned yet; first: workbench submit .*first"):
+        load_grid(grid_file(later, name="second"))
+    tuned = first.with_choices({"l_dit": choice(first, "l_dit", 2e-3)})
+    second = load_grid(grid_file(later, name="second"))
+    assert second.settings["a"].start_from.run == tuned.settings["l_dit"].setting_id
+
+
 def test_several_fields_are_crossed(grid_file: Write) -> None:
     fields = f"{{{RATE}: [1.0e-3, 2.0e-3], training.optimizer.weight_decay: [0.0, 0.1]}}"
     grid = load_grid(grid_file(SETTINGS + f"tune: {{fields: {fields}, seeds: 0}}\n"))
@@ -113,6 +134,7 @@ def test_several_fields_are_crossed(grid_file: Write) -> None:
         ("{field: training.optimizer.rate, values: [1, 2]}", "a trial of setting 'default': training.optimizer.rate: unkn"),
         ("{field: machine.threads, values: [1, 2]}", "tune: trials 'default · threads=1' and 'default · threads=2' are the"),
         ("{field: fusion.variant, values: [e_dit, l_dit]}", "'default · variant=e_dit' and 'l_dit · variant=e_dit' are t"),
+        ("{field: evaluation.splits, values: [[val], [testA]]}", "'default · splits=['val']' and 'default · splits=['testA"),
         ("{field: a, values: [1, 2], seeds: [0, 0]}", "none twice, not [0, 0]"),
     ],
 )

@@ -110,13 +110,14 @@ def evaluated(grid: Grid, source: ResultsSource, seeds: Sequence[int] | None = N
     Raises:
         StoreError: no run is completed, or predictions of another model were scored on other expressions.
     """
-    settings = {name: config for name, config in grid.settings.items() if name not in grid.waiting}
+    waiting = grid.waiting
+    settings = {name: config for name, config in grid.settings.items() if name not in waiting}
     names = {config.setting_id: name for name, config in settings.items()}
     runs = runs_frame(source, list(names), seeds=seeds)
     if isinstance(source, RunFolders):
         runs = _without_other_configurations(grid, runs, source)
     expressions: dict[str, pd.DataFrame] = {}
-    incomplete = [Incomplete(setting, None, "", "untuned", None) for setting in grid.waiting]
+    incomplete = [Incomplete(setting, None, "", "untuned", None) for setting in waiting]
     for setting, config in settings.items():
         here = runs[runs["setting_id"] == config.setting_id].drop_duplicates("run").set_index("seed")
         expected = set(grid.seeds if seeds is None else seeds) | set(here.index)

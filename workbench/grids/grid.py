@@ -104,9 +104,13 @@ class Grid:
         if self.tuning is None or self.submitted or not self.waiting:
             return None
         tune, trials = self.tuning.config, {name: self.tuning.trials(name) for name in self.waiting}
+        by_id: dict[str, tuple[str, RunConfig]] = {}
+        for own in trials.values():
+            for name, config in own.items():
+                by_id.setdefault(config.setting_id, (name, config))
         return replace(
             self,
-            settings={name: config for own in trials.values() for name, config in own.items()},
+            settings=dict(by_id.values()),
             seeds=tune.seeds,
             baseline=None,
             report=ReportConfig(splits=(tune.split,), metrics=(tune.metric,), figure_split=tune.split),

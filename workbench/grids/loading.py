@@ -141,15 +141,16 @@ def _tuning(file: Path, tune: TuneConfig, settings: Mapping[str, RunConfig], rea
     if len(settings) * len(tune.points) > MOST_SETTINGS:
         raise GridError(f"{file}: tune: {len(settings) * len(tune.points):,} trials; at most {MOST_SETTINGS:,} are taken")
     tuning = read_tuning(file, name, tune, settings, reading.sources)
-    trials: dict[str, RunConfig] = {}
+    outcomes: dict[str, RunConfig] = {}
     for setting, config in settings.items():
         if tune.split == config.data.train_split:
             raise GridError(f"{file}: tune.split: {tune.split!r} is trained on by setting {setting!r}; name another split")
         try:
-            trials |= tuning.trials(setting)
+            outcomes |= tuning.outcomes(setting)
+            _check_distinct(file, tuning.trials(setting), "tune: trials")
         except ConfigError as error:
             raise GridError(f"{file}: tune: a trial of setting {setting!r}: {error}") from None
-    _check_distinct(file, trials, "tune: trials")
+    _check_distinct(file, outcomes, "tune: trials")
     return tuning
 
 
@@ -195,6 +196,8 @@ def _need(file: Path, name: str, values: dict[str, Any], reading: _Reading) -> N
     setting = str(start.get("setting"))
     if setting not in grid.settings:
         raise GridError(f"{where}.setting: {unknown_name('setting', setting, list(grid.settings))} (of {other})")
+    if setting in grid.waiting:
+        raise GridError(f"{where}.setting: {setting!r} is not tuned yet; first: workbench submit {grid.argument}")
     rest = {key: value for key, value in start.items() if key not in ("grid", "setting")}
     values["start_from"] = {**rest, "run": grid.settings[setting].setting_id}
     return Need(grid, setting)

@@ -137,11 +137,19 @@ class Tuning:
     file: Path = Path()
 
     def trials(self, setting: str) -> dict[str, RunConfig]:
-        """The trials of a setting by their names; they are evaluated on the validation split alone."""
+        """The trials of a setting by their names; they are evaluated on the validation split alone, with own words.
+
+        Settings that differ only in what they are asked in the end have the same trials, and so the same choice.
+        """
         return {
             f"{setting} · {named(values)}": _trial(self.untuned[setting], self.config, values)
             for values in self.config.points
         }
+
+    def outcomes(self, setting: str) -> dict[str, RunConfig]:
+        """What the setting would be with each trial's values, by the trials' names."""
+        own = self.untuned[setting]
+        return {f"{setting} · {named(values)}": with_values(own, values) for values in self.config.points}
 
     def tuned(self, setting: str) -> RunConfig:
         """A setting with what was chosen for it; as it was where nothing is yet."""
@@ -217,7 +225,7 @@ def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 def _trial(config: RunConfig, tune: TuneConfig, values: Mapping[str, Any]) -> RunConfig:
     # What is seen while training chooses nothing, unless it chooses the checkpoint.
     unseen = {} if config.evaluation.checkpoint == "best" else {"validation.every": None}
-    return with_values(config, {**values, **unseen, "evaluation.splits": [tune.split]})
+    return with_values(config, {**values, **unseen, "evaluation.words": "own", "evaluation.splits": [tune.split]})
 
 
 def named(values: Mapping[str, Any]) -> str:

@@ -70,11 +70,11 @@ def runs_of(grid: Grid) -> list[Run]:
 def with_existing_seeds(grid: Grid, results: Path) -> list[Run]:
     """The grid's runs, and those of every other seed of its settings that has a record."""
     planned = runs_of(grid)
-    known = {run.id for run in planned}
+    known, waiting = {run.id for run in planned}, grid.waiting
     extra = [
         Run(name, config, seed, str(RunId(setting_id, seed)))
         for name, config in grid.settings.items()
-        if name not in grid.waiting
+        if name not in waiting
         for setting_id in [config.setting_id]
         for seed in seeds_of(results, setting_id)
     ]

@@ -103,7 +103,8 @@ def test_a_run_trains_on_all_members_and_is_evaluated_on_the_splits_of_each(
 ) -> None:
     splits = ["refshapes/val", "second/testA"]
     config = make_config(
-        data__dataset=REFSHAPES, evaluation__splits=splits, training__steps=3, text_encoder__name="bert_mini2"
+        data__dataset=REFSHAPES, evaluation__splits=splits, training__steps=3, text_encoder__name="bert_mini2",
+        text_encoder__max_tokens=18,
     )
     data = open_dataset(config)
     assert data.digest == open_dataset(config).digest

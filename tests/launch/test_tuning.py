@@ -53,8 +53,7 @@ def test_the_best_mean_over_seeds_is_chosen_and_of_equals_the_first(grid: Grid, 
     assert chosen == {"default": {RATE: 2e-3}, "l_dit": {RATE: 1e-3}}
     trials = tuned.tuning.choices["default"].trials
     assert [trial.score for trial in trials] == [pytest.approx(value) for value in SCORES["default"]]
-    assert trials[0].runs == tuple(f"{run.id}" for run in trials_of(grid) if run.setting.endswith("default · learning_"
-                                   "rate=0.001"))  # fmt: skip
+    assert trials[0].runs == tuple(run.id for run in trials_of(grid) if run.setting == "default · learning_rate=0.001")
     assert len(tuned.tuning.choices["default"].codes) == 1
     assert load_grid(grid.file).settings == tuned.settings
     assert choose(tuned, tmp_path) is tuned

@@ -7,6 +7,7 @@ from pathlib import Path
 from tests import stored
 from workbench.grids import Grid, load_grid
 from workbench.grids.evaluated import evaluated
+from workbench.grids.tuning import Choice, Trial
 from workbench.paper.layout import lay_out
 from workbench.paper.render import notes, write_table
 from workbench.paper.tuned import NOT_TUNED, of_tuning, tuned
@@ -38,8 +39,6 @@ def test_a_setting_that_waits_for_its_trials_has_no_numbers_whatever_ran_before(
                 zip(waiting.tuning.config.points, waiting.tuning.trials(name).values(), strict=True)
             )
         ]
-        from workbench.grids.tuning import Choice, Trial
-
         choices[name] = Choice(
             untuned=grid.settings[name].setting_id,
             values=waiting.tuning.config.points[1],

@@ -29,7 +29,9 @@ def made(folder: Path, splits: dict[int, str], size: tuple[int, int] = (48, 64))
         where = f"image {image_id}"
         raw.images.append((where, image_id, file_name(image_id), *size))
         segmentation = compressed(mask_of(2, 2, image_id)) if size == (48, 64) else None
-        raw.objects.append((where, 100 + image_id, image_id, "cat", False, None, segmentation or [[1.0, 1, 9, 1, 9, 9]]))
+        raw.objects.append(
+            (where, 100 + image_id, image_id, "cat", False, None, segmentation or [[1.0, 1, 9, 1, 9, 9]])
+        )
         for k in range(2):
             raw.expressions.append((where, split, image_id, place, [100 + image_id], 2 * place + k, f"cat {image_id}"))
     return assemble(raw, folder.name, folder, folder)
@@ -50,8 +52,8 @@ def test_an_image_of_any_members_other_splits_is_not_trained_on(tmp_path: Path) 
     }  # fmt: skip
     assert len(data.split("train")) == 4
     assert data.images["image_id"].to_pylist() == [1, 2, 3, 4]
-    assert [note.partition(" left out")[0] for note in data.notes] == ["one: 2 expressions about 1 image"] + [
-        "other: 2 expressions about 1 image"
+    assert [note.partition(" left out")[0] for note in data.notes] == [
+        f"{name}: 2 expressions about 1 image" for name in ("one", "other")
     ]
     assert data.notes[0].endswith("2 expressions left")
 
@@ -103,12 +105,17 @@ def test_a_run_trains_on_all_members_and_is_evaluated_on_the_splits_of_each(
 ) -> None:
     splits = ["refshapes/val", "second/testA"]
     config = make_config(
-        data__dataset=REFSHAPES, evaluation__splits=splits, training__steps=3, text_encoder__name="bert_mini2",
+        data__dataset=REFSHAPES,
+        evaluation__splits=splits,
+        training__steps=3,
+        text_encoder__name="bert_mini2",
         text_encoder__max_tokens=18,
     )
     data = open_dataset(config)
     assert data.digest == open_dataset(config).digest
-    alone = [open_dataset(make_config(data__recipe=part.recipe.model_dump())) for part in config.data.parts if part.recipe]
+    alone = [
+        open_dataset(make_config(data__recipe=part.recipe.model_dump())) for part in config.data.parts if part.recipe
+    ]
     assert len(data.split("train")) == sum(len(one.split("train")) for one in alone)
     assert len(data.images) == sum(len(one.images) for one in alone)
     folder = RunFolder.of(tmp_path, config, 0)
@@ -131,7 +138,9 @@ def test_a_run_trains_on_all_members_and_is_evaluated_on_the_splits_of_each(
 
 
 def test_a_split_without_its_member_lists_those_there_are(make_config: Callable[..., RunConfig]) -> None:
-    with pytest.raises(DataError, match=r"refshapes&second has no split 'val'; it has train, refshapes/val, .*second/val"):
+    with pytest.raises(
+        DataError, match=r"refshapes&second has no split 'val'; it has train, refshapes/val, .*second/val"
+    ):
         open_dataset(make_config(data__dataset=REFSHAPES))
 
 

@@ -34,7 +34,9 @@ def test_steps_are_the_whole_number_that_comes_nearest_to_the_others_flops(grid_
         made = grid.equal_flops[name]
         assert (made.setting, made.steps, made.own_steps, made.reference_steps) == ("l_dit", steps, 6, 1000)
         assert (made.flops, made.reference_flops) == (flops[name], flops["l_dit"])
-    assert grid.settings["half"].training.steps in [2 * (grid.settings["longer"].training.steps or 0) + k for k in (-1, 0, 1)]
+    assert grid.settings["half"].training.steps in [
+        2 * (grid.settings["longer"].training.steps or 0) + k for k in (-1, 0, 1)
+    ]
     # What is resolved is an ordinary number of steps of the run, and part of its identity.
     steps = grid.settings["longer"].training.steps
     plain = load_grid(grid_file(f"settings: {{a: {{training.steps: {steps}}}}}\n", name="plain"))
@@ -42,7 +44,9 @@ def test_steps_are_the_whole_number_that_comes_nearest_to_the_others_flops(grid_
     assert Grid.from_document(grid.document()).equal_flops == grid.equal_flops
 
 
-def test_the_table_says_how_many_steps_that_is(grid_file: Write, tmp_path: Path, workbench: Callable[..., Outcome]) -> None:
+def test_the_table_says_how_many_steps_that_is(
+    grid_file: Write, tmp_path: Path, workbench: Callable[..., Outcome]
+) -> None:
     file = grid_file(GRID)
     grid = load_grid(file)
     for config in grid.settings.values():

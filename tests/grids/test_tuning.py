@@ -54,7 +54,9 @@ def test_what_is_chosen_is_kept_beside_the_grid_and_read_again(grid_file: Write)
         assert rates(one) == {"default": 1e-3, "l_dit": 2e-3}
         assert one.waiting == ["default"]
         assert {run.setting for run in one.runs()} == {"l_dit"}
-        assert [run.setting for run in runs_of(one)][:2] == [f"default · learning_rate={rate}" for rate in (0.001, 0.002)]
+        assert [run.setting for run in runs_of(one)][:2] == [
+            f"default · learning_rate={rate}" for rate in (0.001, 0.002)
+        ]
     kept = file.parent / "tuned" / "grid.json"
     assert kept.absolute() in again.sources
     # Beside a choice that another process made.
@@ -107,7 +109,9 @@ def test_settings_that_differ_only_in_what_they_are_asked_share_their_trials(gri
 def test_what_begins_from_a_setting_waits_until_that_is_tuned(grid_file: Write) -> None:
     first = load_grid(grid_file(SETTINGS + TUNE, name="first"))
     later = "  start_from: {grid: first.yaml, setting: l_dit}\nsettings: {a: {}}\n"
-    with pytest.raises(GridError, match=r"start_from\.setting: 'l_dit' is not tuned yet; first: workbench submit .*first"):
+    with pytest.raises(
+        GridError, match=r"start_from\.setting: 'l_dit' is not tuned yet; first: workbench submit .*first"
+    ):
         load_grid(grid_file(later, name="second"))
     tuned = first.with_choices({"l_dit": choice(first, "l_dit", 2e-3)})
     second = load_grid(grid_file(later, name="second"))
@@ -132,10 +136,22 @@ def test_several_fields_are_crossed(grid_file: Write) -> None:
         ("{field: a, values: [1]}", "there is nothing to choose from"),
         ("{field: a, values: [1, 1]}", "a: at least one value, none twice"),
         ("{field: a}", "either 'field' and 'values', or 'fields'"),
-        ("{field: training.optimizer.rate, values: [1, 2]}", "a trial of setting 'default': training.optimizer.rate: unkn"),
-        ("{field: machine.threads, values: [1, 2]}", "tune: trials 'default · threads=1' and 'default · threads=2' are the"),
-        ("{field: fusion.variant, values: [e_dit, l_dit]}", "'default · variant=e_dit' and 'l_dit · variant=e_dit' are t"),
-        ("{field: evaluation.splits, values: [[val], [testA]]}", "'default · splits=['val']' and 'default · splits=['testA"),
+        (
+            "{field: training.optimizer.rate, values: [1, 2]}",
+            "a trial of setting 'default': training.optimizer.rate: unkn",
+        ),
+        (
+            "{field: machine.threads, values: [1, 2]}",
+            "tune: trials 'default · threads=1' and 'default · threads=2' are the",
+        ),
+        (
+            "{field: fusion.variant, values: [e_dit, l_dit]}",
+            "'default · variant=e_dit' and 'l_dit · variant=e_dit' are t",
+        ),
+        (
+            "{field: evaluation.splits, values: [[val], [testA]]}",
+            "'default · splits=['val']' and 'default · splits=['testA",
+        ),
         ("{field: a, values: [1, 2], seeds: [0, 0]}", "none twice, not [0, 0]"),
     ],
 )

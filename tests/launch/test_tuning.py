@@ -89,14 +89,18 @@ def test_a_trial_that_diverged_loses_and_where_all_did_it_is_an_error(grid: Grid
     for run in trials_of(grid):
         if run.setting.startswith("l_dit"):
             diverge(tmp_path, run)
-    with pytest.raises(WorkbenchError, match=r"grid\.yaml: tune: every trial of 'l_dit' diverged; give it other values"):
+    with pytest.raises(
+        WorkbenchError, match=r"grid\.yaml: tune: every trial of 'l_dit' diverged; give it other values"
+    ):
         choose(grid, tmp_path)
 
 
 def test_a_metric_that_the_split_lacks_is_named(grid: Grid, tmp_path: Path) -> None:
     for run in trials_of(grid):
         stored.complete(tmp_path, run.config, run.seed, metrics={"val": {"expressions": 15, "oiou": 0.5}})
-    with pytest.raises(WorkbenchError, match=r"'default' with .*: miou is not defined on val; it has expressions, oiou"):
+    with pytest.raises(
+        WorkbenchError, match=r"'default' with .*: miou is not defined on val; it has expressions, oiou"
+    ):
         choose(grid, tmp_path)
 
 

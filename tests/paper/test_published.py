@@ -42,9 +42,10 @@ def test_refcocog_has_a_name_for_each_of_its_splits(tmp_path: Path) -> None:
 
 def test_of_several_data_sets_each_split_has_its_own_numbers(tmp_path: Path) -> None:
     file = tmp_path / "grid.yaml"
-    listed = "[refcoco, {dataset: refcocog, split_by: umd}], evaluation: {splits: [refcoco/val, refcocog/val, refcocog/test]}"
+    listed = "[refcoco, {dataset: refcocog, split_by: umd}]"
+    splits = "[refcoco/val, refcocog/val, refcocog/test]"
     file.write_text(
-        f"title: t\nbase: {{data.dataset: {listed}, training: {{steps: 1}}}}\nsettings: {{a: {{}}}}\n"
+        f"title: t\nbase: {{data.dataset: {listed}, evaluation.splits: {splits}, training.steps: 1}}\nsettings: {{a: {{}}}}\n"
         "report: {published: ['DIT, three sets combined'], figure_split: refcoco/val}\n"
     )
     rows = published(load_grid(file))

@@ -53,4 +53,6 @@ def test_a_setting_that_waits_for_its_trials_has_no_numbers_whatever_ran_before(
     assert tuned(half.tuning, "l_dit") == NOT_TUNED
     how, chosen = of_tuning(half.tuning, {"default": "SAM"})
     assert how == "Tuned by mIoU on val alone, 2 trials for each setting (learning_rate 0.001, 0.002; seed 7)."
-    assert chosen.endswith("in their order: SAM learning_rate=0.002 (40.0, 50.0); e_dit learning_rate=0.002 (40.0, 50.0).")
+    assert chosen.endswith(
+        "in their order: SAM learning_rate=0.002 (40.0, 50.0); e_dit learning_rate=0.002 (40.0, 50.0)."
+    )

@@ -216,7 +216,7 @@ def submit_grid(
     """
     from workbench.launch.tuning import choose
 
-    before = None
+    before: Grid | None = None
     while before is None or (len(grid.waiting) < len(before.waiting) and not dry_run):
         grid = grid if dry_run else choose(grid, results)
         _submit_once(grid, results, profile_file, workers, retry, dry_run)

@@ -169,8 +169,10 @@ def _with_members(values: Mapping[str, Any]) -> dict[str, Any]:
     shared = values.get("recipe")
     for item in values["dataset"]:
         if not isinstance(item, str | dict):
-            raise ValueError(f"'dataset' is a list of names and of mappings such as {{dataset: refcocog, split_by: umd}}, "
-                             f"not of {item!r}")  # fmt: skip
+            raise ValueError(
+                "'dataset' is a list of names and of mappings such as {dataset: refcocog, split_by: umd}, "
+                f"not of {item!r}"
+            )
         own = {"dataset": item} if isinstance(item, str) else item
         member = {"name": own.get("dataset"), "split_by": values.get("split_by", "unc"), **own}
         if own.get("dataset") == "refshapes":

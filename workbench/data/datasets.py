@@ -161,7 +161,8 @@ def _as_pinned(config: DataConfig, root: Path, progress: Progress | None) -> Ref
     data = open_data(config, root, progress)
     if config.sha256 not in (None, data.digest):
         raise DataError(
-            f"{data.folder}: data.sha256 is {config.sha256}, but {data.name} ({config.split_by}) there has {data.digest}"
+            f"{data.folder}: data.sha256 is {config.sha256}, but {data.name} ({config.split_by}) there has "
+            f"{data.digest}"
         )
     return data
 

@@ -1,4 +1,4 @@
-"""Several data sets as one, to train on together: splits by member, ids that do not collide, and no leak between them."""
+"""Several data sets as one, to train on together: splits by member, ids that do not collide, no leak between them."""
 
 from __future__ import annotations
 
@@ -77,9 +77,10 @@ def _without_held_out(
     for name, table, mine, own in zip(names, tables, trained, ids, strict=True):
         dropped = mine & np.isin(own, held_out)
         kept.append(table.filter(pa.array(~dropped)))
+        images = counted(len(np.unique(own[dropped])), "image")
         notes.append(
-            f"{name}: {counted(int(dropped.sum()), 'expression')} about {counted(len(np.unique(own[dropped])), 'image')} "
-            f"left out of {train_split}, whose images are in another split of a member; "
+            f"{name}: {counted(int(dropped.sum()), 'expression')} about {images} left out of {train_split}, "
+            "whose images are in another split of a member; "
             f"{counted(int((mine & ~dropped).sum()), 'expression')} left"
         )
     return kept, notes
@@ -142,7 +143,8 @@ class _Images:
 
 def _same_image(folder: Path, name: str) -> tuple[str, str]:
     """Equal for files that are the same image."""
-    return ("COCO" if re.fullmatch(r"COCO_(train|val)2014_\d{12}\.\w+", name) else str(folder), name)
+    # refshapes names its files likewise, but they are PNG.
+    return ("COCO" if re.fullmatch(r"COCO_(train|val)2014_\d{12}\.jpg", name) else str(folder), name)
 
 
 def _mapped(values: Ids, own: Ids, new: Ids) -> Ids:

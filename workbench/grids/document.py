@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from workbench.grids.file import Artefact, ReportConfig
 from workbench.grids.equal_flops import EqualFlops
+from workbench.grids.file import Artefact, ReportConfig
 from workbench.grids.tuning import Choices
 from workbench.registry import unknown_name
 from workbench.validation import JsonObject, Record, Whole

@@ -1,9 +1,8 @@
-"""Settings that are trained for as many FLOPs as another one: `budget: {same_flops_as: SETTING}` as a number of steps."""
+"""Settings that are trained for as many FLOPs as another one: `budget: {same_flops_as: SETTING}` as a number."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from workbench.config import RunConfig

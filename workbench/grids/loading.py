@@ -139,12 +139,16 @@ def _tuning(file: Path, tune: TuneConfig, settings: Mapping[str, RunConfig], rea
     """What the grid's settings try; checked as far as nothing is run."""
     name = file.stem if reading.preset is None else f"{file.stem}-{reading.preset}"
     if len(settings) * len(tune.points) > MOST_SETTINGS:
-        raise GridError(f"{file}: tune: {len(settings) * len(tune.points):,} trials; at most {MOST_SETTINGS:,} are taken")
+        raise GridError(
+            f"{file}: tune: {len(settings) * len(tune.points):,} trials; at most {MOST_SETTINGS:,} are taken"
+        )
     tuning = read_tuning(file, name, tune, settings, reading.sources)
     outcomes: dict[str, RunConfig] = {}
     for setting, config in settings.items():
         if tune.split == config.data.train_split:
-            raise GridError(f"{file}: tune.split: {tune.split!r} is trained on by setting {setting!r}; name another split")
+            raise GridError(
+                f"{file}: tune.split: {tune.split!r} is trained on by setting {setting!r}; name another split"
+            )
         try:
             outcomes |= tuning.outcomes(setting)
             _check_distinct(file, tuning.trials(setting), "tune: trials")

@@ -41,7 +41,7 @@ class Stage:
 
 
 def stages(grid: Grid) -> list[Stage]:
-    """The grid's runs, and before them those that they begin from, and the trials of settings that are not tuned yet."""
+    """The grid's runs, and before them those that they begin from, and the trials of settings not tuned yet."""
     ordered: list[Stage] = []
 
     def visit(grid: Grid, runs: list[Run]) -> None:

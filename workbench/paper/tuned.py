@@ -22,7 +22,9 @@ def of_tuning(tuning: Tuning | None, labels: Mapping[str, str]) -> list[str]:
     if tuning is None:
         return ["Not tuned: every setting has the values that the grid states."]
     tune = tuning.config
-    tried = " × ".join(f"{key.rpartition('.')[2]} {', '.join(map(_short, values))}" for key, values in tune.fields.items())
+    tried = " × ".join(
+        f"{key.rpartition('.')[2]} {', '.join(map(_short, values))}" for key, values in tune.fields.items()
+    )
     seeds = f"seed{'s' * (len(tune.seeds) > 1)} {', '.join(map(str, tune.seeds))}"
     how = (
         f"Tuned by {metrics[tune.metric].label} on {tune.split} alone, {counted(len(tune.points), 'trial')} for each "

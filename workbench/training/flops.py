@@ -1,4 +1,4 @@
-"""The FLOPs of a training step, counted in a step that computes nothing: forward and backward, what learns and what not."""
+"""The FLOPs of a training step, forward and backward, counted in a step that computes nothing."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from workbench.grids.evaluated import evaluated
 from workbench.paper.layout import lay_out
 from workbench.paper.render import notes
 from workbench.results.frames import RunFolders
-from workbench.training.flops import training_flops
+from workbench.training.flops import step_flops
 
 Write = Callable[..., Path]
 GRID = (
@@ -24,13 +24,13 @@ GRID = (
 
 def test_steps_are_the_whole_number_that_comes_nearest_to_the_others_flops(grid_file: Write) -> None:
     grid = load_grid(grid_file(GRID))
-    flops = {name: training_flops(config) for name, config in grid.settings.items()}
-    total = 1000 * 4 * flops["l_dit"]
+    flops = {name: step_flops(config) for name, config in grid.settings.items()}
+    total = 1000 * flops["l_dit"]
     assert flops["longer"] == flops["default"] < flops["l_dit"]
-    for name, batch in (("longer", 4), ("half", 2)):
+    for name in ("longer", "half"):
         steps = grid.settings[name].training.steps
         assert steps is not None
-        assert 2 * abs(steps * batch * flops[name] - total) <= batch * flops[name]
+        assert 2 * abs(steps * flops[name] - total) <= flops[name]
         made = grid.equal_flops[name]
         assert (made.setting, made.steps, made.own_steps, made.reference_steps) == ("l_dit", steps, 6, 1000)
         assert (made.flops, made.reference_flops) == (flops[name], flops["l_dit"])
@@ -54,7 +54,7 @@ def test_the_table_says_how_many_steps_that_is(
     made = grid.equal_flops["longer"]
     text = (
         f"longer {made.steps:,} steps instead of 6, for the FLOPs of l_dit's 1,000 steps "
-        f"({made.reference_flops / 1e9:,.4g} GFLOPs against {made.flops / 1e9:,.4g} for an example)"
+        f"({made.reference_flops / 1e9:,.4g} GFLOPs against {made.flops / 1e9:,.4g} a step)"
     )
     assert f"Steps set by training FLOPs: {text}; half " in "\n".join(
         notes(lay_out(evaluated(grid, RunFolders(tmp_path))))

@@ -42,7 +42,7 @@ def test_every_setting_has_the_same_trials_on_validation_alone(grid_file: Write)
     # Nothing of the grid itself is run before its values are chosen.
     assert (grid.runs(), grid.waiting) == ([], ["default", "l_dit"])
     assert len({run.id for run in runs_of(grid)}) == 8
-    assert type(grid).from_document(trials.document()).runs() == trials.runs()
+    assert [run.id for run in Grid.from_document(trials.document()).runs()] == [run.id for run in trials.runs()]
 
 
 def test_what_is_chosen_is_kept_beside_the_grid_and_read_again(grid_file: Write) -> None:
@@ -150,7 +150,7 @@ def test_several_fields_are_crossed(grid_file: Write) -> None:
         ),
         (
             "{field: evaluation.splits, values: [[val], [testA]]}",
-            "'default · splits=['val']' and 'default · splits=['testA",
+            "splits=['testA']\" are the same configuration",
         ),
         ("{field: a, values: [1, 2], seeds: [0, 0]}", "none twice, not [0, 0]"),
     ],

@@ -45,7 +45,8 @@ def test_of_several_data_sets_each_split_has_its_own_numbers(tmp_path: Path) -> 
     listed = "[refcoco, {dataset: refcocog, split_by: umd}]"
     splits = "[refcoco/val, refcocog/val, refcocog/test]"
     file.write_text(
-        f"title: t\nbase: {{data.dataset: {listed}, evaluation.splits: {splits}, training.steps: 1}}\nsettings: {{a: {{}}}}\n"
+        f"title: t\nbase: {{data.dataset: {listed}, evaluation.splits: {splits}, training.steps: 1}}\n"
+        "settings: {a: {}}\n"
         "report: {published: ['DIT, three sets combined'], figure_split: refcoco/val}\n"
     )
     rows = published(load_grid(file))

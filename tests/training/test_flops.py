@@ -12,7 +12,7 @@ from workbench.config import RunConfig
 from workbench.models.build import build_model
 from workbench.models.catalog import cost_of
 from workbench.models.referring_sam import upsample
-from workbench.training.flops import training_flops
+from workbench.training.flops import step_flops
 from workbench.training.losses import mask_loss
 
 Make = Callable[..., RunConfig]
@@ -24,23 +24,23 @@ def test_the_count_is_that_of_a_real_step(make_config: Make, fields: dict[str, A
     config = make_config(**fields)
     model = build_model(config).train()
     model.image_encoder.implementation = "eager"
-    words = torch.ones(2, config.text_encoder.max_tokens, dtype=torch.int64)
+    words = torch.ones(4, config.text_encoder.max_tokens, dtype=torch.int64)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        logits = model(torch.rand(2, 3, 64, 64), words, torch.ones_like(words))
-        mask_loss(upsample(logits, (64, 64)), torch.rand(2, 64, 64), 1.0, 1.0).backward()
-    assert 2 * training_flops(config) == counter.get_total_flops()
+        logits = model(torch.rand(4, 3, 64, 64), words, torch.ones_like(words))
+        mask_loss(upsample(logits, (64, 64)), torch.rand(4, 64, 64), 1.0, 1.0).backward()
+    assert step_flops(config) == counter.get_total_flops()
 
 
 def test_what_is_frozen_costs_less_and_saving_memory_costs_nothing(make_config: Make) -> None:
-    whole, frozen = training_flops(make_config()), training_flops(make_config(**FROZEN))
-    forward = cost_of(make_config()).gflops * 1e9
+    whole, frozen = step_flops(make_config()), step_flops(make_config(**FROZEN))
+    forward = 4 * cost_of(make_config()).gflops * 1e9
     assert forward < frozen < whole
     assert whole > 2.5 * forward
-    assert training_flops(make_config(machine__checkpoint_activations=True)) == whole
+    assert step_flops(make_config(machine__checkpoint_activations=True)) == whole
     cached = make_config(**FROZEN, training__cache_features=True)
-    assert training_flops(cached) < frozen
+    assert step_flops(cached) < frozen
 
 
 def test_learned_tokens_cost_what_words_do(make_config: Make) -> None:
     words, learned = (make_config(fusion__variant="l_dit", fusion__text=text) for text in ("words", "learned"))
-    assert training_flops(words) >= training_flops(learned) > training_flops(make_config())
+    assert step_flops(words) >= step_flops(learned) > step_flops(make_config())

@@ -21,7 +21,7 @@ class EqualFlops(Record):
     Attributes:
         setting: the other one.
         steps: of this setting, in place of `own_steps`.
-        flops, reference_flops: of the matrix products of one training step for one example, here and there.
+        flops, reference_flops: of one training step, here and there.
     """
 
     setting: str
@@ -35,7 +35,7 @@ class EqualFlops(Record):
         return (
             f"{self.steps:,} steps instead of {self.own_steps:,}, for the FLOPs of {self.setting}'s "
             f"{self.reference_steps:,} steps ({self.reference_flops / 1e9:,.4g} GFLOPs against "
-            f"{self.flops / 1e9:,.4g} for an example)"
+            f"{self.flops / 1e9:,.4g} a step)"
         )
 
 
@@ -73,10 +73,9 @@ def _equal(where: str, config: RunConfig, other: str, reference: RunConfig) -> E
     flops, reference_flops = _flops(where, config), _flops(where, reference)
     if not flops:
         raise WorkbenchError(f"{where}: a training of it costs nothing, so no number of steps is enough")
-    total = steps * reference.training.batch_size * reference_flops
     return EqualFlops(
         setting=other,
-        steps=round(total / (config.training.batch_size * flops)),
+        steps=round(steps * reference_flops / flops),
         own_steps=own,
         flops=flops,
         reference_flops=reference_flops,
@@ -85,12 +84,12 @@ def _equal(where: str, config: RunConfig, other: str, reference: RunConfig) -> E
 
 
 def _flops(where: str, config: RunConfig) -> int:
-    """See `training_flops`; counted once for each state of the code and of the text encoder's files."""
+    """See `step_flops`; counted once for each state of the code and of the text encoder's files."""
 
     def count() -> int:
-        from workbench.training.flops import training_flops
+        from workbench.training.flops import step_flops
 
-        return training_flops(config)
+        return step_flops(config)
 
     document = config.identity_document()
     places = [config.machine.checkpoint_root / config.text_encoder.name]

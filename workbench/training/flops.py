@@ -13,8 +13,8 @@ from workbench.models.referring_sam import upsample
 from workbench.training.losses import mask_loss
 
 
-def training_flops(config: RunConfig) -> int:
-    """Of one example in one step, its text encoder included; a multiplication and an addition are two.
+def step_flops(config: RunConfig) -> int:
+    """Of one step with the whole batch, text encoder included; a multiplication and an addition are two.
 
     Only matrix products and convolutions are counted, each once, whatever memory is saved by computing blocks again;
     gradients that nothing asks for, as of frozen parts before the first that learns, cost nothing. With cached features
@@ -24,21 +24,21 @@ def training_flops(config: RunConfig) -> int:
         ConfigError: the parts of the model do not fit together.
     """
     model = check_config(config)
-    side, words = config.backbone.image_size, config.text_encoder.max_tokens
+    side, words, batch = config.backbone.image_size, config.text_encoder.max_tokens, config.training.batch_size
     model.image_encoder.implementation = "eager"
     model.image_encoder.checkpointed = False
     with FakeTensorMode():
         model._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))  # type: ignore[no-untyped-call]
         model.train()
-        image = torch.empty(1, 3, side, side)
+        image = torch.empty(batch, 3, side, side)
         features = None
         if config.training.cache_features:
             with torch.no_grad():
                 features = model.before_text(image)
-        tokens = torch.zeros(1, words, dtype=torch.int64)
+        tokens = torch.zeros(batch, words, dtype=torch.int64)
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             logits = model(None if features is not None else image, tokens, torch.ones_like(tokens), features)
-            loss = mask_loss(upsample(logits, (side, side)), torch.empty(1, side, side), 1.0, 1.0)
+            loss = mask_loss(upsample(logits, (side, side)), torch.empty(batch, side, side), 1.0, 1.0)
             if loss.requires_grad:
                 loss.backward()
     return int(counter.get_total_flops())

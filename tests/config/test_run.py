@@ -236,6 +236,8 @@ def test_shipped_weights_enter_the_identity_by_content(make_config: Callable[...
         ({"data": {"dataset": ["a", "b"], "recipe": {}}}, r"data: 'recipe' is only for the data set refshapes"),
         ({"data": {"dataset": ["a", "b"], "sha256": "0"}}, r"data: 'sha256' is that of one data set"),
         ({"data": {"dataset": ["a", {"dataset": "b", "by": 1}]}}, r"data\.members\.1\.by: unknown key 'by'"),
+        ({"data": {"dataset": ["refshapes", "b"], "recipe": 3}}, r"data: 'recipe' is a mapping, not 3"),
+        ({"text_encoder": {"name": ["x"]}}, r"text_encoder\.name: \['x'\] is not valid"),
         ({"data": {"dataset": "refcoco", "members": [{"name": "a", "dataset": "b"}] * 2}}, r"none twice"),
         ({"validation": {"split": "refcoco/testA"}}, r"validation: 'split' must not be a test split"),
         ({"evaluation": {"splits": ["val", "val"]}}, r"evaluation\.splits: .*none twice"),

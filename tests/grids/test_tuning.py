@@ -173,6 +173,15 @@ def test_a_damaged_file_of_choices_is_named(grid_file: Write) -> None:
         load_grid(file)
 
 
+def test_a_damaged_tuning_of_a_submission_is_one_line(grid_file: Write) -> None:
+    document = load_grid(grid_file(SETTINGS + TUNE)).document()
+    document["tuning"]["tune"]["split"] = "testA"
+    with pytest.raises(
+        GridError, match=r"the grid as submitted: tuning\.tune\.split: nothing is chosen on a test split"
+    ):
+        Grid.from_document(document)
+
+
 def test_other_values_make_the_configuration_that_writing_them_makes(grid_file: Write) -> None:
     config = load_grid(grid_file(SETTINGS)).settings["l_dit"]
     assert with_values(config, {}).setting_id == config.setting_id

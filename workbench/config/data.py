@@ -187,4 +187,8 @@ def _with_members(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(recipe: Any) -> dict[str, Any]:
-    return recipe.model_dump() if isinstance(recipe, RefshapesRecipe) else dict(recipe or {})
+    if isinstance(recipe, RefshapesRecipe):
+        return recipe.model_dump()
+    if recipe is not None and not isinstance(recipe, dict):
+        raise ValueError(f"'recipe' is a mapping, not {recipe!r}")
+    return dict(recipe or {})

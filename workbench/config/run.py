@@ -105,7 +105,7 @@ class RunConfig(Section):
         if isinstance(start, dict) and start.get("file") == BUILTIN:
             values["start_from"] = {**start, "sha256": _pinned(start, "sha256", REFERRING_MINI)}
         text = values.get("text_encoder", {})
-        if isinstance(text, dict) and (folder := SHIPPED_BERTS.get(text.get("name", "bert_mini"))):
+        if isinstance(text, dict) and (folder := SHIPPED_BERTS.get(str(text.get("name", "bert_mini")))):
             values["text_encoder"] = {**text, "sha256": _pinned(text, "sha256", folder / "model.safetensors")}
         return values
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from workbench.config import RunConfig
 from workbench.errors import ConfigError
 from workbench.files import digest_of
@@ -16,10 +18,10 @@ from workbench.grids.document import Document, GridDocument
 from workbench.grids.equal_flops import EqualFlops
 from workbench.grids.file import GridError, ReportConfig
 from workbench.grids.seeds import seeds_in
-from workbench.grids.tuning import Choice, Tuning, waiting
+from workbench.grids.tuning import Choice, TuneConfig, Tuning, waiting
 from workbench.registry import unknown_name
 from workbench.results.record import RunId
-from workbench.validation import Damage, parse_record
+from workbench.validation import Damage, first_mistake, parse_record
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,10 @@ class Grid:
             except ConfigError as error:
                 raise GridError(f"{RECORDED}: settings.{name}.{error}") from None
         check_report(RECORDED, checked.report, settings)
+        try:
+            tuning = None if checked.tuning is None else Tuning.from_document(checked.tuning)
+        except ValidationError as error:
+            raise GridError(f"{RECORDED}: tuning.tune.{first_mistake(error, TuneConfig)}") from None
         return cls(
             file=Path(checked.file),
             title=checked.title,
@@ -235,7 +241,7 @@ class Grid:
             submitted=True,
             labels=checked.labels,
             preset=checked.preset,
-            tuning=None if checked.tuning is None else Tuning.from_document(checked.tuning),
+            tuning=tuning,
             equal_flops=checked.equal_flops,
         )
 

@@ -83,8 +83,9 @@ def _in_columns(table: pd.DataFrame, grid: Grid) -> pd.DataFrame:
             before = f"{name}/" if name else ""
             splits = [split.removeprefix(before) for split in grid.splits if split.startswith(before)]
             places |= {(_named(part), split): f"{before}{split}" for split in splits}
-    columns = [places.get(key) for key in zip(table["dataset"], table["split"], strict=True)]
-    return table.assign(column=columns).dropna(subset="column")
+    columns = [places.get(key, "") for key in zip(table["dataset"], table["split"], strict=True)]
+    placed = table.assign(column=columns)
+    return placed[placed["column"] != ""]
 
 
 def _named(data: DataConfig) -> str:

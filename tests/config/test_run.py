@@ -12,6 +12,7 @@ from workbench.errors import ConfigError
 OTHER: dict[str, Any] = {
     "data.sentence": "raw",
     "data.words": "shuffled",
+    "data.members": [{"name": "a", "dataset": "refcoco"}, {"name": "b", "dataset": "refcoco+"}],
     "evaluation.words": "dropped",
     "fusion.text": "learned",
     "start_from.run": "refshapes-vit_mini-l_dit-111111111111",
@@ -91,6 +92,8 @@ def changed(config: RunConfig, key: str) -> RunConfig:
         document["validation"]["every"] = {"steps": 2}
     if key == "data.dataset":
         document["data"]["recipe"] = None
+    if key == "data.members":
+        document["data"] |= {"dataset": "a&b", "recipe": None}
     if key == "backbone.name":
         document["backbone"]["checkpoint"] = None
     if key == "fusion.projector.rank":
@@ -227,6 +230,16 @@ def test_shipped_weights_enter_the_identity_by_content(make_config: Callable[...
         ),
         ({"backbone": {"name": "vit_b"}}, r"no weights of 'vit_b' are shipped"),
         ({"data": {"dataset": "refcoco", "recipe": {}}}, r"data: 'recipe' is only for the data set refshapes"),
+        ({"data": {"dataset": ["refcoco"]}}, r"data: 'dataset' as a list names two data sets or more.*not refcoco;"),
+        ({"data": {"dataset": ["refcoco", "refcoco"]}}, r"data: 'dataset' as a list .*\{name: second, dataset: refsh"),
+        ({"data": {"dataset": ["refcoco", 3]}}, r"data: 'dataset' is a list of names and of mappings .* not of 3"),
+        ({"data": {"dataset": ["a", "b"], "recipe": {}}}, r"data: 'recipe' is only for the data set refshapes"),
+        ({"data": {"dataset": ["a", "b"], "sha256": "0"}}, r"data: 'sha256' is that of one data set"),
+        ({"data": {"dataset": ["a", {"dataset": "b", "by": 1}]}}, r"data\.members\.1\.by: unknown key 'by'"),
+        ({"data": {"dataset": ["refshapes", "b"], "recipe": 3}}, r"data: 'recipe' is a mapping, not 3"),
+        ({"text_encoder": {"name": ["x"]}}, r"text_encoder\.name: \['x'\] is not valid"),
+        ({"data": {"dataset": "refcoco", "members": [{"name": "a", "dataset": "b"}] * 2}}, r"none twice"),
+        ({"validation": {"split": "refcoco/testA"}}, r"validation: 'split' must not be a test split"),
         ({"evaluation": {"splits": ["val", "val"]}}, r"evaluation\.splits: .*none twice"),
         ({}, r"training: is required"),
     ],
@@ -260,3 +273,22 @@ def test_a_batch_that_its_processes_cannot_share_equally_is_refused(
 
 def test_difference_shows_both_values() -> None:
     assert difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": None}) == ["a.c: 2 -> 3"]
+
+
+def test_several_data_sets_are_members_with_what_is_said_beside_the_list() -> None:
+    shared = {"split_by": "unc", "recipe": {"seed": 5, "width": 96}}
+    listed = ["refcoco+", {"dataset": "refcocog", "split_by": "umd"}, {"name": "two", "dataset": "refshapes",
+              "recipe": {"seed": 6}}]  # fmt: skip
+    config = RunConfig.parse({"data": {"dataset": listed, **shared}, "training": {"steps": 1}})
+    assert [(part.dataset, part.split_by, part.members) for part in config.data.parts] == [
+        ("refcoco+", "unc", ()), ("refcocog", "umd", ()), ("refshapes", "unc", ()),
+    ]  # fmt: skip
+    recipe = config.data.members[2].recipe
+    assert recipe is not None
+    assert (recipe.seed, recipe.width, config.data.recipe) == (6, 96, None)
+    assert config.setting_id.startswith("refcoco+_refcocog_two-vit_mini-")
+    assert not config.data.is_pinned
+    again = RunConfig.parse(config.model_dump(mode="json"))
+    assert again == config
+    assert RunConfig.parse(config.identity_document()["config"]).setting_id == config.setting_id
+    assert not config.data.same_set(config.data.parts[0])

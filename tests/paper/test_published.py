@@ -61,6 +61,20 @@ def test_years_agree_with_what_their_sources_say() -> None:
     assert (table["year"][said.notna()] == said[said.notna()]).all()
 
 
+def test_of_several_data_sets_each_split_has_its_own_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "grid.yaml"
+    listed = "[refcoco, {dataset: refcocog, split_by: umd}]"
+    splits = "[refcoco/val, refcocog/val, refcocog/test]"
+    file.write_text(
+        f"title: t\nbase: {{data.dataset: {listed}, evaluation.splits: {splits}, training.steps: 1}}\n"
+        "settings: {a: {}}\n"
+        "report: {published: ['DIT, three sets combined'], figure_split: refcoco/val}\n"
+    )
+    rows = published(load_grid(file))
+    assert [row.dataset for row in rows] == ["refcoco", "refcocog-umd"]
+    assert [list(row.values) for row in rows] == [["refcoco/val"], ["refcocog/val", "refcocog/test"]]
+
+
 def test_every_published_number_has_a_source_and_none_is_in_the_code() -> None:
     table = pd.read_csv(REFERENCE, dtype=str, keep_default_na=False)
     assert (table["source"].str.len() > 5).all()

@@ -67,7 +67,8 @@ def write_attention(
     tokenizer = load_tokenizer(config.text_encoder, config.machine.checkpoint_root)
     dataset = ReferringDataset(open_dataset(config), split, config.backbone.image_size, config.data, images=images)
     found = table(collect(model, tokenizer, dataset, config, points))
-    statistics, maps = (folder.artefacts / f"attention_{split}.{ending}" for ending in ("csv", "safetensors"))
+    stem = f"attention_{split.replace('/', '%2F')}"
+    statistics, maps = (folder.artefacts / f"{stem}.{ending}" for ending in ("csv", "safetensors"))
     statistics.parent.mkdir(parents=True, exist_ok=True)
     with replacing(statistics) as partial:
         found.to_csv(partial, index=False)

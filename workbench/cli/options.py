@@ -146,12 +146,13 @@ def load_grid_file(
 
     with preparing() as progress:
         grid = load_grid(file, machine_of(data_root, checkpoint_root), progress, changes_of(changes), preset)
-    for config in {c.data.dataset: c for c in grid.settings.values() if c.data.recipe is None}.values():
-        if config.data.sha256 is None:
+    roots = {part: c.machine.data_root for c in grid.settings.values() for part in c.data.parts}
+    for part, root in {part.dataset: (part, root) for part, root in roots.items()}.values():
+        if not part.is_pinned:
             from workbench.data.datasets import datasets, names_in
             from workbench.registry import unknown_name
 
-            name, root = config.data.dataset, config.machine.data_root
+            name = part.dataset
             what = f"the data set {name}" if name in datasets else unknown_name("data set", name, names_in(root))
             warn(
                 f"{what}: it is not in {root}, so the ids of its runs are not known; name its folder with --data-root, "

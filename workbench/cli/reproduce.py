@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,7 +76,7 @@ def reproduce(
     if not submit:
         print("nothing was changed; the same command with --submit trains, and makes all that is shown of the grids")
         return
-    failed = _train(plans, results, profile, workers)
+    plans, failed = _train(plans, results, profile, workers)
     if profile is not None and any(planned.to_train for planned in plans) and _on_cluster(profile):
         print("when the runs have ended, the same command makes tables, figures, report and notebooks")
     else:
@@ -160,16 +160,24 @@ def _print_plans(plans: list[_Planned], results: Path) -> None:
         print("runs that failed before are left alone; to try them again: workbench retry GRID")
 
 
-def _train(plans: list[_Planned], results: Path, profile: Path | None, workers: int | None) -> list[str]:
-    """Submit each grid that misses runs; one that fails does not stop the others."""
-    failed = []
+def _train(
+    plans: list[_Planned], results: Path, profile: Path | None, workers: int | None
+) -> tuple[list[_Planned], list[str]]:
+    """Submit each grid that misses runs, or waits for its trials; one that fails does not stop the others.
+
+    Returns:
+        The plans, their grids with what trials chose, and what failed.
+    """
+    ended, failed = [], []
     for planned in plans:
-        if planned.to_train:
+        grid = planned.grid
+        if planned.to_train or grid.waiting:
             try:
-                submit_grid(planned.grid, results, profile, workers, retry=False, dry_run=False)
+                grid = submit_grid(grid, results, profile, workers, retry=False, dry_run=False)
             except WorkbenchError as error:
                 failed.append(f"{planned.grid.name}: {error}")
-    return failed
+        ended.append(replace(planned, grid=grid))
+    return ended, failed
 
 
 def _on_cluster(profile: Path) -> bool:

@@ -73,7 +73,8 @@ def plan(
     loaded = load_grid_file(grid, data_root, checkpoint_root, changes, preset)
     check_grid(loaded, weights=False)
     planned = make_plan(loaded, results, warn=warn)
-    memory = needs(loaded.runs(), given.processes)
+    runs_planned = [p.run for p in planned]
+    memory = needs(runs_planned, given.processes)
     if as_json:
         bytes_of = [{"settings": n.settings, "total": n.memory.total, **vars(n.memory)} for n in memory]
         runs = [run_document(one) for one in planned]
@@ -85,12 +86,13 @@ def plan(
         if given.tasks_of > 1:
             known = plan_runs(runs_of(loaded), results, warn=warn) if loaded.needs else planned
             _print_tasks(loaded, known, to_train(planned), given)
+        _print_waiting(loaded)
         print("\nmemory of a GPU that a run needs, in each process:" if given.processes > 1 else
               "\nmemory of a GPU that a run needs:")  # fmt: skip
         print("\n".join(f"  {need}" for need in memory))
         if not results.is_absolute():
             print(f"\nresults in {results.absolute()}")
-    check_room(loaded.runs(), given, memory)
+    check_room(runs_planned, given, memory)
 
 
 @app.command("config")
@@ -215,8 +217,45 @@ def submit_grid(
     retry: Collection[str] | bool,
     dry_run: bool,
     as_json: bool = False,
-) -> None:
-    """Train what is to be trained of a grid, and say what became of it; see `submit`."""
+) -> Grid:
+    """Train what is to be trained of a grid, and say what became of it; see `submit`.
+
+    Where it is tuned, trials come first. On this machine the runs with what was chosen follow at once.
+
+    Returns:
+        The grid, with what its trials chose.
+    """
+    from workbench.errors import WorkbenchError
+    from workbench.launch.tuning import choose
+
+    while True:
+        grid = grid if dry_run else choose(grid, results)
+        outcome = _submit_once(grid, results, profile_file, workers, retry, dry_run, as_json)
+        incomplete = None if dry_run else _incomplete(grid, outcome)
+        chosen = grid if dry_run or incomplete else choose(grid, results)
+        more, grid = len(chosen.waiting) < len(grid.waiting), chosen
+        if not more:
+            break
+    if as_json:
+        # Of a grid with trials, what was submitted last, which names the trials too.
+        print_json({"dry_run": dry_run, "results": results.absolute(), "waiting": list(grid.waiting),
+                    **submission_document(outcome)})  # fmt: skip
+    if incomplete:
+        raise WorkbenchError(incomplete)
+    if not as_json:
+        _print_waiting(grid)
+    return grid
+
+
+def _submit_once(
+    grid: Grid,
+    results: Path,
+    profile_file: Path | None,
+    workers: int | None,
+    retry: Collection[str] | bool,
+    dry_run: bool,
+    as_json: bool,
+) -> SubmissionOutcome:
     from workbench.cli.progress import SubmissionProgress
     from workbench.errors import WorkbenchError
     from workbench.grids import check_grid
@@ -238,14 +277,18 @@ def submit_grid(
             check_grid(stage.grid)
     else:
         outcome = launch.submit(grid, request)
-    if as_json:
-        print_json({"dry_run": dry_run, "results": results.absolute(), **submission_document(outcome)})
-    elif profile.backend == "slurm" and not dry_run:
-        _print_submitted(grid, outcome, profile.parallel)
-    elif not dry_run:
-        _print_ended(grid, outcome)
-    if not dry_run:
-        _raise_unless_completed(outcome)
+    if not as_json and not dry_run:
+        if profile.backend == "slurm":
+            _print_submitted(grid, outcome, profile.parallel)
+        else:
+            _print_ended(grid, outcome)
+    return outcome
+
+
+def _print_waiting(grid: Grid) -> None:
+    if names := grid.waiting:
+        print(f"{counted(len(names), 'setting')} not tuned yet: {', '.join(names)}; when their trials have ended, "
+              f"workbench submit {grid.argument} chooses their values and trains them")  # fmt: skip
 
 
 def _profile(file: Path | None) -> Profile:
@@ -318,16 +361,20 @@ def _print_ended(grid: Grid, outcome: SubmissionOutcome) -> None:
         print(f"{named} being trained by other processes; see: workbench status {grid.argument}")
 
 
-def _raise_unless_completed(outcome: SubmissionOutcome) -> None:
-    """WorkbenchError names the runs of this machine that did not come to their end."""
-    from workbench.errors import WorkbenchError
+def _incomplete(grid: Grid, outcome: SubmissionOutcome) -> str | None:
+    """A line that names the runs of this machine that did not come to their end; None where all did."""
     from workbench.results.record import FAILED
 
-    if failed := [p for p in outcome.after if p.state not in ("completed", "running", "queued")]:
-        lines = "; ".join(f"{p.run.setting} seed {p.run.seed} {_why(p)}" for p in failed)
-        hint = "; to run them again: --retry-failed" if any(p.state in FAILED for p in failed) else ""
-        how_many = f"{len(failed):,} of {counted(len(outcome.after), 'run')}"
-        raise WorkbenchError(f"{how_many} {'is' if len(failed) == 1 else 'are'} not completed: {lines}{hint}")
+    trials = set() if grid.trials is None else {run.id for run in grid.trials.runs()}
+    # A trial that diverged has ended like any other: its value is not chosen.
+    after = [p for p in outcome.after if p.state != "diverged" or p.run.id not in trials]
+    failed = [p for p in after if p.state not in ("completed", "running", "queued")]
+    if not failed:
+        return None
+    lines = "; ".join(f"{p.run.setting} seed {p.run.seed} {_why(p)}" for p in failed)
+    hint = "; to run them again: --retry-failed" if any(p.state in FAILED for p in failed) else ""
+    how_many = f"{len(failed):,} of {counted(len(outcome.after), 'run')}"
+    return f"{how_many} {'is' if len(failed) == 1 else 'are'} not completed: {lines}{hint}"
 
 
 def _why(planned: PlannedRun) -> str:
@@ -343,7 +390,9 @@ def _prepare(grid: Grid) -> None:
     check_grid(grid)
     for config in {c.data: c for c in grid.settings.values()}.values():
         with progress_of(f"data set {config.data.dataset}", "images") as step:
-            open_dataset(config, step)
+            data = open_dataset(config, step)
+        for note in data.notes if config.data.members else ():
+            print(f"{data.name}: {note}")
 
 
 @app.command()

@@ -6,6 +6,7 @@ from workbench.config.base import (
 from workbench.config.data import (
     AugmentationConfig,
     DataConfig,
+    MemberConfig,
     RefshapesRecipe,
 )
 from workbench.config.run import ASSETS, REFERRING_MINI, SHIPPED_BERTS, RunConfig, difference, run_id
@@ -43,6 +44,7 @@ __all__ = [
     "FusionConfig",
     "LossConfig",
     "MachineConfig",
+    "MemberConfig",
     "OptimizerConfig",
     "ProjectorConfig",
     "RefshapesRecipe",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -66,10 +67,34 @@ class AugmentationConfig(Section):
         return any(option is not None for option in random) or self.color_jitter > 0
 
 
+JOIN = "&"
+"""Between the names of data sets that are trained on together."""
+
+
+class MemberConfig(Section):
+    """One of several data sets that are trained on together."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.+-]{1,50}$")]
+    """What its splits begin with: `refcoco/val`. Its data set's name, unless two members have the same data set."""
+    dataset: str
+    split_by: str = "unc"
+    sha256: str | None = None
+    recipe: RefshapesRecipe | None = None
+
+    def document(self) -> dict[str, Any]:
+        """As part of an identity."""
+        recipe = None if self.recipe is None else self.recipe.document()
+        return {**self.model_dump(mode="json"), "recipe": recipe}
+
+
 class DataConfig(Section):
     """The training data, and how it is fed in."""
 
     dataset: str = "refshapes"
+    """A name; or a list of names, and of mappings with the keys of `members`, to train on all of them together. The
+    names of a list are then joined here, and `members` says what they are."""
+    members: tuple[MemberConfig, ...] = ()
+    """Filled in from a list in `dataset`. What a member does not say of split_by and recipe is said beside the list."""
     split_by: str = "unc"
     sentence: Literal["sent", "raw"] = "sent"
     """Which text of a sentence is read: `sent`, cleaned (no capitals, no punctuation), as by the released DIT code; or
@@ -93,13 +118,77 @@ class DataConfig(Section):
     @classmethod
     def _recipe_of_refshapes(cls, values: Any) -> Any:
         if isinstance(values, dict):
+            if isinstance(values.get("dataset"), list | tuple):
+                return _with_members(values)
             if values.get("dataset", "refshapes") == "refshapes":
                 return {**values, "recipe": values.get("recipe") or {}}
             if values.get("recipe") is not None:
                 raise ValueError("'recipe' is only for the data set refshapes")
         return values
 
+    @model_validator(mode="after")
+    def _members_have_names(self) -> DataConfig:
+        names = [member.name for member in self.members]
+        if names and (len(names) < 2 or len(set(names)) < len(names)):
+            raise ValueError(
+                f"'dataset' as a list names two data sets or more, none twice, not {', '.join(names)}; two of the same "
+                "need different names, as in {name: second, dataset: refshapes}"
+            )
+        if names and JOIN.join(names) != self.dataset:
+            raise ValueError("'members' is filled in from a list in 'dataset'; write the list there")
+        return self
+
+    @property
+    def parts(self) -> tuple[DataConfig, ...]:
+        """The configuration of each member by itself; of a single data set, this one."""
+        return tuple(map(self.of, self.members)) or (self,)
+
+    def of(self, member: MemberConfig) -> DataConfig:
+        """The configuration of a member as if it were alone."""
+        own = {name: getattr(member, name) for name in ("dataset", "split_by", "sha256", "recipe")}
+        return self.model_copy(update={**own, "members": ()})
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether what it holds is known by recipe or digest, so that its runs have ids."""
+        return all(part.recipe is not None or part.sha256 is not None for part in self.parts)
+
     def same_set(self, other: DataConfig) -> bool:
         """Whether both hold the same expressions."""
-        mine, others = ((d.dataset, d.split_by, d.sentence, d.recipe, d.sha256) for d in (self, other))
+        mine, others = ((d.dataset, d.split_by, d.sentence, d.recipe, d.sha256, d.members) for d in (self, other))
         return mine == others
+
+
+def _with_members(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a section whose `dataset` is a list, with its members spelled out.
+
+    Raises:
+        ValueError: an item is neither a name nor a mapping, or the section says what only single data sets have.
+    """
+    members = []
+    shared = values.get("recipe")
+    for item in values["dataset"]:
+        if not isinstance(item, str | dict):
+            raise ValueError(
+                "'dataset' is a list of names and of mappings such as {dataset: refcocog, split_by: umd}, "
+                f"not of {item!r}"
+            )
+        own = {"dataset": item} if isinstance(item, str) else item
+        member = {"name": own.get("dataset"), "split_by": values.get("split_by", "unc"), **own}
+        if own.get("dataset") == "refshapes":
+            member["recipe"] = {**_plain(shared), **_plain(own.get("recipe"))}
+        members.append(member)
+    if shared is not None and not any(member.get("dataset") == "refshapes" for member in members):
+        raise ValueError("'recipe' is only for the data set refshapes")
+    if values.get("sha256") is not None:
+        raise ValueError("'sha256' is that of one data set; of several, each has its own")
+    names = JOIN.join(str(member["name"]) for member in members)
+    return {**values, "dataset": names, "members": members, "recipe": None}
+
+
+def _plain(recipe: Any) -> dict[str, Any]:
+    if isinstance(recipe, RefshapesRecipe):
+        return recipe.model_dump()
+    if recipe is not None and not isinstance(recipe, dict):
+        raise ValueError(f"'recipe' is a mapping, not {recipe!r}")
+    return dict(recipe or {})

@@ -62,6 +62,7 @@ LATER_FIELDS: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("data", "drop_last"), False),
     (("data", "augmentation", "batch_scales"), None),
     (("data", "words"), "own"),
+    (("data", "members"), []),
     (("evaluation", "words"), "own"),
     (("fusion", "text"), "words"),
 )
@@ -104,7 +105,7 @@ class RunConfig(Section):
         if isinstance(start, dict) and start.get("file") == BUILTIN:
             values["start_from"] = {**start, "sha256": _pinned(start, "sha256", REFERRING_MINI)}
         text = values.get("text_encoder", {})
-        if isinstance(text, dict) and (folder := SHIPPED_BERTS.get(text.get("name", "bert_mini"))):
+        if isinstance(text, dict) and (folder := SHIPPED_BERTS.get(str(text.get("name", "bert_mini")))):
             values["text_encoder"] = {**text, "sha256": _pinned(text, "sha256", folder / "model.safetensors")}
         return values
 
@@ -141,6 +142,7 @@ class RunConfig(Section):
             document["backbone"]["checkpoint"] = PurePath(checkpoint).name
         if (start := self.start_from.file) is not None:
             document["start_from"]["file"] = PurePath(start).name
+        document["data"]["members"] = [member.document() for member in self.data.members]
         for path, former in LATER_FIELDS:
             _leave_out(document, path, former)
         if self.evaluation.checkpoint == "last":

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from workbench.config.base import Fraction, Positive, Section
+from workbench.config.base import Fraction, Positive, Section, is_test_split
 from workbench.errors import shown
 from workbench.registry import unknown_name
 
@@ -293,7 +293,7 @@ class ValidationConfig(Section):
             raise ValueError("'every' is either {steps: k} or {epochs: k}")
         if self.every is not None and self.every.get("steps", 1) % 1:
             raise ValueError(f"'every' must be a whole number of steps, not {self.every['steps']}")
-        if self.split.lower().startswith("test"):
+        if is_test_split(self.split):
             raise ValueError(f"'split' must not be a test split, and {self.split} is one")
         return self
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from workbench.config import DataConfig, RunConfig
 from workbench.data import refshapes
 from workbench.data.images import check_images_are_there
+from workbench.data.joined import joined
 from workbench.data.prepare import prepare
 from workbench.data.prepared import NotPrepared, open_prepared, prepared_digest, prepared_folder, read_record
 from workbench.data.readers import Source, read, readers
@@ -118,12 +119,7 @@ def open_dataset(config: RunConfig, progress: Progress | None = None) -> ReferDa
         DataError: files or images are missing or damaged, a split does not exist, or the data set does not
             have the digest `data.sha256`.
     """
-    data = open_data(config.data, config.machine.data_root, progress)
-    if config.data.sha256 not in (None, data.digest):
-        raise DataError(
-            f"{data.folder}: data.sha256 is {config.data.sha256}, but {data.name} ({config.data.split_by}) there has "
-            f"{data.digest}"
-        )
+    data = _as_pinned(config.data, config.machine.data_root, progress)
     check_images_are_there(data)
     validated = () if config.validation.every is None else (config.validation.split,)
     for split in (config.data.train_split, *validated, *config.evaluation.splits):
@@ -133,10 +129,13 @@ def open_dataset(config: RunConfig, progress: Progress | None = None) -> ReferDa
 
 
 def open_data(config: DataConfig, root: Path, progress: Progress | None = None) -> ReferData:
-    """A data set's tables: the prepared ones, which are made first where they are missing.
+    """A data set's tables: the prepared ones, which are made first where they are missing; of several, joint ones.
 
     Where nothing can be written under the root, the original files are read, once per process.
     """
+    if config.members:
+        members = {member.name: _as_pinned(config.of(member), root, progress) for member in config.members}
+        return joined(members, config.train_split)
     folder = dataset_of(config, root).folder(config, root, progress)
     place = prepared_folder(root, folder.name, config.split_by, config.sentence)
     try:
@@ -157,6 +156,17 @@ def open_data(config: DataConfig, root: Path, progress: Progress | None = None) 
     return _read_once(source, _stamps(source), True)
 
 
+def _as_pinned(config: DataConfig, root: Path, progress: Progress | None) -> ReferData:
+    """See `open_data`; DataError where the data set has not the digest that the configuration says."""
+    data = open_data(config, root, progress)
+    if config.sha256 not in (None, data.digest):
+        raise DataError(
+            f"{data.folder}: data.sha256 is {config.sha256}, but {data.name} ({config.split_by}) there has "
+            f"{data.digest}"
+        )
+    return data
+
+
 @functools.lru_cache(maxsize=2)
 def _read_once(source: Source, stamps: tuple[tuple[int, int], ...], images: bool) -> ReferData:
     return read(source, images=images)
@@ -172,8 +182,13 @@ def pinned(config: RunConfig, progress: Progress | None = None) -> RunConfig:
     refshapes is identified by its recipe. A missing data set is reported by `open_dataset`, not here; one of which only
     the images are missing still has a digest.
     """
-    if config.data.sha256 is not None or config.data.recipe is not None:
+    if config.data.is_pinned:
         return config
+    if config.data.members:
+        alone = [pinned(config.model_copy(update={"data": part}), progress).data for part in config.data.parts]
+        members = zip(config.data.members, alone, strict=True)
+        digests = tuple(member.model_copy(update={"sha256": data.sha256}) for member, data in members)
+        return config.model_copy(update={"data": config.data.model_copy(update={"members": digests})})
     root, name = config.machine.data_root, config.data.dataset
     place = prepared_folder(root, name, config.data.split_by, config.data.sentence)
     try:

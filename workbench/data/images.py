@@ -137,11 +137,14 @@ def find_image_folder(folder: Path) -> Path:
 
 
 def check_images_are_there(data: ReferData) -> None:
-    """DataError names the first image that an expression needs and that is not in the folder."""
-    with os.scandir(data.image_folder) as entries:
-        present = {entry.name for entry in entries}
+    """DataError names the first image that an expression needs and that is not in its folder."""
     rows = pc.unique(data.expressions["image_row"]).to_numpy()
-    missing = [name for name in data.images["file_name"].take(np.sort(rows)).to_pylist() if name not in present]
+    names = data.images["file_name"].take(np.sort(rows)).to_pylist()
+    present: set[str] = set()
+    for inside in {name.rpartition("/")[0] for name in names}:  # several of a joint data set, else the folder itself
+        with os.scandir(data.image_folder / inside) as entries:
+            present |= {f"{inside}/{entry.name}" if inside else entry.name for entry in entries}
+    missing = [name for name in names if name not in present]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise DataError(f"missing image {missing[0]}{more} in {data.image_folder}")

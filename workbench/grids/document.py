@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from workbench.grids.equal_flops import EqualFlops
 from workbench.grids.file import Artefact, ReportConfig
+from workbench.grids.tuning import Choices
 from workbench.registry import unknown_name
 from workbench.validation import JsonObject, Record, Whole
 
@@ -24,6 +26,8 @@ class GridDocument(Record):
         then: what is made when all runs have ended.
         sources: every file that was read for it, with its SHA-256.
         labels: of settings that have one, what tables and figures call them.
+        tuning: what was tried, and what was chosen for which setting; None of a grid that is not tuned.
+        equal_flops: of settings that are trained for the FLOPs of another, how many steps that is.
     """
 
     name: str
@@ -36,6 +40,8 @@ class GridDocument(Record):
     then: tuple[Artefact, ...]
     sources: dict[str, Sha256]
     labels: dict[str, str] = {}
+    tuning: Choices | None = None
+    equal_flops: dict[str, EqualFlops] = {}
     preset: Annotated[str, Field(pattern=r"^[\w.+-]{1,100}$")] | None = None
 
     @field_validator("seeds")

@@ -33,7 +33,8 @@ class Incomplete:
     """A run that is expected, or has a record, and is not completed; or damaged scores of another model.
 
     Attributes:
-        state: as its record says it, `damaged`, or `new` where there is none.
+        state: as its record says it, `damaged`, `new` where there is none, or `untuned` of a setting that has no runs
+            yet, since its values are still to be chosen.
         message: what ended or damaged it.
     """
 
@@ -47,7 +48,8 @@ class Incomplete:
         # A damaged file is named with its whole message: nobody else says where it is.
         why = f": {self.message}" if self.state == "damaged" else ""
         name = self.setting if self.seed is None else f"{self.setting} seed {self.seed}"
-        return f"{name} ({'not begun' if self.state == 'new' else self.state}{why})"
+        state = {"new": "not begun", "untuned": "waits for its trials"}.get(self.state, self.state)
+        return f"{name} ({state}{why})"
 
 
 @dataclass(frozen=True)
@@ -120,13 +122,15 @@ def evaluated(grid: Grid, source: ResultsSource, seeds: Sequence[int] | None = N
     Raises:
         StoreError: no run is completed, or predictions of another model were scored on other expressions.
     """
-    names = {config.setting_id: name for name, config in grid.settings.items()}
+    waiting = grid.waiting
+    settings = {name: config for name, config in grid.settings.items() if name not in waiting}
+    names = {config.setting_id: name for name, config in settings.items()}
     runs = runs_frame(source, list(names), seeds=seeds)
     if isinstance(source, RunFolders):
         runs = _without_other_configurations(grid, runs, source)
     expressions: dict[str, pd.DataFrame] = {}
-    incomplete: list[Incomplete] = []
-    for setting, config in grid.settings.items():
+    incomplete = [Incomplete(setting, None, "", "untuned", None) for setting in waiting]
+    for setting, config in settings.items():
         here = runs[runs["setting_id"] == config.setting_id].drop_duplicates("run").set_index("seed")
         expected = set(grid.seeds if seeds is None else seeds) | set(here.index)
         frames = []
@@ -217,7 +221,7 @@ def _leave_out_other_expressions(
     columns += _in_all(expressions.values(), "target_area", "no_target")
     for setting, frame in expressions.items():
         data = grid.settings[setting].data
-        data_set = repr((data.dataset, data.split_by, data.recipe, data.sha256))
+        data_set = repr((data.dataset, data.split_by, data.recipe, data.sha256, data.members))
         for (run, split), part in frame.groupby(["run", "split"], sort=False):
             text = part[columns].sort_values(KEY[1:]).to_csv(index=False).encode()
             signatures.setdefault((data_set, str(split)), {})[setting, str(run)] = hashlib.sha256(text).hexdigest()

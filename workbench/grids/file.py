@@ -18,6 +18,7 @@ from workbench.evaluation.metrics import metrics as known_metrics
 from workbench.files import Unreadable, open_file
 from workbench.grids.bounds import MOST_BYTES, check_bounds
 from workbench.grids.seeds import seeds_in
+from workbench.grids.tuning import TuneConfig
 from workbench.registry import nearest, unknown_name
 from workbench.results.record import ExpressionKey
 
@@ -107,6 +108,8 @@ class GridFile(BaseModel):
     report: ReportConfig = ReportConfig()
     then: tuple[Artefact, ...] = ()
     """What is made when all runs have ended."""
+    tune: TuneConfig | None = None
+    """What every setting tries before it is trained, and on which split it is chosen."""
     instead: dict[str, dict[str, Any]] = {}
     """By preset: keys of this file that have other values where `--preset` names it."""
 

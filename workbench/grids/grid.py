@@ -9,15 +9,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from workbench.config import RunConfig
 from workbench.errors import ConfigError, with_more
 from workbench.files import digest_of
 from workbench.grids.document import Document, GridDocument
+from workbench.grids.equal_flops import EqualFlops
 from workbench.grids.file import GridError, ReportConfig
 from workbench.grids.seeds import seeds_in
+from workbench.grids.tuning import Choice, TuneConfig, Tuning, waiting
 from workbench.registry import did_you_mean, unknown_name
 from workbench.results.record import RunId
-from workbench.validation import Damage, parse_record
+from workbench.validation import Damage, first_mistake, parse_record
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Grid:
         all_settings: of a grid that was narrowed, those that it had before; empty for any other.
         labels: of settings that have one, what tables and figures call them; no part of a run's identity.
         preset: what `--preset` put in place of the file's own.
+        tuning: None of a grid that is not tuned.
+        equal_flops: of settings that are trained for the FLOPs of another, how many steps that is.
     """
 
     file: Path
@@ -71,6 +77,8 @@ class Grid:
     all_settings: Mapping[str, RunConfig] = field(default_factory=dict, repr=False)
     labels: Mapping[str, str] = field(default_factory=dict)
     preset: str | None = None
+    tuning: Tuning | None = None
+    equal_flops: Mapping[str, EqualFlops] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -86,6 +94,47 @@ class Grid:
     def splits(self) -> tuple[str, ...]:
         """The splits that the table shows."""
         return self.report.splits or next(iter(self.settings.values())).evaluation.splits
+
+    @property
+    def waiting(self) -> list[str]:
+        """The settings whose values are still to be chosen: they have trials, and no runs yet."""
+        return waiting(self.tuning, list(self.settings))
+
+    @property
+    def trials(self) -> Grid | None:
+        """The trials of the settings that wait for them, as a grid of its own; None where none waits."""
+        if self.tuning is None or self.submitted or not self.waiting:
+            return None
+        tune, trials = self.tuning.config, {name: self.tuning.trials(name) for name in self.waiting}
+        by_id: dict[str, tuple[str, RunConfig]] = {}
+        for own in trials.values():
+            for name, config in own.items():
+                by_id.setdefault(config.setting_id, (name, config))
+        return replace(
+            self,
+            settings=dict(by_id.values()),
+            seeds=tune.seeds,
+            baseline=None,
+            report=ReportConfig(splits=(tune.split,), metrics=(tune.metric,), figure_split=tune.split),
+            needs={name: need for of, need in self.needs.items() for name in trials.get(of, {})},
+            then=(),
+            all_settings={},
+            labels={},
+            tuning=None,
+            equal_flops={},
+        )
+
+    def with_choices(self, choices: Mapping[str, Choice]) -> Grid:
+        """The same with values chosen for more of its settings, which are also kept beside its file."""
+        assert self.tuning is not None
+        tuning = self.tuning.with_choices(choices)
+
+        def tuned(settings: Mapping[str, RunConfig]) -> dict[str, RunConfig]:
+            return {name: tuning.tuned(name) if name in choices else config for name, config in settings.items()}
+
+        sources = {**self.sources, tuning.file.absolute(): digest_of(tuning.file)}
+        whole = tuned(self.all_settings)
+        return replace(self, settings=tuned(self.settings), all_settings=whole, tuning=tuning, sources=sources)
 
     def label(self, setting: str) -> str:
         """What tables and figures call a setting."""
@@ -107,12 +156,13 @@ class Grid:
         return list(names or self.settings)
 
     def runs(self) -> list[Run]:
-        """All runs, seed by seed."""
-        ids = {name: config.setting_id for name, config in self.settings.items()}
+        """All runs, seed by seed, of the settings whose values are chosen."""
+        undecided = set(self.waiting)
+        ids = {name: config.setting_id for name, config in self.settings.items() if name not in undecided}
         return [
-            Run(name, config, seed, str(RunId(ids[name], seed)))
+            Run(name, self.settings[name], seed, str(RunId(setting_id, seed)))
             for seed in self.seeds
-            for name, config in self.settings.items()
+            for name, setting_id in ids.items()
         ]
 
     def needed(self, runs: Iterable[Run]) -> list[Run]:
@@ -141,6 +191,7 @@ class Grid:
 
     def document(self) -> Document:
         """The whole resolved grid as plain JSON values, without `needs`: its runs name what they begin from."""
+        equal_flops = {name: made.model_dump(mode="json") for name, made in self.equal_flops.items()}
         return {
             "name": self.name,
             "title": self.title,
@@ -156,6 +207,8 @@ class Grid:
             **({} if self.preset is None else {"preset": self.preset}),
             "sources": {str(file): digest for file, digest in self.sources.items()},
             "labels": dict(self.labels),
+            **({} if self.tuning is None else {"tuning": self.tuning.document()}),
+            **({"equal_flops": equal_flops} if equal_flops else {}),
         }
 
     @classmethod
@@ -173,6 +226,10 @@ class Grid:
             except ConfigError as error:
                 raise GridError(f"{RECORDED}: settings.{name}.{error}") from None
         check_report(RECORDED, checked.report, settings)
+        try:
+            tuning = None if checked.tuning is None else Tuning.from_document(checked.tuning)
+        except ValidationError as error:
+            raise GridError(f"{RECORDED}: tuning.tune.{first_mistake(error, TuneConfig)}") from None
         return cls(
             file=Path(checked.file),
             title=checked.title,
@@ -185,6 +242,8 @@ class Grid:
             submitted=True,
             labels=checked.labels,
             preset=checked.preset,
+            tuning=tuning,
+            equal_flops=checked.equal_flops,
         )
 
     def changed_sources(self) -> list[Path]:

@@ -18,9 +18,11 @@ from workbench.config import RunConfig
 from workbench.errors import ConfigError, WorkbenchError, lines_of, with_more
 from workbench.grids.bounds import resolvers_in
 from workbench.grids.checked import check
+from workbench.grids.equal_flops import equal_flops
 from workbench.grids.file import GridError, GridFile, read_yaml
 from workbench.grids.grid import Grid, Need, check_report
 from workbench.grids.mistakes import Mistakes, place_of
+from workbench.grids.tuning import TuneConfig, Tuning, read_tuning
 from workbench.registry import unknown_name
 from workbench.validation import mistakes
 
@@ -90,14 +92,16 @@ def _load(file: Path, reading: _Reading) -> Grid:
         raise with_more(GridError(first), others) from None
     base = OmegaConf.create(_with_presets(file, "base", grid.base, reading))
     settings: dict[str, RunConfig] = {}
-    owner: dict[str, str] = {}
     needs: dict[str, Need] = {}
     labels: dict[str, str] = {}
+    budgets: dict[str, Any] = {}
     expanded = list(_expanded(file, grid))
     wrong = Mistakes(file, len(expanded))
     for name, label, overrides in expanded:
         if not name.isprintable():
             raise GridError(f"{file}: the setting's name {name!r} holds a character that is not printed")
+        if "budget" in overrides:
+            budgets[name] = overrides.pop("budget")
         try:
             config, need = _setting(file, name, overrides, base, reading)
         except GridError as error:
@@ -107,15 +111,22 @@ def _load(file: Path, reading: _Reading) -> Grid:
             needs[name] = need
         if name in settings:
             wrong.lines.append(f"{file}: two settings are named {name!r}")
-        elif config.setting_id in owner:
-            wrong.lines.append(f"{file}: settings {owner[config.setting_id]!r} and {name!r} are the same configuration")
-        owner[config.setting_id] = name
         settings[name] = config
         if label is not None:
             labels[name] = label
+    # With a budget of its own, a setting may be another's configuration until its steps are known.
+    wrong.lines += _repeated(file, {name: config for name, config in settings.items() if name not in budgets})
     if grid.baseline is not None and grid.baseline not in (names := [name for name, _, _ in expanded]):
         wrong.lines.append(f"{file}: baseline: {unknown_name('setting', grid.baseline, names)}")
     wrong.raise_any()
+    try:
+        settings, equal = equal_flops(settings, budgets)
+    except WorkbenchError as error:
+        raise GridError(f"{file}: {error}") from None
+    tuning = None if grid.tune is None else _tuning(file, grid.tune, settings, reading)
+    if tuning is not None:
+        settings = {name: tuning.tuned(name) for name in settings}
+    _check_distinct(file, settings)
     check_report(file, grid.report, settings)
     _check_labels(file, labels, settings)
     loaded = Grid(
@@ -130,6 +141,8 @@ def _load(file: Path, reading: _Reading) -> Grid:
         sources=reading.sources,
         labels=labels,
         preset=reading.preset,
+        tuning=tuning,
+        equal_flops=equal,
     )
     loaded.chosen(grid.report.settings)
     return loaded
@@ -144,6 +157,45 @@ def _setting(
     values = _resolved(place, _merged(place, own, {"machine": reading.machine}, reading.changes, below=base))
     need = _need(file, name, values, reading)
     return _checked(place, values, reading.progress), need
+
+
+def _tuning(file: Path, tune: TuneConfig, settings: Mapping[str, RunConfig], reading: _Reading) -> Tuning:
+    """What the grid's settings try; checked as far as nothing is run."""
+    name = file.stem if reading.preset is None else f"{file.stem}-{reading.preset}"
+    if len(settings) * len(tune.points) > MOST_SETTINGS:
+        raise GridError(
+            f"{file}: tune: {len(settings) * len(tune.points):,} trials; at most {MOST_SETTINGS:,} are taken"
+        )
+    tuning = read_tuning(file, name, tune, settings, reading.sources)
+    outcomes: dict[str, RunConfig] = {}
+    for setting, config in settings.items():
+        if tune.split == config.data.train_split:
+            raise GridError(
+                f"{file}: tune.split: {tune.split!r} is trained on by setting {setting!r}; name another split"
+            )
+        try:
+            outcomes |= tuning.outcomes(setting)
+            _check_distinct(file, tuning.trials(setting), "tune: trials")
+        except ConfigError as error:
+            raise GridError(f"{file}: tune: a trial of setting {setting!r}: {error}") from None
+    _check_distinct(file, outcomes, "tune: trials")
+    return tuning
+
+
+def _check_distinct(file: Path, settings: Mapping[str, RunConfig], what: str = "settings") -> None:
+    for line in _repeated(file, settings, what):
+        raise GridError(line)
+
+
+def _repeated(file: Path, settings: Mapping[str, RunConfig], what: str = "settings") -> list[str]:
+    """A line for each setting that is another's configuration."""
+    owner: dict[str, str] = {}
+    firsts = {name: owner.setdefault(config.setting_id, name) for name, config in settings.items()}
+    return [
+        f"{file}: {what} {first!r} and {name!r} are the same configuration"
+        for name, first in firsts.items()
+        if first != name
+    ]
 
 
 def _check_labels(file: Path, labels: Mapping[str, str], settings: Mapping[str, RunConfig]) -> None:
@@ -180,6 +232,8 @@ def _need(file: Path, name: str, values: dict[str, Any], reading: _Reading) -> N
     setting = str(start.get("setting"))
     if setting not in grid.settings:
         raise GridError(f"{place}.setting: {unknown_name('setting', setting, list(grid.settings))} (of {other})")
+    if setting in grid.waiting:
+        raise GridError(f"{place}.setting: {setting!r} is not tuned yet; first: workbench submit {grid.argument}")
     rest = {key: value for key, value in start.items() if key not in ("grid", "setting")}
     values["start_from"] = {**rest, "run": grid.settings[setting].setting_id}
     return Need(grid, setting)
@@ -361,7 +415,7 @@ def _plain(container: object) -> dict[str, Any]:
 def _checked(where: str, values: dict[str, Any], progress: Progress | None) -> RunConfig:
     try:
         config = RunConfig.parse(values)
-        if config.data.recipe is not None or config.data.sha256 is not None:
+        if config.data.is_pinned:
             return config
         from workbench.data.datasets import pinned
 

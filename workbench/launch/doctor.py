@@ -98,8 +98,9 @@ def _input_paths(grid: Grid) -> list[tuple[str, Path]]:
     found: dict[Path, str] = {}
     for config in grid.settings.values():
         root = config.machine.checkpoint_root.absolute()
-        if config.data.recipe is None:
-            found[config.machine.data_root.absolute() / config.data.dataset] = "data"
+        for part in config.data.parts:
+            if part.recipe is None:
+                found[config.machine.data_root.absolute() / part.dataset] = "data"
         if config.backbone.checkpoint not in (None, BUILTIN):
             found[root / str(config.backbone.checkpoint)] = "checkpoint"
         text = place_of(config.text_encoder, root)

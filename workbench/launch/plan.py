@@ -41,7 +41,7 @@ class Stage:
 
 
 def stages(grid: Grid) -> list[Stage]:
-    """The grid's runs, and before them those that they begin from."""
+    """The grid's runs, and before them those that they begin from, and the trials of settings not tuned yet."""
     ordered: list[Stage] = []
 
     def visit(grid: Grid, runs: list[Run]) -> None:
@@ -56,6 +56,8 @@ def stages(grid: Grid) -> list[Stage]:
         seen = {run.id for stage in ordered for run in stage.runs}
         ordered.append(Stage(grid, [run for run in runs if run.id not in seen]))
 
+    if (trials := grid.trials) is not None:
+        visit(trials, trials.runs())
     visit(grid, grid.runs())
     return ordered
 
@@ -68,10 +70,11 @@ def runs_of(grid: Grid) -> list[Run]:
 def with_existing_seeds(grid: Grid, results: Path) -> list[Run]:
     """The grid's runs, and those of every other seed of its settings that has a record."""
     planned = runs_of(grid)
-    known = {run.id for run in planned}
+    known, waiting = {run.id for run in planned}, grid.waiting
     extra = [
         Run(name, config, seed, str(RunId(setting_id, seed)))
         for name, config in grid.settings.items()
+        if name not in waiting
         for setting_id in [config.setting_id]
         for seed in seeds_of(results, setting_id)
     ]
@@ -79,8 +82,9 @@ def with_existing_seeds(grid: Grid, results: Path) -> list[Run]:
 
 
 def plan(grid: Grid, results: Path, look: Look | None = None, warn: Warn | None = None) -> list[PlannedRun]:
-    """Every run of a grid and its state; see `plan_runs`."""
-    return plan_runs(grid.runs(), results, look, warn)
+    """Every run of a grid and its state, trials that it waits for first; see `plan_runs`."""
+    trials = grid.trials
+    return plan_runs([*([] if trials is None else trials.runs()), *grid.runs()], results, look, warn)
 
 
 def plan_runs(

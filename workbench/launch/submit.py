@@ -13,7 +13,7 @@ from workbench.grids import Grid
 from workbench.launch import scheduler
 from workbench.launch.arrays import SubmittedArray, in_groups, submit_arrays, submit_report_job
 from workbench.launch.local import LocalExecutor, Progress
-from workbench.launch.plan import PlannedRun, Stage, plan_runs, runs_of, stages, to_train, with_waiting
+from workbench.launch.plan import PlannedRun, Stage, plan, plan_runs, runs_of, stages, to_train, with_waiting
 from workbench.launch.profiles import Profile
 from workbench.launch.reports import is_due, live_tasks
 from workbench.launch.room import check_room
@@ -45,7 +45,7 @@ class SubmissionOutcome:
         reports: jobs that make a grid's table and figures in the end, of a cluster.
         logs: folders with what jobs printed, of this machine.
         artefacts: tables and figures that were made, of this machine.
-        after: the grid's own runs as they stood in the end, of this machine.
+        after: the grid's own runs and trials as they stood in the end, of this machine.
     """
 
     planned: list[PlannedRun]
@@ -130,7 +130,7 @@ def submit(grid: Grid, request: Request) -> SubmissionOutcome:
         )
         _carry_out(grid, outcome, request.results, executor)
         outcome.logs, outcome.artefacts = executor.logs, executor.artefacts
-        outcome.after = plan_runs(grid.runs(), request.results, forgiving(look_at_queue))
+        outcome.after = plan(grid, request.results, forgiving(look_at_queue))
         return outcome
     scheduler.check_available()
     _check_folder(request.results.absolute())
@@ -224,7 +224,7 @@ class SlurmExecutor:
         chosen = {planned.run.id for planned in self._outcome.chosen}
         states = (self._by_id[run.id].state for run in stage.runs)
         any_runs = any(run.id in chosen for run in stage.runs) or any(s in WITH_RESULTS for s in states)
-        if grid.then and is_due(grid, request.results, any_runs, request.retry):
+        if grid.then and grid.runs() and is_due(grid, request.results, any_runs, request.retry):
             ends = live_tasks(grid, request.results)
             job = submit_report_job(grid, request.results, request.profile, self._lock, ends, request.report)
             self._outcome.reports.append(job)

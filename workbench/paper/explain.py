@@ -12,9 +12,11 @@ from workbench.config.run import difference
 from workbench.errors import WorkbenchError, counted
 from workbench.evaluation.metrics import metrics
 from workbench.grids.evaluated import Evaluated
+from workbench.grids.tuning import named
 from workbench.paper.budget import NAMES
 from workbench.paper.layout import Cell, TableData
 from workbench.paper.render import DASH, per_cent
+from workbench.paper.tuned import tuned
 from workbench.registry import unknown_name
 
 
@@ -39,6 +41,7 @@ def explain(table: TableData, stored: Evaluated, setting: str, split: str, metri
         lines += _difference(table, block.cell(setting, split, "difference") or Cell())
         lines += ["", f"configuration: {table.baseline} -> {setting}", *_configuration(stored, table.baseline, setting)]
     lines += ["", "budget", *_budget(table, setting)]
+    lines += ["", "tuning", *_tuning(table, setting)]
     missing = [str(run) for run in table.incomplete if run.setting == setting]
     return "\n".join([*lines, *(["", "not completed: " + ", ".join(missing)] if missing else [])]) + "\n"
 
@@ -96,9 +99,19 @@ def _configuration(stored: Evaluated, baseline: str, setting: str) -> list[str]:
     return [f"  {line}" for line in difference(one, other)]
 
 
+def _tuning(table: TableData, setting: str) -> Iterator[str]:
+    yield f"  {tuned(table.tuning, setting)}"
+    choice = None if table.tuning is None else table.tuning.choices.get(setting)
+    for trial in () if choice is None else choice.trials:
+        score = "diverged" if trial.score is None else per_cent(trial.score)
+        yield f"  {score:>8}  {named(trial.values)}  {', '.join(trial.runs)}"
+
+
 def _budget(table: TableData, setting: str) -> Iterator[str]:
     cost = table.budgets.get(setting)
     for key, value in ({} if cost is None else cost.as_dict()).items():
         yield f"  {NAMES[key]:<18}{DASH if value is None else f'{value:,.4g}' if value < 1000 else f'{value:,.0f}'}"
+    if setting in table.equal_flops:
+        yield f"  {table.equal_flops[setting]}"
     if setting in table.other_budget:
         yield f"  against {table.baseline}: {table.other_budget[setting]}"

@@ -14,7 +14,9 @@ import pandas as pd
 from workbench.analysis.comparison import Comparison, PairingError, compare
 from workbench.analysis.statistics import Estimate, estimate
 from workbench.evaluation.metrics import applicable, metrics
+from workbench.grids.equal_flops import EqualFlops
 from workbench.grids.evaluated import Evaluated, Incomplete
+from workbench.grids.tuning import Tuning
 from workbench.paper.budget import Budget, budgets, other_budgets
 from workbench.paper.published import Published, published
 from workbench.paper.verdicts import Family, Judgement, judge, standings
@@ -111,6 +113,8 @@ class TableData:
         other_budget: the settings that cost something else than the baseline, and in what.
         published: numbers of others.
         file: the grid's, as it was named.
+        tuning: what was tried for which setting; None: every setting has the grid's own values.
+        equal_flops: of settings that are trained for the FLOPs of another, how many steps that is.
     """
 
     title: str
@@ -131,6 +135,8 @@ class TableData:
     other_budget: Mapping[str, str] = field(default_factory=dict)
     published: Sequence[Published] = ()
     file: str = ""
+    tuning: Tuning | None = None
+    equal_flops: Mapping[str, EqualFlops] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     """What settings are called, where it is not their name."""
 
@@ -177,6 +183,8 @@ def lay_out(evaluated: Evaluated) -> TableData:
         other_budget,
         published(grid),
         str(grid.file),
+        tuning=grid.tuning,
+        equal_flops=grid.equal_flops,
         labels=grid.labels,
     )
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from workbench.config import DataConfig
 from workbench.evaluation.metrics import metrics
 from workbench.grids import Grid, GridError
 from workbench.registry import unknown_name
@@ -51,11 +51,11 @@ def published(grid: Grid) -> list[Published]:
     for method in grid.report.published:
         if method not in known:
             raise GridError(f"{grid.file}: report.published: {unknown_name('published method', method, known)}")
-        here = table[(table["method"] == method) & table["dataset"].isin(_data_sets(grid))]
+        here = _in_columns(table[table["method"] == method], grid)
         by = ["backbone", "dataset", "metric", "metric_basis", "source", "year"]
-        for key, part in here[here["split"].isin(grid.splits)].groupby(by, sort=False):
+        for key, part in here.groupby(by, sort=False):
             backbone, dataset, metric, basis, source, year = map(str, key)
-            values = {str(s): float(v) for s, v in zip(part["split"], part["value"], strict=True)}
+            values = {str(s): float(v) for s, v in zip(part["column"], part["value"], strict=True)}
             label = _label(metric, basis)
             rows.append(Published(method, backbone, dataset, label, values, source, year or None))
     return rows
@@ -68,12 +68,22 @@ def reference_numbers() -> pd.DataFrame:
     return texts.assign(value=texts["value"].astype(float))
 
 
-def _data_sets(grid: Grid) -> Sequence[str]:
-    """As the file names them: RefCOCOg has a name for each of its splits."""
-    return [
-        f"refcocog-{data.split_by}" if data.dataset == "refcocog" else data.dataset
-        for data in (config.data for config in grid.settings.values())
-    ]
+def _in_columns(table: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+    """The numbers that have a `column` in the grid's table, which is then one more of theirs."""
+    places: dict[tuple[str, str], str] = {}
+    for data in (config.data for config in grid.settings.values()):
+        for name, part in zip([member.name for member in data.members] or [""], data.parts, strict=True):
+            before = f"{name}/" if name else ""
+            splits = [split.removeprefix(before) for split in grid.splits if split.startswith(before)]
+            places |= {(_named(part), split): f"{before}{split}" for split in splits}
+    columns = [places.get(key, "") for key in zip(table["dataset"], table["split"], strict=True)]
+    placed = table.assign(column=columns)
+    return placed[placed["column"] != ""]
+
+
+def _named(data: DataConfig) -> str:
+    """A data set as the file names it: RefCOCOg has a name for each of its splits."""
+    return f"refcocog-{data.split_by}" if data.dataset == "refcocog" else data.dataset
 
 
 def _label(metric: str, basis: str) -> str:

@@ -18,6 +18,7 @@ from workbench.files import write_text
 from workbench.paper.budget import NAMES as BUDGETS
 from workbench.paper.budget import Budget
 from workbench.paper.layout import FLAGS, Block, Cell, Row, TableData
+from workbench.paper.tuned import of_tuning, tuned
 from workbench.paper.verdicts import Judgement
 
 DASH = "–"
@@ -92,6 +93,10 @@ def notes(table: TableData) -> list[str]:
     if table.other_budget:
         costs = "; ".join(f"{name} ({what})" for name, what in table.other_budget.items())
         lines.append(f"{FLAGS['other_budget']} other budget than {table.label(table.baseline)}: {costs}.")
+    if table.equal_flops:
+        steps = "; ".join(f"{table.label(name)} {made}" for name, made in table.equal_flops.items())
+        lines.append(f"Steps set by training FLOPs: {steps}.")
+    lines += of_tuning(table.tuning, table.labels)
     if table.scored:
         files = ", ".join(f"{name} ({file})" for name, file in table.scored.items())
         lines.append(f"{FLAGS['scored']} predictions made elsewhere, scored by this code: {files}.")
@@ -255,6 +260,7 @@ def _csv_row(table: TableData, block: Block, name: str, split: str) -> dict[str,
         "p_equivalent_holm": judged and judged.p_equivalent,
         "verdict": judged and judged.verdict,
         "detectable": judged and judged.detectable,
+        "tuned": tuned(table.tuning, name),
         "standing": cell.standing,
         **{BUDGETS[key].replace(" ", "_"): value for key, value in cost.items()},
     }
@@ -275,6 +281,8 @@ def source_document(table: TableData) -> dict[str, object]:
         "changed_since_submission": list(table.changed),
         "no_difference": dict(table.refused),
         "budgets": {name: budget.as_dict() for name, budget in table.budgets.items()},
+        "tuning": None if table.tuning is None else table.tuning.document(),
+        "equal_flops": {name: made.model_dump(mode="json") for name, made in table.equal_flops.items()},
         "published": [asdict(one) for one in table.published],
     }
 

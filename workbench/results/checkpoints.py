@@ -52,7 +52,7 @@ class Checkpoint:
 
     def scored(self, split: str, code: str) -> Path:
         """Where a split's evaluated expressions are kept until the run is completed, so that it is scored once."""
-        return self.folder / f"{split}-{code}.parquet"
+        return self.folder / f"{split.replace('/', '%2F')}-{code}.parquet"
 
 
 class Checkpoints:

@@ -103,6 +103,8 @@ def _train(
             reporter.event("checkpoint", step=counts.step)
 
     reporter.started(parts, source)
+    if config.data.members:
+        reporter.event("data", notes=list(parts.data.notes))
     accelerator.init_trackers("")
     reporter.event("resume" if counts.step else "start", step=counts.step, steps=parts.steps)
     validation = None

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.config import RunConfig
+from workbench.config import DataConfig, RunConfig
 from workbench.evaluation.metrics import metrics
 from workbench.grids.evaluated import Evaluated
 from workbench.paper.page.curves import Chart, chart
@@ -111,7 +111,10 @@ def _flat(document: Mapping[str, Any], before: str = "") -> dict[str, str]:
 
 
 def _data(config: RunConfig) -> str:
-    data = config.data
+    return "; ".join(map(_data_set, config.data.parts))
+
+
+def _data_set(data: DataConfig) -> str:
     text = f"{data.dataset}, split by {data.split_by}"
     if data.recipe is not None:
         recipe = _flat(data.recipe.model_dump(mode="json", exclude_none=True))

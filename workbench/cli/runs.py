@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,18 +24,24 @@ from workbench.cli.options import (
     preparing,
     print_json,
     print_rows,
-    print_written,
     progress_of,
     warn,
 )
-from workbench.errors import counted
+from workbench.cli.submitting import (
+    incomplete,
+    print_begun,
+    print_ended,
+    print_plan,
+    print_submitted,
+    print_tasks,
+    print_waiting,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection
 
     from workbench.config import RunConfig
     from workbench.grids import Grid
-    from workbench.launch.plan import PlannedRun
     from workbench.launch.profiles import Profile
     from workbench.launch.submit import SubmissionOutcome
 
@@ -85,8 +90,8 @@ def plan(
         )
         if given.tasks_of > 1:
             known = plan_runs(runs_of(loaded), results, warn=warn) if loaded.needs else planned
-            _print_tasks(loaded, known, to_train(planned), given)
-        _print_waiting(loaded)
+            print_tasks(loaded, known, to_train(planned), given)
+        print_waiting(loaded)
         print("\nmemory of a GPU that a run needs, in each process:" if given.processes > 1 else
               "\nmemory of a GPU that a run needs:")  # fmt: skip
         print("\n".join(f"  {need}" for need in memory))
@@ -231,8 +236,8 @@ def submit_grid(
     while True:
         grid = grid if dry_run else choose(grid, results)
         outcome = _submit_once(grid, results, profile_file, workers, retry, dry_run, as_json)
-        incomplete = None if dry_run else _incomplete(grid, outcome)
-        chosen = grid if dry_run or incomplete else choose(grid, results)
+        failed = None if dry_run else incomplete(grid, outcome)
+        chosen = grid if dry_run or failed else choose(grid, results)
         more, grid = len(chosen.waiting) < len(grid.waiting), chosen
         if not more:
             break
@@ -240,10 +245,10 @@ def submit_grid(
         # Of a grid with trials, what was submitted last, which names the trials too.
         print_json({"dry_run": dry_run, "results": results.absolute(), "waiting": list(grid.waiting),
                     **submission_document(outcome)})  # fmt: skip
-    if incomplete:
-        raise WorkbenchError(incomplete)
+    if failed:
+        raise WorkbenchError(failed)
     if not as_json:
-        _print_waiting(grid)
+        print_waiting(grid)
     return grid
 
 
@@ -268,8 +273,8 @@ def _submit_once(
         raise WorkbenchError(f"--workers belongs to this machine; of {profile_file} it is 'parallel'")
     request = launch.Request(
         results, profile, _prepare, report, retry,
-        lambda outcome: None if as_json else _print_plan(grid, outcome, results), warn, SubmissionProgress,
-        lambda chosen, at_once: None if as_json else _print_begun(chosen, at_once), workers,
+        lambda outcome: None if as_json else print_plan(grid, outcome, results), warn, SubmissionProgress,
+        lambda chosen, at_once: None if as_json else print_begun(chosen, at_once), workers,
     )  # fmt: skip
     if dry_run:
         outcome = launch.dry_run(grid, request)
@@ -279,107 +284,16 @@ def _submit_once(
         outcome = launch.submit(grid, request)
     if not as_json and not dry_run:
         if profile.backend == "slurm":
-            _print_submitted(grid, outcome, profile.parallel)
+            print_submitted(grid, outcome, profile.parallel)
         else:
-            _print_ended(grid, outcome)
+            print_ended(grid, outcome)
     return outcome
-
-
-def _print_waiting(grid: Grid) -> None:
-    if names := grid.waiting:
-        print(f"{counted(len(names), 'setting')} not tuned yet: {', '.join(names)}; when their trials have ended, "
-              f"workbench submit {grid.argument} chooses their values and trains them")  # fmt: skip
 
 
 def _profile(file: Path | None) -> Profile:
     from workbench.launch.profiles import Profile, load_profile
 
     return Profile(name="here", backend="local") if file is None else load_profile(file)
-
-
-def _print_plan(grid: Grid, outcome: SubmissionOutcome, results: Path) -> None:
-    from workbench.launch.cost import expected_cost
-
-    states = Counter(planned.state for planned in outcome.planned)
-    counts = ", ".join(f"{n} {state}" for state, n in states.items())
-    print(f"{grid.title}: {counted(len(outcome.planned), 'run')} ({counts})")
-    if not results.is_absolute():
-        print(f"results in {results.absolute()}")
-    if outcome.chosen:
-        print(f"{counted(len(outcome.chosen), 'run')} to train; {expected_cost(outcome.chosen, results)}")
-        _print_tasks(grid, outcome.planned, outcome.chosen, outcome.profile)
-
-
-def _print_tasks(grid: Grid, planned: Sequence[PlannedRun], chosen: Sequence[PlannedRun], profile: Profile) -> None:
-    """How the chosen runs share the tasks of a cluster, where several are trained in one."""
-    from workbench.launch.arrays import count_tasks
-
-    if profile.tasks_of == 1 or not chosen:
-        return
-    tasks, minutes, size = count_tasks(grid, planned, chosen, profile.tasks_of), profile.time_minutes, profile.tasks_of
-    print(
-        f"{counted(len(chosen), 'run')} in {counted(tasks, 'array task')} ({size} a task, one after another; "
-        f"time limit {size} × {minutes} = {size * minutes} min)"
-    )
-
-
-def _print_begun(chosen: Sequence[PlannedRun], workers: int) -> None:
-    print(f"{counted(len(chosen), 'run')} to train, {workers} at once", flush=True)
-
-
-def _print_submitted(grid: Grid, outcome: SubmissionOutcome, parallel: int) -> None:
-    from workbench.launch.states import GONE
-
-    for array in outcome.arrays:
-        runs, tasks = len(array.submission.runs), array.submission.tasks
-        shared = f" in {counted(tasks, 'array task')}" if array.submission.tasks_of > 1 else ""
-        at_once = min(tasks, parallel)
-        print(f"submitted as job {array.array_id}: {counted(runs, 'run')}{shared}, at most {at_once} at once")
-    for job in outcome.reports:
-        then = " and ".join(job.submission.manifest.then)
-        name = Path(job.submission.grid).stem
-        print(f"submitted as job {job.array_id}: {then} of {name}, when its runs have ended")
-    if not outcome.arrays and not outcome.reports:
-        print("nothing to submit")
-    if left := outcome.left_alone:
-        if gone := [f"{p.run.setting} seed {p.run.seed}" for p in left if p.run_state.message == GONE]:
-            named = ", ".join(gone[:10]) + (f" and {len(gone) - 10} more" if len(gone) > 10 else "")
-            print(f"waited, and the queue no longer knows them (cancelled there, or lost): {named}")
-        causes = sorted({planned.run_state.cause or planned.state for planned in left})
-        are, them = ("is", "it") if len(left) == 1 else ("are", "them")
-        print(f"{len(left):,} failed before and {are} left alone; to try {them} again: "
-              f"workbench retry {grid.argument} --class {','.join(causes)}")  # fmt: skip
-    print(f"to follow it: workbench status {grid.argument} --seeds {','.join(map(str, grid.seeds))} --watch")
-
-
-def _print_ended(grid: Grid, outcome: SubmissionOutcome) -> None:
-    for folder in outcome.logs:
-        print(f"logs in {folder.absolute()}")
-    print_written(outcome.artefacts)
-    if elsewhere := [p for p in outcome.after if p.state in ("running", "queued")]:
-        named = "1 run is" if len(elsewhere) == 1 else f"{len(elsewhere):,} runs are"
-        print(f"{named} being trained by other processes; see: workbench status {grid.argument}")
-
-
-def _incomplete(grid: Grid, outcome: SubmissionOutcome) -> str | None:
-    """A line that names the runs of this machine that did not come to their end; None where all did."""
-    from workbench.results.record import FAILED
-
-    trials = set() if grid.trials is None else {run.id for run in grid.trials.runs()}
-    # A trial that diverged has ended like any other: its value is not chosen.
-    after = [p for p in outcome.after if p.state != "diverged" or p.run.id not in trials]
-    failed = [p for p in after if p.state not in ("completed", "running", "queued")]
-    if not failed:
-        return None
-    lines = "; ".join(f"{p.run.setting} seed {p.run.seed} {_why(p)}" for p in failed)
-    hint = "; to run them again: --retry-failed" if any(p.state in FAILED for p in failed) else ""
-    how_many = f"{len(failed):,} of {counted(len(outcome.after), 'run')}"
-    return f"{how_many} {'is' if len(failed) == 1 else 'are'} not completed: {lines}{hint}"
-
-
-def _why(planned: PlannedRun) -> str:
-    message = planned.run_state.message
-    return f"{planned.state} ({message})" if message else str(planned.state)
 
 
 def _prepare(grid: Grid) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -11,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from workbench.config import RunConfig
 from workbench.errors import ConfigError, WorkbenchError, lines_of, with_more
-from workbench.grids.bounds import resolvers_in
 from workbench.grids.checked import check
 from workbench.grids.equal_flops import equal_flops
 from workbench.grids.file import GridError, GridFile, read_yaml
 from workbench.grids.grid import Grid, Need, check_report
+from workbench.grids.merging import merged, plain, resolved
 from workbench.grids.mistakes import Mistakes, place_of
 from workbench.grids.tuning import TuneConfig, Tuning, read_tuning
 from workbench.registry import unknown_name
@@ -154,7 +152,7 @@ def _setting(
     """A setting's configuration, and the run of another grid that it begins from."""
     own = _with_presets(file, f"settings.{name}", overrides, reading)
     place = place_of(file, name)
-    values = _resolved(place, _merged(place, own, {"machine": reading.machine}, reading.changes, below=base))
+    values = resolved(place, merged(place, own, {"machine": reading.machine}, reading.changes, below=base))
     need = _need(file, name, values, reading)
     return _checked(place, values, reading.progress), need
 
@@ -247,13 +245,12 @@ def load_preset(
 ) -> RunConfig:
     """A preset file as a configuration of its own; see `load_grid`. GridError for one that is only a part."""
     where = str(file)
-    merged = _merged(where, _preset(file, _Reading()), {"machine": machine or {}}, changes or {})
-    if missing := [key for key in WHOLE if OmegaConf.select(merged, key) is None]:
+    values = merged(where, _preset(file, _Reading()), {"machine": machine or {}}, changes or {})
+    if missing := [key for key in WHOLE if OmegaConf.select(values, key) is None]:
         raise GridError(
             f"{file}: a part of a configuration, without {' and '.join(missing)}; name it as 'preset:' in a grid"
         )
-    values = _resolved(where, merged)
-    return _checked(where, values, progress)
+    return _checked(where, resolved(where, values), progress)
 
 
 def is_preset(file: Path) -> bool:
@@ -290,8 +287,8 @@ def _with_presets(file: Path, key: str, own: dict[str, Any], reading: _Reading) 
             known = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
             raise GridError(f"{file}: {key}.preset: {unknown_name('preset', name, known)}")
         layers.append(_preset(preset, reading))
-    merged = _merged(f"{file}: {key}", *layers, {key: value for key, value in own.items() if key != "preset"})
-    return _plain(OmegaConf.to_container(merged, resolve=False))
+    own = {key: value for key, value in own.items() if key != "preset"}
+    return plain(OmegaConf.to_container(merged(f"{file}: {key}", *layers, own), resolve=False))
 
 
 def _preset(file: Path, reading: _Reading) -> dict[str, Any]:
@@ -353,63 +350,6 @@ def _expanded(file: Path, grid: GridFile) -> Iterator[tuple[str, str | None, dic
 
 def _short(value: Any) -> str:
     return ":".join(f"{k}:{v}" for k, v in value.items()) if isinstance(value, dict) else str(value).replace(" ", "")
-
-
-REPLACED = frozenset({"fusion.layers", "validation.every", "exclude"})
-"""Keys whose mapping is one value: a later one takes the place of an earlier one instead of joining it."""
-
-
-def _merged(where: str, *layers: Mapping[str, Any], below: DictConfig | None = None) -> DictConfig:
-    """Later layers over earlier ones, and all over what is `below`, dotted keys spelled out; interpolations stay."""
-    merged = OmegaConf.create({}) if below is None else copy.deepcopy(below)
-    try:
-        for layer in layers:
-            for path, value in _leaves(layer):
-                if path in REPLACED:
-                    merged.merge_with(_nested(path, None))
-                merged.merge_with(_nested(path, value))
-    except (OmegaConfBaseException, TypeError, ValueError) as error:
-        raise GridError(f"{where}: {str(error).splitlines()[0]}") from None
-    return merged
-
-
-def _leaves(layer: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted path and value of all that is no mapping; one of `REPLACED` counts as one value, and so does {}."""
-    for key, value in layer.items():
-        path = f"{above}{key}"
-        whole = next((name for name in REPLACED if path.startswith(f"{name}.")), None)
-        if whole is not None:
-            yield whole, _nested(path.removeprefix(f"{whole}."), value)
-        elif isinstance(value, Mapping) and value and path not in REPLACED:
-            yield from _leaves(value, f"{path}.")
-        else:
-            yield path, value
-
-
-def _nested(path: str, value: Any) -> dict[str, Any]:
-    for part in reversed(path.split(".")):
-        value = {part: value}
-    assert isinstance(value, dict)
-    return value
-
-
-def _resolved(where: str, values: DictConfig) -> dict[str, Any]:
-    """References to other keys filled in; nothing from outside may enter a configuration, and so an id."""
-    for key, text in resolvers_in(OmegaConf.to_container(values, resolve=False)):
-        raise GridError(
-            f"{where}: {key}: {text!r} asks for something outside the file; write the value itself, or name another "
-            "key, as in ${training.steps}"
-        )
-    try:
-        resolved = OmegaConf.to_container(values, resolve=True)
-    except OmegaConfBaseException as error:
-        raise GridError(f"{where}: {str(error).splitlines()[0]}") from None
-    return _plain(resolved)
-
-
-def _plain(container: object) -> dict[str, Any]:
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
 
 
 def _checked(where: str, values: dict[str, Any], progress: Progress | None) -> RunConfig:

@@ -123,7 +123,7 @@ def test_an_image_of_another_size_than_annotated_is_one_line(workbench: Workbenc
         (["check", "refcoco", "--split-by", "../x"], ["a name without folders"]),
         (
             ["show", "refcoco", "--index", "0", "--split", "test"],
-            ["no split 'test' (did you mean 'testA'?); it has train, val, testA, testB"],
+            ["no split 'test' (did you mean 'test", "it has train, val, testA, testB"],
         ),
     ],
 )

@@ -22,11 +22,12 @@ LAUGHS = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         (HEAD + "base: " + "{a: " * 3000 + "1" + "}" * 3000, "line 3: nested more than 50 deep"),
         (HEAD + "base: {a: " + "[" * 100_000 + "]" * 100_000 + "}", "line 3: nested more than 50 deep"),
         (HEAD + "seeds: [" + "9" * 5000 + "]", "line 3: a number of 5,000 digits; at most 100 are read"),
+        (HEAD + "base: &a {x: [*a]}", "line 3: *a stands inside of what it names"),
         (LAUGHS, "more than 1,000,000 values"),
         (HEAD + "#" * (5 << 20), "larger than 4 MiB"),
         ("title: \xff", "unreadable YAML"),
     ],
-    ids=["mappings", "lists", "digits", "aliases", "size", "bytes"],
+    ids=["mappings", "lists", "digits", "cycle", "aliases", "size", "bytes"],
 )
 @pytest.mark.parametrize("what", ["grid", "profile", "preset"])
 def test_what_cannot_be_loaded_is_one_line(

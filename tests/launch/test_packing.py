@@ -153,6 +153,15 @@ def test_a_task_whose_second_run_is_told_of_the_time_limit_comes_back_for_it_and
     assert packed.states()[:4] == ["completed"] * 4
 
 
+def test_when_a_task_begins_again_all_that_are_not_over_wait_for_their_turn(packed: Packed) -> None:
+    packed.happens(r1=[(128 + 12, "")])
+    packed.execute(0)
+    packed.slurm.set_state("1_0", "RUNNING")
+    with packed.submission.began_file.open("a") as notes:
+        notes.write("t0\n")  # what the task notes before it takes up the first of them
+    assert packed.states()[:4] == ["completed", "queued", "queued", "queued"]
+
+
 def test_a_task_that_dies_without_a_word_leaves_the_later_runs_new_and_says_so(
     packed: Packed, workbench: Command
 ) -> None:

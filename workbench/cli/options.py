@@ -115,6 +115,7 @@ def changes_of(given: list[str] | None) -> dict[str, Any]:
     import yaml
 
     from workbench.errors import WorkbenchError
+    from workbench.grids.bounds import check_bounds
 
     changes: dict[str, Any] = {}
     for one in given or []:
@@ -122,9 +123,12 @@ def changes_of(given: list[str] | None) -> dict[str, Any]:
         if not equals or not key.strip():
             raise WorkbenchError(f"-o {one}: KEY=VALUE is expected, e.g. training.steps=100")
         try:
+            check_bounds(value)
             changes[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise WorkbenchError(f"-o {one}: the value is not readable as YAML") from None
+        except ValueError as error:
+            raise WorkbenchError(f"-o {key.strip()}: {error}") from None
     return changes
 
 

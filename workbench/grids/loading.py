@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from workbench.config import RunConfig
@@ -246,11 +247,18 @@ def load_preset(
     """A preset file as a configuration of its own; see `load_grid`. GridError for one that is only a part."""
     where = str(file)
     values = merged(where, _preset(file, _Reading()), {"machine": machine or {}}, changes or {})
-    if missing := [key for key in WHOLE if OmegaConf.select(values, key) is None]:
+    if missing := [key for key in WHOLE if _is_missing(values, key)]:
         raise GridError(
             f"{file}: a part of a configuration, without {' and '.join(missing)}; name it as 'preset:' in a grid"
         )
     return _checked(where, resolved(where, values), progress)
+
+
+def _is_missing(values: DictConfig, key: str) -> bool:
+    try:
+        return OmegaConf.select(values, key) is None
+    except OmegaConfBaseException:  # something of another kind stands there, of which more is said later
+        return False
 
 
 def is_preset(file: Path) -> bool:

@@ -239,7 +239,9 @@ def _out_of_turn(
     if index in submission.turns.over:
         return said
     if task is not None and task.live:
-        if past and task.state not in WAITING_STATES:
+        # Turns come in order, and begin anew when a task does: until the first, all that are not over are to come.
+        current = submission.turns.current.get(submission.task_of(index))
+        if current is not None and index < current and task.state not in WAITING_STATES:
             return said
         waits = task.reason if task.state in WAITING_STATES else f"its turn in job {task.id}"
         return RunState("queued", said.cause, waits, task, NOTHING if is_new else None)

@@ -71,7 +71,7 @@ def test_overrides_are_laid_over_every_setting(workbench: Any, grid_file: Write,
     assert done.code == 0, done.err
     (record,) = (tmp_path / "results" / "runs").glob("*/seed0/run.json")
     assert json.loads(record.read_text())["steps"] == 3
-    fails(workbench("plan", grid, "-o", "training.stepz=3"), "setting 'a'", "training.stepz", "did you mean 'steps'?")
+    fails(workbench("plan", grid, "-o", "training.stepz=3"), "all 2 settings: training.stepz", "did you mean 'steps'?")
     fails(workbench("plan", grid, "-o", "training.steps"), "-o training.steps", "KEY=VALUE is expected")
     fails(workbench("plan", grid, "-o", "training.steps=[1"), "not readable as YAML")
     fails(workbench("config", grid, "c"), "unknown setting 'c'", "known: a, b")
@@ -232,7 +232,7 @@ def test_data_make_is_repeatable_and_its_folder_is_printed(workbench: Any, tmp_p
     assert first.code == 0
     assert Path(first.out.strip()).is_dir()
     assert workbench(*command).out == first.out
-    fails(workbench("data", "make", "shapes"), "'shapes' cannot be made; known: refshapes")
+    fails(workbench("data", "make", "shapes"), "'shapes' cannot be made (did you mean 'refshapes'?); known: refshapes")
 
 
 def test_train_runs_one_setting_in_the_foreground(workbench: Any, grid_file: Write, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from workbench.errors import ConfigError
-from workbench.registry import Registry
+from workbench.registry import Registry, nearest
 
 
 def test_an_unknown_name_lists_the_known_ones_and_the_nearest() -> None:
@@ -15,6 +15,12 @@ def test_an_unknown_name_lists_the_known_ones_and_the_nearest() -> None:
         match=r"^fusion\.variant: unknown fusion variant 'l_dti' \(did you mean 'l_dit'\?\); known: l_dit, e_dit$",
     ):
         registry["l_dti"]
+
+
+def test_of_names_that_are_equally_near_the_first_is_meant_whatever_its_case() -> None:
+    assert nearest("TEST", ["train", "val", "testA", "testB"]) == "testA"
+    assert nearest("testb", ["testA", "testB"]) == "testB"
+    assert nearest("elsewhere", ["testA", "testB"]) is None
 
 
 def test_a_name_is_taken_once() -> None:

@@ -23,10 +23,18 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 
 def nearest(name: object, known: Iterable[str]) -> str | None:
-    """The known name that is most like one, whatever its case; None where none is near."""
+    """The known name that is most like one, whatever its case, of several the first; None where none is near."""
     by_lower_case = {one.lower(): one for one in known}
-    near = difflib.get_close_matches(str(name)[:200].lower(), by_lower_case, n=1)
-    return by_lower_case[near[0]] if near else None
+    asked = str(name)[:200].lower()
+    near = set(difflib.get_close_matches(asked, by_lower_case, n=10))
+    matcher = difflib.SequenceMatcher(b=asked)
+
+    def likeness(one: str) -> float:
+        matcher.set_seq1(one)
+        return matcher.ratio()
+
+    best = max((one for one in by_lower_case if one in near), key=likeness, default=None)
+    return None if best is None else by_lower_case[best]
 
 
 class Registry(Mapping[str, T], Generic[T]):

@@ -71,9 +71,7 @@ def test_overrides_are_laid_over_every_setting(workbench: Any, grid_file: Write,
     assert done.code == 0, done.err
     (record,) = (tmp_path / "results" / "runs").glob("*/seed0/run.json")
     assert json.loads(record.read_text())["steps"] == 3
-    fails(
-        workbench("plan", grid, "-o", "training.stepz=3"), "all 2 settings", "training.stepz", "did you mean 'steps'?"
-    )
+    fails(workbench("plan", grid, "-o", "training.stepz=3"), "all 2 settings: training.stepz", "did you mean 'steps'?")
     fails(workbench("plan", grid, "-o", "training.steps"), "-o training.steps", "KEY=VALUE is expected")
     fails(workbench("plan", grid, "-o", "training.steps=[1"), "not readable as YAML")
     fails(workbench("plan", grid, "-o", f"training.steps={'9' * 5000}"), "-o training.steps", "5,000 digits")

@@ -39,7 +39,8 @@ def test_what_cannot_be_loaded_is_one_line(
     given = {"grid": [file], "profile": [grid, "--profile", file], "preset": [grid]}[what]
     done = workbench("plan", *given)
     assert done.code == 2
-    assert done.err.startswith(f"error: {file}: ")
+    where = f"{grid}: setting 'a': {file}: " if what == "preset" else f"{file}: "
+    assert done.err.startswith(f"error: {where}")
     assert part in done.err
     assert done.err.count("\n") == 1
 

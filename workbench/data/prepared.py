@@ -208,8 +208,9 @@ def _check_sources(record: PreparedRecord, place: Path) -> None:
         file = Path(os.path.normpath(place / source.file))
         with contextlib.suppress(FileNotFoundError):
             stat = file.stat()
-            same = (stat.st_size, stat.st_mtime_ns) == (source.bytes, source.mtime_ns)
-            if not same and digest_of(file) != source.sha256:
+            # A file of another size is another, and need not be read, which may take for ever.
+            touched = stat.st_mtime_ns != source.mtime_ns
+            if stat.st_size != source.bytes or (touched and digest_of(file) != source.sha256):
                 raise NotPrepared(f"{file} changed since it was prepared; {_again(record)}")
     if record.masks is not None:
         folder = Path(os.path.normpath(place / record.masks.folder))

@@ -70,7 +70,7 @@ def test_what_is_missing_is_one_sentence_with_the_command(tmp_path: Path, made_u
 
 
 def test_an_unknown_figure_and_a_lonely_setting_are_sentences(view: GridView, made_up: tuple[Grid, Path]) -> None:
-    assert "no figure 'pie'; there are bars" in view.figure("pie").data
+    assert "no figure 'pie'; there are schemes" in view.figure("pie").data
     alone = GridView(made_up[0].file, made_up[1])
     alone.__dict__["grid"] = made_up[0].narrowed("l_dit", None)
     assert "workbench submit" in alone.gains().data

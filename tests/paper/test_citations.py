@@ -103,7 +103,8 @@ def test_the_pages_of_this_project_cite_what_its_runs_say(workbench: Command, tm
     right = workbench("check", *pages)
     assert right.code == 0, right.out
     edited = tmp_path / "README.md"
-    edited.write_text(pages[0].read_text().replace("| default         | 3 | 54.4", "| default         | 3 | 55.4"))
+    (row,) = re.findall(r"\| default +\| \d \| \d", pages[0].read_text())
+    edited.write_text(pages[0].read_text().replace(row, f"{row[:-1]}{(int(row[-1]) + 1) % 10}"))
     for name in ("ablations", "results"):
         (tmp_path / name).symlink_to(ROOT / name)
     assert workbench("check", edited).code == 1

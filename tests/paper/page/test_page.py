@@ -163,7 +163,7 @@ def test_a_summary_alone_is_enough(study: tuple[Grid, Path], page: bytes, tmp_pa
     assert not soup.select(".card img")
     assert any("holds no images, masks, learning curves" in line for line in missing(soup))
     assert "Figure predictions: it needs the run folders." in missing(soup)
-    assert len(soup.select("figure.figure")) == 2, "bars and breakdowns"
+    assert len(soup.select("figure.figure")) == 4, "the two of the models, bars and breakdowns"
     assert soup.select_one(".sentences li:last-child").get_text().endswith("without a GPU took 3.5 hours.")
 
 

@@ -162,3 +162,10 @@ def test_run_json_is_plain_json_without_nan(folder: RunFolder) -> None:
         folder.update(loss=float("nan"))
     folder.update(state="running", loss=1.0)
     assert json.loads((folder.path / "run.json").read_text()) == {"state": "running", "loss": 1.0}
+
+
+def test_an_analysis_of_a_joint_data_sets_split_stands_among_the_artefacts(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "a-0123456789ab/seed0")
+    assert folder.artefact("attention", "val", ".csv") == folder.artefacts / "attention_val.csv"
+    assert folder.artefact("attention", "refcoco/val").parent == folder.artefacts
+    assert folder.artefact("attention", "a/val") != folder.artefact("attention", "b/val")

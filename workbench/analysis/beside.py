@@ -67,8 +67,7 @@ def write_attention(
     tokenizer = load_tokenizer(config.text_encoder, config.machine.checkpoint_root)
     dataset = ReferringDataset(open_dataset(config), split, config.backbone.image_size, config.data, images=images)
     found = table(collect(model, tokenizer, dataset, config, points))
-    stem = f"attention_{split.replace('/', '%2F')}"
-    statistics, maps = (folder.artefacts / f"{stem}.{ending}" for ending in ("csv", "safetensors"))
+    statistics, maps = (folder.artefact("attention", split, ending) for ending in (".csv", ".safetensors"))
     statistics.parent.mkdir(parents=True, exist_ok=True)
     with replacing(statistics) as partial:
         found.to_csv(partial, index=False)
@@ -99,7 +98,7 @@ def keep_attention(
     dataset = ReferringDataset(open_dataset(config), split, config.backbone.image_size, config.data, images=images)
     names = [point.name for point in select(model, points or ["*.word_to_image", "*.image_to_word"])]
     source = {"run": run, "finished": folder.record().finished, "code": code_digest(), "split": split, "points": names}
-    store = TextStore(folder.artefacts / f"attention_{split}", source)
+    store = TextStore(folder.artefact("attention", split), source)
     return record_split(model, tokenizer, dataset, config, names, store, step), store.folder
 
 

@@ -50,7 +50,7 @@ class Kept:
 
 def file_of(folder: RunFolder, split: str) -> Path:
     """Where a run's map of a split is kept."""
-    return folder.artefacts / f"interventions_{split}.parquet"
+    return folder.artefact("interventions", split, ".parquet")
 
 
 def write_map(folder: RunFolder, kept: Kept) -> list[Path]:

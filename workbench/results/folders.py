@@ -132,6 +132,10 @@ class RunFolder:
         """Where analyses keep what they computed from the run; it can be made again from the checkpoint."""
         return self.path / "artefacts"
 
+    def artefact(self, kind: str, split: str, ending: str = "") -> Path:
+        """Where one analysis of a split is kept; the slash of a joint data set's split is spelled out."""
+        return self.artefacts / f"{kind}_{split.replace('/', '%2F')}{ending}"
+
     @property
     def tracker_folder(self) -> Path:
         """Where trackers such as TensorBoard write; `workbench.results.curves` gives it a name that says what it is."""

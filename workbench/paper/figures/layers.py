@@ -68,7 +68,7 @@ STATISTICS = (
 
 def file_of(folder: RunFolder, split: str) -> Path:
     """Where `workbench attention` writes a run's statistics."""
-    return folder.artefacts / f"attention_{split}.csv"
+    return folder.artefact("attention", split, ".csv")
 
 
 def sources(evaluated: Evaluated, results: Path) -> dict[tuple[str, int], Path]:

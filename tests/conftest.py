@@ -34,12 +34,19 @@ ALONE = (
 """Tests that measure time, watch ports or keep several processes busy: no two of them at once."""
 
 
+CHROMIUM = shutil.which("chromium")
+
 EXHAUSTIVE = bool(os.environ.get("WORKBENCH_EXHAUSTIVE"))
 """Whether to run also what takes longest, and samples in full: CI does."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     left_out = [] if EXHAUSTIVE else [item for item in items if item.get_closest_marker("exhaustive")]
+    if CHROMIUM is None and not os.environ.get("WORKBENCH_NO_SKIPS"):
+        # A mark, and no call in a test: then nothing is made for a test that is skipped.
+        for item in items:
+            if item.get_closest_marker("browser"):
+                item.add_marker(pytest.mark.skip(reason="no chromium on the PATH"))
     if left_out:
         items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
         config.hook.pytest_deselected(items=left_out)

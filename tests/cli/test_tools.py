@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,9 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import CHROMIUM, ROOT
 
-CHROMIUM = shutil.which("chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 pytestmark = pytest.mark.slow
@@ -80,9 +78,7 @@ def test_it_listens_on_loopback_and_asks_for_its_token(lab: tuple[int, str]) -> 
 
 @pytest.mark.browser
 def test_a_browser_opens_the_notebook(lab: tuple[int, str], tmp_path: Path) -> None:
-    if CHROMIUM is None:
-        assert not os.environ.get("WORKBENCH_NO_SKIPS"), "chromium is missing"
-        pytest.skip("no chromium on the PATH")
+    assert CHROMIUM, "chromium is missing"
     from playwright.sync_api import sync_playwright
 
     port, token = lab

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.cli.test_tools import CHROMIUM, FLAGS, running_lab
+from tests.cli.test_tools import FLAGS, running_lab
+from tests.conftest import CHROMIUM
 from workbench.grids import Grid
 from workbench.paper.explorer_view import ALL, AttentionNotebook, ExplorerView, draw
 
@@ -83,9 +83,7 @@ def test_runs_that_are_not_there_are_a_sentence(trained: tuple[Grid, Path], tmp_
 def test_in_a_browser_the_slider_changes_the_picture(
     trained: tuple[Grid, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    if CHROMIUM is None:
-        assert not os.environ.get("WORKBENCH_NO_SKIPS"), "chromium is missing"
-        pytest.skip("no chromium on the PATH")
+    assert CHROMIUM, "chromium is missing"
     from playwright.sync_api import sync_playwright
 
     variables = {"WORKBENCH_GRID": str(trained[0].file), "WORKBENCH_RESULTS": str(trained[1])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,11 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_table_of_odd_names_compiles(text: str, tmp_path: Path) -> None:
     assert tex.mistakes(text) == []
     log = tex.compiled(text, tmp_path)
-    assert log is None or "Output written" in log or "table.pdf" in log
+    if log is None:
+        assert not os.environ.get("WORKBENCH_NO_SKIPS"), "pdflatex is missing"
+        return
+    assert "Output written" in log or "table.pdf" in log
+    assert "Missing character" not in log
 
 
 def test_names_are_set_as_they_stand(text: str) -> None:

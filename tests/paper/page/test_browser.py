@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conftest import CHROMIUM
 from tests.paper.page.conftest import SENTENCES
 from workbench.results.provenance import code_digest
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Locator, Page
 
-CHROMIUM = shutil.which("chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -25,9 +23,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
-    if CHROMIUM is None:
-        assert not os.environ.get("WORKBENCH_NO_SKIPS"), "chromium is missing"
-        pytest.skip("no chromium on the PATH")
+    assert CHROMIUM, "chromium is missing"
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -138,12 +138,13 @@ def grid_file(tmp_path: Path, data_root: Path) -> Callable[[str], Path]:
     def write(text: str, name: str = "grid") -> Path:
         file = tmp_path / f"{name}.yaml"
         recipe = "{seed: 3, train_images: 40, eval_images: 6}"
+        # One thread: jobs of two tests at once, of two threads each, would wait for each other at every step.
         file.write_text(
             "title: tiny\nbase:\n"
             f"  data: {{recipe: {recipe}}}\n"
             "  training: {steps: 6, batch_size: 4}\n"
             "  evaluation: {splits: [val, testA]}\n"
-            f"  machine: {{data_root: '{data_root}', trackers: [], log_steps: 1}}\n" + text
+            f"  machine: {{data_root: '{data_root}', trackers: [], log_steps: 1, threads: 1}}\n" + text
         )
         return file
 

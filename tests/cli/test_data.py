@@ -141,7 +141,7 @@ def test_a_grid_on_files_that_nobody_prepared_just_works(workbench: Workbench, t
     grid = tmp_path / "grid.yaml"
     grid.write_text(
         "title: small\nbase:\n  data: {dataset: refcoco}\n  training: {steps: 2, batch_size: 2}\n"
-        "  evaluation: {splits: [val, testA, testB]}\n  machine: {trackers: []}\nsettings: {a: {}}\n"
+        "  evaluation: {splits: [val, testA, testB]}\n  machine: {trackers: [], threads: 1}\nsettings: {a: {}}\n"
     )
     options = ("--data-root", tmp_path, "--results", tmp_path / "results")
     missing = workbench("plan", grid, "--results", tmp_path / "results", "--data-root", tmp_path / "nowhere")

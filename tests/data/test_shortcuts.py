@@ -70,6 +70,7 @@ def test_what_is_replaced_is_one_part_and_the_text_says_so() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_no_shortcut_solves_half_of_a_split_of_the_second_version(tmp_path: Path) -> None:
     recipe = RefshapesRecipe(seed=0, train_images=1, eval_images=150, version=2)
     data = open_data(DataConfig(recipe=recipe), tmp_path)

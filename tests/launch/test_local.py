@@ -126,7 +126,7 @@ def test_ctrl_c_saves_and_submitting_again_goes_on(grid_file: Write, tmp_path: P
 
 
 def test_a_killed_launcher_loses_and_doubles_nothing(grid_file: Write, tmp_path: Path) -> None:
-    grid = grid_file("settings: {a: {training.steps: 200}}\n")
+    grid = grid_file("settings: {a: {training.steps: 120}}\n")
     results = tmp_path / "results"
     process = subprocess.Popen(command(grid, results), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
     (run,) = folders(grid, results)
@@ -180,9 +180,8 @@ def test_jobs_hold_absolute_paths_and_fill_in_threads(
     grid_file: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    grid = load_grid(
-        grid_file("settings: {a: {machine.data_root: here, machine.threads: 1}, b: {fusion.variant: l_dit}}\n")
-    )
+    other = "b: {fusion.variant: l_dit, machine.threads: null}"
+    grid = load_grid(grid_file(f"settings: {{a: {{machine.data_root: here, machine.threads: 1}}, {other}}}\n"))
     planned = plan(grid, tmp_path)
     monkeypatch.setattr("os.cpu_count", lambda: 14)
     made = training_jobs(planned, Path("results"), workers=2)

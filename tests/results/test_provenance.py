@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from workbench.receipts import VARIABLE
+from workbench.results import provenance as provenance_module
 from workbench.results.provenance import (
     ENTRY_POINTS,
     code_digest,
@@ -107,3 +109,24 @@ def test_provenance_says_the_code_the_packages_and_the_machine() -> None:
     assert known["commit"] == "c0ffee"
     assert known["packages"]["torch"]
     assert set(source()) == {"commit", "dirty"}
+
+
+def test_it_is_computed_once_for_each_content_of_the_files(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "receipts"))
+    monkeypatch.setattr(provenance_module, "PACKAGE", package)
+    try:
+        code_digest.cache_clear()
+        assert code_digest() == (first := digest(package))
+        (receipt,) = (tmp_path / "receipts").glob("code-digest-*.json")
+        # What is no digest is not believed.
+        for kept in ('{"value": 7}', '{"value": "abc"}', "{"):
+            receipt.write_text(kept)
+            code_digest.cache_clear()
+            assert code_digest() == first
+        edit(package / "training" / "losses.py", "2 * (probabilities * target)", "3 * (probabilities * target)")
+        code_digest.cache_clear()
+        assert code_digest() == digest(package) != first
+    finally:
+        code_digest.cache_clear()

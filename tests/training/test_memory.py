@@ -90,10 +90,8 @@ def test_the_largest_part_of_a_batch(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "kept", "checkpointed"),
-    [("vit_l", 79, 11), pytest.param("vit_h", 126, 16, marks=pytest.mark.exhaustive)],
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("name", "kept", "checkpointed"), [("vit_l", 79, 11), ("vit_h", 126, 16)])
 def test_the_paper_s_sizes(name: str, kept: int, checkpointed: int) -> None:
     assert step_memory(at_full_size(name)).activations / GIB == pytest.approx(kept, rel=0.01)
     lower = step_memory(at_full_size(name, checkpoint_activations=True)).activations / GIB

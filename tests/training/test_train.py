@@ -149,6 +149,22 @@ def test_loader_workers_do_not_hold_a_dead_run(tmp_path: Path, make_config: Call
     assert folder.state() == "killed"
 
 
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+def run_by_two(folder: Path, config: RunConfig) -> RunFolder:
+    """The same as `run`, in two processes."""
+    folder.mkdir(exist_ok=True)
+    script = folder / "run.py"
+    script.write_text(RUN)
+    command = [*LAUNCHER, str(script), json.dumps(config.model_dump(mode="json")), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    made = RunFolder.of(folder, config, 0)
+    assert made.record().processes == 2
+    return made
+
+
 @pytest.mark.slow
 def test_two_processes_train_to_the_metrics_of_one(
     tmp_path: Path, make_config: Callable[..., RunConfig], still_bert: Path
@@ -159,33 +175,7 @@ def test_two_processes_train_to_the_metrics_of_one(
         training__ema__decay=0.9, evaluation__splits=["val", "testB"],
     )  # fmt: skip
     config = config.model_copy(update={"machine": config.machine.model_copy(update={"log_steps": 2})})
-    alone = run(tmp_path / "one", config)
-    script = tmp_path / "run.py"
-    script.write_text(RUN)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    # The same weights, evaluated by one process and by two: nothing may differ, not by a bit.
-    weights_file = alone.checkpoints.latest().ema  # type: ignore[operator]
-    evaluated = make_config(
-        fusion__variant="l_dit", text_encoder__max_tokens=12, text_encoder__name=str(still_bert),
-        training__steps=0, evaluation__splits=["val", "testB"], evaluation__no_target_area=50,
-        start_from__file=str(weights_file), start_from__sha256=digest_of(weights_file),
-        data__recipe={"seed": 3, "train_images": 40, "eval_images": 6, "targets": "any"},
-        machine__device="cpu", machine__evaluation_batch_size=5,
-    )  # fmt: skip
-    evaluated_alone = run(tmp_path / "one", evaluated)
-    for one in (config, evaluated):
-        done = subprocess.run(
-            [*launcher, json.dumps(one.model_dump(mode="json")), str(tmp_path / "two")],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-    by_two = RunFolder.of(tmp_path / "two", evaluated, 0)
-    assert by_two.record().processes == 2
-    assert by_two.record().metrics == evaluated_alone.record().metrics
-    assert "n_acc" in by_two.record().metrics["val"]
-    pd.testing.assert_frame_equal(by_two.expressions(), evaluated_alone.expressions())
-    folder = RunFolder.of(tmp_path / "two", config, 0)
-    assert folder.record().processes == 2
+    alone, folder = run(tmp_path / "one", config), run_by_two(tmp_path / "two", config)
     frame = folder.expressions()
     assert not frame.duplicated(["split", "sent_id"]).any()
     assert list(frame["sent_id"]) == list(alone.expressions()["sent_id"])
@@ -196,6 +186,26 @@ def test_two_processes_train_to_the_metrics_of_one(
     here, there = (load_file(f.checkpoints.latest().model) for f in (folder, alone))  # type: ignore[operator]
     # Not the largest difference: Adam turns rounding into whole steps where a gradient is all but zero.
     assert torch.cat([(here[key] - there[key]).abs().flatten() for key in there]).mean() < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_two_processes_evaluate_the_same_weights_to_the_same_bits(
+    tmp_path: Path, make_config: Callable[..., RunConfig], still_bert: Path
+) -> None:
+    reads = {"text_encoder__max_tokens": 12, "text_encoder__name": str(still_bert), "machine__device": "cpu"}
+    trained = run(tmp_path / "one", make_config(fusion__variant="l_dit", evaluation__splits=["val"], **reads))
+    weights_file = trained.checkpoints.latest().model  # type: ignore[operator]
+    config = make_config(
+        fusion__variant="l_dit", training__steps=0, evaluation__splits=["val", "testB"], evaluation__no_target_area=50,
+        start_from__file=str(weights_file), start_from__sha256=digest_of(weights_file),
+        data__recipe={"seed": 3, "train_images": 40, "eval_images": 6, "targets": "any"},
+        machine__evaluation_batch_size=5, **reads,
+    )  # fmt: skip
+    alone, by_two = run(tmp_path / "one", config), run_by_two(tmp_path / "two", config)
+    assert by_two.record().metrics == alone.record().metrics
+    assert "n_acc" in by_two.record().metrics["val"]
+    pd.testing.assert_frame_equal(by_two.expressions(), alone.expressions())
 
 
 def test_training_on_prepared_tables_is_training_on_the_original_files(

@@ -84,14 +84,21 @@ def _equal(where: str, config: RunConfig, other: str, reference: RunConfig) -> E
 
 
 def _flops(where: str, config: RunConfig) -> int:
-    """See `step_flops`; counted once for each state of the code and of the text encoder's files."""
+    """See `step_flops`; counted once for each state of the code and of the text encoder's files.
+
+    What a step does not depend on is no part of the question: a grid on other data is answered without counting.
+    """
 
     def count() -> int:
         from workbench.training.flops import step_flops
 
         return step_flops(config)
 
-    document = config.identity_document()
+    document = config.identity_document()["config"]
+    for section in ("data", "evaluation", "validation", "start_from"):
+        document.pop(section, None)
+    for field in ("steps", "epochs", "schedule", "ema"):
+        document["training"].pop(field, None)
     places = [config.machine.checkpoint_root / config.text_encoder.name]
     try:
         return int(remembered("flops", [document, str(config.machine.checkpoint_root), state_of(places)], count))

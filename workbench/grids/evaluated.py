@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -75,6 +76,19 @@ class Evaluated:
         """The completed seeds of a setting; none for predictions of another model."""
         frame = self.expressions.get(setting)
         return () if frame is None or "seed" not in frame else tuple(sorted(int(seed) for seed in set(frame["seed"])))
+
+    def part(self, name: str, split: str) -> pd.DataFrame | None:
+        """A setting's expressions of a split, None where there are none."""
+        return self._parts.get((name, split))
+
+    @functools.cached_property
+    def _parts(self) -> dict[tuple[str, str], pd.DataFrame]:
+        # Once for all metrics: taking rows out of a frame with text takes longer than what is computed of them.
+        return {
+            (name, str(split)): part
+            for name, frame in self.expressions.items()
+            for split, part in frame.groupby("split", sort=False, observed=True)
+        }
 
     def run_of(self, setting: str, seed: int) -> str:
         """The id of a run."""

@@ -200,7 +200,7 @@ def _flags(name: str, evaluated: Evaluated, other_budget: Mapping[str, str]) -> 
 def _block(metric: str, names: Sequence[str], flags: Mapping[str, tuple[str, ...]], evaluated: Evaluated) -> Block:
     splits, baseline = evaluated.grid.splits, evaluated.grid.baseline
     rows = [
-        Row(name, "value", tuple(_value(metric, _part(evaluated, name, split)) for split in splits), flags[name])
+        Row(name, "value", tuple(_value(metric, evaluated.part(name, split)) for split in splits), flags[name])
         for name in names
     ]
     for name in names:
@@ -215,7 +215,7 @@ def _with_standings(block: Block, evaluated: Evaluated, blocks: int) -> Block:
     rows = list(block.rows)
     for column, split in enumerate(block.columns):
         values = {row.name: cell.value for row in rows if row.kind == "value" and (cell := row.cells[column]).value}
-        parts = {name: part for name in values if (part := _part(evaluated, name, split)) is not None}
+        parts = {name: part for name in values if (part := evaluated.part(name, split)) is not None}
         found = standings(block.metric, values, parts, blocks * len(block.columns))
         for number, row in enumerate(rows):
             if row.kind == "value" and row.name in found:
@@ -256,13 +256,6 @@ def _refused(blocks: Sequence[Block]) -> dict[str, str]:
     return reasons
 
 
-def _part(evaluated: Evaluated, name: str, split: str) -> pd.DataFrame | None:
-    """A setting's expressions of a split, None where there are none."""
-    frame = evaluated.expressions.get(name)
-    part = None if frame is None else frame[frame["split"] == split]
-    return None if part is None or part.empty else part
-
-
 def _applies(metric: str, part: pd.DataFrame) -> bool:
     return metrics[metric].by_name or metric in applicable(part)
 
@@ -279,8 +272,8 @@ def _value(metric: str, part: pd.DataFrame | None) -> Cell:
 
 def _difference(metric: str, evaluated: Evaluated, name: str, split: str) -> Cell:
     """From the baseline, over the seeds that both have."""
-    ours, baseline = _part(evaluated, name, split), evaluated.grid.baseline
-    theirs = None if baseline is None else _part(evaluated, baseline, split)
+    ours, baseline = evaluated.part(name, split), evaluated.grid.baseline
+    theirs = None if baseline is None else evaluated.part(baseline, split)
     if ours is None or theirs is None or not _applies(metric, ours):
         return Cell()
     if not _comparable(evaluated, name):

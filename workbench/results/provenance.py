@@ -6,11 +6,14 @@ import ast
 import functools
 import hashlib
 import platform
+import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from workbench.receipts import remembered
 
 PACKAGE = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "segment-anything", "transformers", "accelerate", "numpy", "pillow", "pycocotools")
@@ -27,13 +30,22 @@ def code_digest() -> str:
     Docstrings and comments are left out, and so is every module that neither of the two imports: another digest means
     another computation.
     """
-    return digest_of_modules(PACKAGE, imported_modules(PACKAGE, ENTRY_POINTS))
+    return _once("code", lambda: digest_of_modules(PACKAGE, imported_modules(PACKAGE, ENTRY_POINTS)))
 
 
 @functools.cache
 def package_digest() -> str:
     """The same over every module of the package: of the code that draws tables and figures, too."""
-    return digest_of_modules(PACKAGE, {_name_of(file, PACKAGE): file for file in PACKAGE.rglob("*.py")})
+    return _once("package", lambda: digest_of_modules(PACKAGE, _modules(PACKAGE)))
+
+
+def _once(kind: str, make: Callable[[], str]) -> str:
+    """A digest of the package, computed once for each content of its files: reading syntax trees takes a second."""
+    content = hashlib.sha256()
+    for name, file in sorted(_modules(PACKAGE).items()):
+        content.update(f"{name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode())
+    kept = remembered(f"{kind}-digest", content.hexdigest(), make)
+    return kept if isinstance(kept, str) and re.fullmatch("[0-9a-f]{12}", kept) else make()
 
 
 def digest_of_modules(package: Path, modules: Mapping[str, Path]) -> str:
@@ -50,7 +62,7 @@ def imported_modules(package: Path, entry_points: Iterable[str]) -> dict[str, Pa
 
     Imports inside functions count; those for type checkers alone do not.
     """
-    files = {_name_of(file, package): file for file in package.rglob("*.py")}
+    files = _modules(package)
     pending, modules = [name for name in entry_points if name in files], dict[str, Path]()
     while pending:
         name = pending.pop()
@@ -62,6 +74,11 @@ def imported_modules(package: Path, entry_points: Iterable[str]) -> dict[str, Pa
         if b"import_module" in files[name].read_bytes():  # a package that loads whatever lies in it
             pending += [known for known in files if known.startswith(f"{name}.")]
     return modules
+
+
+def _modules(package: Path) -> dict[str, Path]:
+    """Every module of a package by its name."""
+    return {_name_of(file, package): file for file in package.rglob("*.py")}
 
 
 def _name_of(file: Path, package: Path) -> str:

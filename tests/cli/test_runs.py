@@ -80,6 +80,50 @@ def test_overrides_are_laid_over_every_setting(workbench: Any, grid_file: Write,
     fails(workbench("config", grid), "name a setting of the grid: a, b")
 
 
+def test_another_preset_takes_the_place_of_the_grids_wherever_a_grid_is_named(
+    workbench: Any, data_root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "presets").mkdir()
+    for name, steps in (("long", 9), ("short", 2)):
+        (tmp_path / "presets" / f"{name}.yaml").write_text(
+            "backbone.name: vit_mini\ndata: {dataset: refshapes, recipe: {seed: 3, train_images: 40, eval_images: 6}}\n"
+            f"training: {{steps: {steps}, batch_size: 4}}\nevaluation.splits: [val]\nmachine.trackers: [tensorboard]\n"
+        )
+    grid, profile = tmp_path / "g.yaml", tmp_path / "here.yaml"
+    grid.write_text("title: t\nbase: {preset: long}\nsettings: {a: {}}\n")
+    profile.write_text("backend: local\n")
+    data, short = ("--data-root", data_root), ("--preset", "short")
+    for options, steps in (((), 9), (short, 2)):
+        assert f"steps: {steps}\n" in workbench("config", grid, "a", *options, *data).out
+    trained = workbench("train", grid, "--setting", "a", *short, *data, "--results", tmp_path / "r")
+    assert trained.code == 0, trained.err
+    assert (tmp_path / "r" / "tensorboard" / "g-short" / "a" / "seed0").is_symlink()
+    probed = ("data", "probe", "--grid", grid, "--root", data_root, "--results", tmp_path / "r")
+    assert [run["setting"] for run in json.loads(workbench(*probed, *short, "--json").out)["runs"]][:1] == ["a"]
+    assert json.loads(workbench(*probed, "--json").out)["runs"] == []
+    doctor = ("doctor", "--profile", profile, *data, "--results", tmp_path / "r")
+    assert workbench(*doctor, "--grid", grid, *short).code == 0
+    for command in (("config", grid, "a"), ("train", grid, "--setting", "a"), (*doctor, "--grid", grid), probed):
+        fails(workbench(*command, "--preset", "shrt"), "unknown preset 'shrt' (did you mean 'short'?)")
+    for command in (doctor, ("data", "probe", "refshapes"), ("notebooks", "run")):
+        fails(workbench(*command, *short), "name the grid with --grid")
+    fails(workbench("config", tmp_path / "presets" / "long.yaml", *short), "a preset itself")
+
+
+def test_a_setting_that_waits_for_its_trials_is_trained_with_a_warning(
+    workbench: Any, grid_file: Write, tmp_path: Path
+) -> None:
+    tune = "tune: {field: training.optimizer.learning_rate, values: [1.0e-3, 2.0e-3]}\n"
+    grid = grid_file("settings: {a: {}}\n" + tune)
+    for command in (("config", grid, "a"), ("train", grid, "--setting", "a", "--results", tmp_path / "r")):
+        done = workbench(*command)
+        assert done.code == 0, done.err
+        assert "warning: 'a' is not tuned yet: training.optimizer.learning_rate as the grid states it" in done.err
+        assert f"first: workbench submit {grid}" in done.err
+    untuned = grid_file("settings: {a: {}}\n", "untuned")
+    assert workbench("config", untuned, "a").err == ""
+
+
 def test_a_part_of_a_configuration_is_not_trained(workbench: Any, tmp_path: Path) -> None:
     for command in ("train", "config"):
         fails(workbench(command, ROOT / "ablations" / "presets" / "corrected.yaml"), "a part of a configuration",

@@ -84,6 +84,7 @@ def test_the_environment_names_grid_and_results(
     monkeypatch.chdir(tmp_path / "notebooks")
     monkeypatch.delenv("WORKBENCH_GRID", raising=False)
     monkeypatch.delenv("WORKBENCH_RESULTS", raising=False)
+    monkeypatch.delenv("WORKBENCH_PRESET", raising=False)
     plain = open_grid("ablations/a.yaml", preset="refshapes-mini")
     assert (plain.file, plain.results, plain.preset) == (Path("ablations/a.yaml"), Path("results"), "refshapes-mini")
     assert Path.cwd() == tmp_path == project_folder()
@@ -91,3 +92,5 @@ def test_the_environment_names_grid_and_results(
     monkeypatch.setenv("WORKBENCH_RESULTS", str(made_up[1]))
     other = open_grid("ablations/a.yaml", preset="refshapes-mini")
     assert (other.file, other.results, other.preset) == (made_up[0].file, made_up[1], None)
+    monkeypatch.setenv("WORKBENCH_PRESET", "short")
+    assert open_grid("ablations/a.yaml").preset == "short"

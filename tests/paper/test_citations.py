@@ -56,6 +56,30 @@ def test_a_number_that_changed_is_named_with_what_it_should_be(
     assert f"and is {value} ±" in wrong.out
 
 
+def test_a_table_of_another_preset_or_of_fewer_seeds_says_so_for_the_check(
+    workbench: Command, tmp_path: Path, data_root: Path
+) -> None:
+    (tmp_path / "presets").mkdir()
+    recipe = "data.recipe: {seed: 3, train_images: 40, eval_images: 6}\n"
+    for name, steps in (("long", 9), ("short", 2)):
+        text = f"{recipe}training: {{steps: {steps}, batch_size: 4}}\nevaluation.splits: [val]\n"
+        (tmp_path / "presets" / f"{name}.yaml").write_text(f"{text}machine.data_root: '{data_root}'\n")
+    file, results = tmp_path / "g.yaml", tmp_path / "r"
+    file.write_text("title: t\nbase: {preset: long}\nsettings: {a: {}}\nseeds: [0, 1, 2]\nreport: {metrics: [miou]}\n")
+    for preset, draw in (("long", 100), ("short", 200)):
+        for seed in range(3):
+            stored.complete(results, load_grid(file, preset=preset).settings["a"], seed, draw=draw + seed)
+    options = ("--preset", "short", "--seeds", "0-1", "--results", results)
+    for form in ("md", "latex"):
+        paper = tmp_path / f"paper.{form}"
+        paper.write_text(workbench("table", file, *options, "--format", form).out)
+        assert "preset=short seeds=0-1 metric=miou" in paper.read_text()
+        checked = workbench("check", paper, results / "g-short" / "table.md", "--results", results)
+        assert checked.code == 0, checked.out + checked.err
+        paper.write_text(paper.read_text().replace(" preset=short", ""))
+        assert workbench("check", paper, "--results", results).code == 1
+
+
 def test_numbers_in_sentences_are_checked_where_they_stand(
     workbench: Command, grid: Grid, results: Path, tmp_path: Path
 ) -> None:

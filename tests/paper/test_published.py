@@ -4,10 +4,16 @@ import re
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from tests.conftest import ROOT
 from workbench.grids import load_grid
+from workbench.paper.latex import latex
+from workbench.paper.layout import Block, TableData
+from workbench.paper.page.tables import published_view
 from workbench.paper.published import REFERENCE, published
+from workbench.paper.render import csv_frame, markdown
+from workbench.paper.web import page
 
 GRID = """\
 title: t
@@ -45,8 +51,35 @@ def test_a_year_is_the_sources_own(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, "refcoco", "unc", "[val]", names)
     years = {row.method: row.year for row in rows if "survey" not in row.source.lower()}  # type: ignore[attr-defined]
     assert years == {
-        "LAVT": "2022", "MaskRIS": "2024", "DIT, three sets combined": "2024", "DIT, released weights": None,
+        "LAVT": "2022", "MaskRIS": "2024", "DIT, three sets combined": "2024", "DIT, released weights": "2024",
     }  # fmt: skip
+
+
+def test_every_format_of_a_table_has_them_with_metric_year_and_source(tmp_path: Path) -> None:
+    file = tmp_path / "grid.yaml"
+    file.write_text(GRID.format(dataset="refcoco", by="unc", splits="[val, testA]", names="['DIT, released weights']"))
+    block = Block("miou", ("val", "testA"), ())
+    table = TableData("t", "grid.yaml", None, (block,), 1, {}, {}, published=published(load_grid(file)))
+    expected = [
+        "DIT, released weights",
+        "not stated",
+        "refcoco",
+        "mIoU (inferred: metric not named)",
+        "76.2",
+        "77.85",
+        "2024",
+    ]
+    view = published_view(table)
+    assert view is not None
+    assert view.rows[0][:-1] == expected
+    assert [view.columns[number] for number in view.numbers] == ["val", "testA", "Year"]
+    for text in (markdown(table), latex(table, str(file)), page(table, str(file))):
+        (line,) = [line for line in text.splitlines() if expected[0] in line]
+        assert all(part in line for part in (*expected, "wysnzzzz/DIT"))
+    frame = csv_frame(table)
+    assert list(frame["split"]) == ["val", "testA"]
+    assert list(frame["value"]) == pytest.approx([0.762, 0.7785])
+    assert list(frame["year"]) == ["2024", "2024"]
 
 
 def test_years_agree_with_what_their_sources_say() -> None:
@@ -59,6 +92,19 @@ def test_years_agree_with_what_their_sources_say() -> None:
     said = dated[0].fillna("20" + dated[1])
     assert said.notna().any()
     assert (table["year"][said.notna()] == said[said.notna()]).all()
+
+
+def test_a_number_whose_split_is_not_named_stands_in_no_column(tmp_path: Path) -> None:
+    (row,) = rows_of(tmp_path, "refcoco", "unc", "[val, testA]", "[default SAM]")
+    assert (row.metric, row.values) == ("metric not named, 55.7 on a split not named", {})  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["fusion_schemes", "comparison", "gres", "combined"])
+def test_what_the_grids_ask_for_is_there(name: str) -> None:
+    grid = load_grid(ROOT / "ablations" / f"{name}.yaml")
+    found = published(grid)
+    assert {row.method for row in found} == set(grid.report.published)
+    assert all(row.year and row.source for row in found)
 
 
 def test_of_several_data_sets_each_split_has_its_own_numbers(tmp_path: Path) -> None:

@@ -299,6 +299,7 @@ def gc(
 def doctor(
     profile: Annotated[Path | None, typer.Option(envvar="WORKBENCH_PROFILE", help="E.g. slurm/dev.yaml.")] = None,
     grid: Annotated[Path | None, typer.Option(help="Also whether its weights and data are there.")] = None,
+    preset: Preset = None,
     results: Results = RESULTS,
     data_root: Annotated[Path | None, typer.Option(envvar="WORKBENCH_DATA")] = None,
     checkpoint_root: Annotated[Path | None, typer.Option(envvar="WORKBENCH_CHECKPOINTS")] = None,
@@ -314,10 +315,12 @@ def doctor(
         return
     if profile is None:
         raise WorkbenchError("name a profile with --profile, such as slurm/local.yaml, or check a GPU with --gpu")
+    if preset is not None and grid is None:
+        raise WorkbenchError("--preset takes the place of a grid's own; name the grid with --grid")
     from workbench.launch.doctor import examine
     from workbench.launch.profiles import load_profile
 
-    loaded = None if grid is None else load_grid_file(grid, data_root, checkpoint_root)
+    loaded = None if grid is None else load_grid_file(grid, data_root, checkpoint_root, preset=preset)
     wrong, checks = 0, []
     for check in examine(load_profile(profile), results, loaded):
         wrong += check.passed is False

@@ -12,6 +12,7 @@ from workbench.cli.options import (
     RESULTS,
     Commands,
     Json,
+    Preset,
     Results,
     app,
     preparing,
@@ -194,6 +195,7 @@ def data_probe(
     grid: Annotated[
         Path | None, typer.Option(help="Probe this grid's data set, and its completed runs with changed sentences.")
     ] = None,
+    preset: Preset = None,
     root: Root = DATA,
     split_by: SplitBy = None,
     results: Results = RESULTS,
@@ -207,8 +209,10 @@ def data_probe(
 
     if (name is None) == (grid is None):
         raise DataError("name either a data set or, with --grid, a grid")
+    if preset is not None and grid is None:
+        raise DataError("--preset takes the place of a grid's own; name the grid with --grid")
     if grid is not None:
-        loaded, (config, data) = _grid_and_data(grid, None if root == DATA else root)
+        loaded, (config, data) = _grid_and_data(grid, None if root == DATA else root, preset)
         recipe, splits = config.data.recipe, list(config.evaluation.splits)
     else:
         assert name is not None
@@ -231,12 +235,12 @@ def data_probe(
         print_rows(header, [_probed_row(row) for row in records])
 
 
-def _grid_and_data(grid: Path, root: Path | None) -> tuple[Any, tuple[Any, ReferData]]:
+def _grid_and_data(grid: Path, root: Path | None, preset: str | None) -> tuple[Any, tuple[Any, ReferData]]:
     from workbench.cli.options import load_grid_file
     from workbench.data.datasets import open_dataset
     from workbench.errors import DataError
 
-    loaded = load_grid_file(grid, root)
+    loaded = load_grid_file(grid, root, preset=preset)
     first = next(iter(loaded.settings.values()))
     for setting, config in loaded.settings.items():
         if not config.data.same_set(first.data):

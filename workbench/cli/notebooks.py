@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.options import RESULTS, Commands, DataRoot, Json, Results, app, print_json
+from workbench.cli.options import RESULTS, Commands, DataRoot, Json, Preset, Results, app, print_json
 from workbench.errors import counted
 
 notebooks_app = typer.Typer(
@@ -29,6 +29,7 @@ def run_notebooks(
         list[str] | None, typer.Argument(metavar="[NAME]...", help="E.g. 01_results or 01; without one, all of them.")
     ] = None,
     grid: Annotated[Path | None, typer.Option(help="Show this grid in each, in place of its own.")] = None,
+    preset: Preset = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the pages; <results>/notebooks where not given.")] = None,
     results: Results = RESULTS,
     data_root: DataRoot = None,
@@ -40,9 +41,12 @@ def run_notebooks(
 
     if grid is not None and not grid.is_file():
         raise WorkbenchError(f"{grid}: no such file")
+    if preset is not None and grid is None:
+        raise WorkbenchError("--preset takes the place of a grid's own; name the grid with --grid")
     files = find_notebooks(NOTEBOOKS, names or ())
     pages: list[dict[str, Any]] = []
-    failed = run_all(files, out or results / "notebooks", results, grid, data_root, pages.append if as_json else None)
+    keep = pages.append if as_json else None
+    failed = run_all(files, out or results / "notebooks", results, grid, preset, data_root, keep)
     if as_json:
         print_json({"notebooks": pages})
     if failed:
@@ -54,6 +58,7 @@ def run_all(
     out: Path,
     results: Path,
     grid: Path | None = None,
+    preset: str | None = None,
     data_root: Path | None = None,
     keep: Callable[[dict[str, Any]], object] | None = None,
 ) -> list[str]:
@@ -67,6 +72,7 @@ def run_all(
 
     given = {browsing.RESULTS: results, browsing.GRID: grid, browsing.DATA: data_root}
     environment = {name: str(path.absolute()) for name, path in given.items() if path is not None}
+    environment |= {} if preset is None else {browsing.PRESET: preset}
     failed = []
     for number, file in enumerate(files, start=1):
         execution = run_notebook(file, out, environment)

@@ -40,6 +40,7 @@ class FigureName(StrEnum):
     bars = "bars"
     by = "by"
     subsets = "subsets"
+    budget = "budget"
     curves = "curves"
     predictions = "predictions"
     failures = "failures"

@@ -104,13 +104,14 @@ def plan(
 def show_config(
     config: Annotated[Path, typer.Argument(help="A grid, or a preset.", show_default=False)],
     setting: Annotated[str | None, typer.Argument(help="Which setting of the grid.", show_default=False)] = None,
+    preset: Preset = None,
     data_root: DataRoot = None,
     checkpoint_root: CheckpointRoot = None,
     changes: Changes = None,
     as_json: Json = False,
 ) -> None:
     """Print one setting's configuration in full: presets, overrides and defaults resolved, and its id."""
-    chosen = _configuration(config, setting, data_root, checkpoint_root, changes)
+    chosen, _ = _configuration(config, setting, data_root, checkpoint_root, changes, preset)
     document = chosen.model_dump(mode="json")
     if as_json:
         print_json({"id": chosen.setting_id, "config": document})
@@ -127,8 +128,9 @@ def _configuration(
     data_root: Path | None,
     checkpoint_root: Path | None,
     changes: list[str] | None,
-) -> RunConfig:
-    """A preset's configuration, or that of a grid's setting."""
+    preset: str | None,
+) -> tuple[RunConfig, str]:
+    """A preset's configuration, or that of a grid's setting; and what the preset or grid is called."""
     from workbench.errors import WorkbenchError
     from workbench.grids import is_preset, load_preset
     from workbench.registry import unknown_name
@@ -136,14 +138,24 @@ def _configuration(
     if is_preset(file):
         if setting is not None:
             raise WorkbenchError(f"{file}: a preset has no settings; leave {setting!r} out")
+        if preset is not None:
+            raise WorkbenchError(
+                f"{file}: --preset is for grids, and this is a preset itself; name the file of {preset!r}"
+            )
         with preparing() as progress:
-            return load_preset(file, machine_of(data_root, checkpoint_root), progress, changes_of(changes))
-    grid = load_grid_file(file, data_root, checkpoint_root, changes)
+            return load_preset(file, machine_of(data_root, checkpoint_root), progress, changes_of(changes)), file.stem
+    grid = load_grid_file(file, data_root, checkpoint_root, changes, preset)
     if setting is None:
         raise WorkbenchError(f"{file}: name a setting of the grid: {', '.join(grid.settings)}")
     if setting not in grid.settings:
         raise WorkbenchError(f"{file}: --setting: {unknown_name('setting', setting, list(grid.settings))}")
-    return grid.settings[setting]
+    if setting in grid.waiting:
+        assert grid.tuning is not None
+        warn(
+            f"{setting!r} is not tuned yet: {', '.join(grid.tuning.config.fields)} as the grid states it, which need "
+            f"not be what its trials choose; first: workbench submit {grid.argument}"
+        )
+    return grid.settings[setting], grid.name
 
 
 @app.command()
@@ -314,6 +326,7 @@ def train(
     config: Annotated[Path, typer.Argument(help="A preset, or a grid with --setting.", show_default=False)],
     setting: Annotated[str | None, typer.Option(help="Which setting of a grid.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    preset: Preset = None,
     results: Results = RESULTS,
     data_root: DataRoot = None,
     checkpoint_root: CheckpointRoot = None,
@@ -326,7 +339,7 @@ def train(
     from workbench.results.curves import name_curves
     from workbench.results.folders import RunFolder
 
-    chosen = _configuration(config, setting, data_root, checkpoint_root, changes)
+    chosen, name = _configuration(config, setting, data_root, checkpoint_root, changes, preset)
     from workbench.data.datasets import open_dataset
     from workbench.models.build import check_config, check_weights
     from workbench.training.train import train as train_run
@@ -337,7 +350,7 @@ def train(
         open_dataset(chosen, step)
     folder = RunFolder.of(results, chosen, seed)
     if "tensorboard" in chosen.machine.trackers:
-        name_curves(results, config.stem, [(setting or "train", folder)])
+        name_curves(results, name, [(setting or "train", folder)])
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, frame: stopping.append(received))

@@ -77,7 +77,7 @@ def table(
             print(text, end="")
         return
     folder = writable(results, stored.grid.name) / stored.grid.name
-    files = write_table(laid_out, folder)
+    files = write_table(laid_out, folder, seeds)
     if form is not None:
         text = _text(laid_out, form, summary, seeds)
         print(text, end="")
@@ -101,14 +101,13 @@ def table(
 def _text(table: TableData, form: TableFormat, summary: Path | None, seeds: str | None) -> str:
     """The table in a format, its comments saying all that `check` needs to make it again."""
     from workbench.paper.latex import latex
-    from workbench.paper.render import csv_frame, markdown
+    from workbench.paper.render import csv_frame, markdown, source_of
     from workbench.paper.web import page
 
     if form is TableFormat.csv:
         return csv_frame(table).to_csv(index=False, float_format="%.6f")
-    given = {"from": None if summary is None else str(summary), "seeds": seeds}
-    source = {key: value for key, value in given.items() if value is not None}
-    return {TableFormat.md: markdown, TableFormat.latex: latex, TableFormat.html: page}[form](table, table.file, source)
+    write = {TableFormat.md: markdown, TableFormat.latex: latex, TableFormat.html: page}[form]
+    return write(table, table.file, source_of(table, seeds, summary))
 
 
 @app.command()
@@ -123,13 +122,13 @@ def check(
     from workbench.paper.layout import lay_out
 
     @cache
-    def made(grid: Path, summary: Path | None, seeds: str | None) -> TableData:
-        return lay_out(stored_of(grid, seeds, summary, results, data_root, None))
+    def made(grid: Path, preset: str | None, summary: Path | None, seeds: str | None) -> TableData:
+        return lay_out(stored_of(grid, seeds, summary, results, data_root, None, preset))
 
     def table_of(citation: Citation) -> TableData:
         fields = citation.fields
         summary = None if "from" not in fields else _located(citation, fields["from"])
-        return made(_located(citation, fields["grid"]), summary, fields.get("seeds"))
+        return made(_located(citation, fields["grid"]), fields.get("preset"), summary, fields.get("seeds"))
 
     wrong, documents = 0, []
     for file in files:

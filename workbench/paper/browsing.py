@@ -33,7 +33,7 @@ from workbench.results.frames import RunFolders, log_frame, runs_frame
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
-GRID, RESULTS, DATA = "WORKBENCH_GRID", "WORKBENCH_RESULTS", "WORKBENCH_DATA"
+GRID, PRESET, RESULTS, DATA = "WORKBENCH_GRID", "WORKBENCH_PRESET", "WORKBENCH_RESULTS", "WORKBENCH_DATA"
 """Variables of the environment that take the place of what a notebook names."""
 SMOOTHED = 5
 """Readings of the loss that a curve's point is the mean of."""
@@ -83,7 +83,7 @@ def open_grid(file: str | Path, results: str | Path | None = None, preset: str |
     """A grid's results, from a notebook in the project; the working folder becomes the project's.
 
     Args:
-        file: the grid; the variable WORKBENCH_GRID takes its place, and then no preset is taken.
+        file: the grid; the variable WORKBENCH_GRID takes its place, with the preset that WORKBENCH_PRESET names.
         results: folder of runs; without it WORKBENCH_RESULTS, or `results`.
         preset: another set-up than the grid's own, such as its miniature.
     """
@@ -91,7 +91,7 @@ def open_grid(file: str | Path, results: str | Path | None = None, preset: str |
     os.chdir(project_folder())
     folder = Path(results or os.environ.get(RESULTS) or "results")
     other = os.environ.get(GRID)
-    return GridView(Path(other), folder) if other else GridView(Path(file), folder, preset)
+    return GridView(Path(other), folder, os.environ.get(PRESET)) if other else GridView(Path(file), folder, preset)
 
 
 def picture(figure: Figure) -> Image:

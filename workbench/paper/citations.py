@@ -7,7 +7,7 @@ A comment alone on its line is about the table below it; one behind a number is 
     ahead by +4.7<!-- workbench: grid=ablations/demo.yaml setting=l_dit split=testC metric=miou kind=difference -->
 
 In LaTeX the comment begins with a percent sign instead, and ends its line. `from` names a kept summary, in place of
-the run folders, and `seeds` narrows.
+the run folders; `preset` is another set-up than the grid's own, and `seeds` narrows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from workbench.files import read_file
 from workbench.paper.layout import Block, Cell, TableData
 from workbench.paper.render import DASH, row_name
 
-FIELDS = ("grid", "from", "seeds", "metric", "setting", "split", "kind")
+FIELDS = ("grid", "preset", "from", "seeds", "metric", "setting", "split", "kind")
 COMMENT = re.compile(r"<!--\s*workbench:\s(?P<markdown>.*?)-->|(?<!\\)%\s*workbench:\s(?P<latex>.*)$")
 NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 CITED = re.compile(

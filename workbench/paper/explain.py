@@ -72,23 +72,42 @@ def _difference(table: TableData, cell: Cell) -> Iterator[str]:
     if cell.value is None or cell.comparison is None:
         yield f"  {DASH} {cell.refused or 'there is no such number'}"
         return
-    made, judged = cell.comparison, cell.judgement
+    made = cell.comparison
     each = ", ".join(
         f"seed {seed}: {per_cent(value, '+')}" for seed, value in zip(cell.seeds, cell.seed_values, strict=False)
     )
     yield f"  value     {per_cent(cell.value, '+')} over {counted(made.seeds, 'pair')} of runs ({each})"
     yield f"  interval  [{per_cent(cell.low, '+')}, {per_cent(cell.high, '+')}], 95 %"
-    yield f"  made by   {made.seeds} seeds × {made.images} images (clusters of expressions) as crossed random effects:"
-    yield f"            standard error {per_cent(made.error)}, Student's t with {made.freedom:.1f} degrees of freedom"
+    for name, lines in making(table, cell):
+        yield from (f"  {name if number == 0 else '':<10}{line}" for number, line in enumerate(lines))
+
+
+def making(table: TableData, cell: Cell) -> Iterator[tuple[str, list[str]]]:
+    """How a difference's interval is made, and what its tests say: what it is about, and its lines."""
+    made, judged = cell.comparison, cell.judgement
+    if made is None:
+        return
+    yield (
+        "made by",
+        [
+            f"{made.seeds} seeds × {made.images} images (clusters of expressions) as crossed random effects:",
+            f"standard error {per_cent(made.error)}, Student's t with {made.freedom:.1f} degrees of freedom",
+        ],
+    )
     if judged is None:
-        yield "  tests     none: the report does not ask for this metric"
+        yield "tests", ["none: the report does not ask for this metric"]
     elif judged.p is None:
-        yield f"  tests     none: {counted(made.seeds, 'pair')}, and no test is made with fewer than {FEWEST_SEEDS}"
+        yield "tests", [f"none: {counted(made.seeds, 'pair')}, and no test is made with fewer than {FEWEST_SEEDS}"]
     else:
-        yield f"  tests     {judged.verdict} at {ALPHA:g}, Student's t with {made.test_freedom:g} degrees of freedom:"
-        yield f"            no difference p = {made.p:.2g}, with Holm over {table.family.tests} p = {judged.p:.2g};"
-        yield f"            {100 * table.family.margin:g} or more either way p = {judged.p_equivalent:.2g} with Holm"
-        yield f"            a difference of {per_cent(judged.detectable)} would be found four times in five"
+        yield (
+            "tests",
+            [
+                f"{judged.verdict} at {ALPHA:g}, Student's t with {made.test_freedom:g} degrees of freedom:",
+                f"no difference p = {made.p:.2g}, with Holm over {table.family.tests} p = {judged.p:.2g};",
+                f"{100 * table.family.margin:g} or more either way p = {judged.p_equivalent:.2g} with Holm;",
+                f"a difference of {per_cent(judged.detectable)} would be found four times in five",
+            ],
+        )
 
 
 def _configuration(stored: Evaluated, baseline: str, setting: str) -> list[str]:

@@ -113,6 +113,7 @@ class TableData:
         other_budget: the settings that cost something else than the baseline, and in what.
         published: numbers of others.
         file: the grid's, as it was named.
+        preset: what took the place of the file's own.
         tuning: what was tried for which setting; None: every setting has the grid's own values.
         equal_flops: of settings that are trained for the FLOPs of another, how many steps that is.
     """
@@ -135,6 +136,7 @@ class TableData:
     other_budget: Mapping[str, str] = field(default_factory=dict)
     published: Sequence[Published] = ()
     file: str = ""
+    preset: str | None = None
     tuning: Tuning | None = None
     equal_flops: Mapping[str, EqualFlops] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -183,6 +185,7 @@ def lay_out(evaluated: Evaluated) -> TableData:
         other_budget,
         published(grid),
         str(grid.file),
+        grid.preset,
         tuning=grid.tuning,
         equal_flops=grid.equal_flops,
         labels=grid.labels,

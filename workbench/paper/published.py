@@ -16,6 +16,8 @@ from workbench.registry import unknown_name
 
 REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference" / "ris_numbers.csv"
 UNNAMED = "metric not named"
+NOT_STATED = "not stated"
+"""Of a split: the number then stands in no column, but beside its metric."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,11 @@ class Published:
     """One method's numbers in one metric, from one source.
 
     Attributes:
-        metric: its label, as the source names it; `UNNAMED` where it names none.
+        metric: its label, as the source names it; `UNNAMED` where it names none. A number whose split the source does
+            not say stands in it as well.
         values: by split of the grid's table, in per cent; splits that the source lacks are left out.
-        year: of the source, where it says one: its date, its arXiv number's, or that of the paper that it is about.
+        year: of the source, where it is known: its date (of a page that changes, that of the version with the numbers),
+            its arXiv number's, or that of the paper that it is about.
     """
 
     method: str
@@ -55,8 +59,11 @@ def published(grid: Grid) -> list[Published]:
         by = ["backbone", "dataset", "metric", "metric_basis", "source", "year"]
         for key, part in here.groupby(by, sort=False):
             backbone, dataset, metric, basis, source, year = map(str, key)
-            values = {str(s): float(v) for s, v in zip(part["column"], part["value"], strict=True)}
+            numbers = {str(s): float(v) for s, v in zip(part["column"], part["value"], strict=True)}
+            values = {split: value for split, value in numbers.items() if split != NOT_STATED}
             label = _label(metric, basis)
+            if NOT_STATED in numbers:
+                label += f", {numbers[NOT_STATED]:g} on a split not named"
             rows.append(Published(method, backbone, dataset, label, values, source, year or None))
     return rows
 
@@ -76,6 +83,7 @@ def _in_columns(table: pd.DataFrame, grid: Grid) -> pd.DataFrame:
             before = f"{name}/" if name else ""
             splits = [split.removeprefix(before) for split in grid.splits if split.startswith(before)]
             places |= {(_named(part), split): f"{before}{split}" for split in splits}
+            places[_named(part), NOT_STATED] = NOT_STATED
     columns = [places.get(key, "") for key in zip(table["dataset"], table["split"], strict=True)]
     placed = table.assign(column=columns)
     return placed[placed["column"] != ""]

@@ -49,6 +49,12 @@ def escaped_note(text: str) -> str:
     return text.replace("<", "&lt;") if re.search("<[A-Za-z!/?]", text) else text
 
 
+def source_of(table: TableData, seeds: str | None = None, summary: Path | None = None) -> dict[str, str]:
+    """What a comment says of where a table comes from, besides its grid."""
+    given = {"preset": table.preset, "from": None if summary is None else str(summary), "seeds": seeds}
+    return {key: value for key, value in given.items() if value is not None}
+
+
 def marker(grid: str, source: Mapping[str, str] | None = None, **fields: str) -> str:
     """What a comment says of the numbers beside it, for `workbench check`; values are percent-encoded."""
     parts = {"grid": grid, **(source or {}), **fields}
@@ -84,14 +90,13 @@ def notes(table: TableData) -> list[str]:
     if any(cell.standing for block in shown(table) for row in block.rows for cell in row.cells):
         lines.append(f"{STANDING['best']} best of its column, {STANDING['near']} within its noise.")
     if table.other_code:
-        lines.append(
-            f"{FLAGS['other_code']} computed by other code than this version's: {', '.join(table.other_code)}."
-        )
+        names = ", ".join(map(table.label, table.other_code))
+        lines.append(f"{FLAGS['other_code']} computed by other code than this version's: {names}.")
     if table.fewer_seeds:
-        counts = ", ".join(f"{name} ({count} of {most})" for name, count in table.fewer_seeds.items())
+        counts = ", ".join(f"{table.label(name)} ({count} of {most})" for name, count in table.fewer_seeds.items())
         lines.append(f"{FLAGS['fewer_seeds']} fewer seeds than others: {counts}.")
     if table.other_budget:
-        costs = "; ".join(f"{name} ({what})" for name, what in table.other_budget.items())
+        costs = "; ".join(f"{table.label(name)} ({what})" for name, what in table.other_budget.items())
         lines.append(f"{FLAGS['other_budget']} other budget than {table.label(table.baseline)}: {costs}.")
     if table.equal_flops:
         steps = "; ".join(f"{table.label(name)} {made}" for name, made in table.equal_flops.items())
@@ -101,7 +106,7 @@ def notes(table: TableData) -> list[str]:
         files = ", ".join(f"{name} ({file})" for name, file in table.scored.items())
         lines.append(f"{FLAGS['scored']} predictions made elsewhere, scored by this code: {files}.")
     if table.refused:
-        reasons = "; ".join(f"{name} ({reason})" for name, reason in table.refused.items())
+        reasons = "; ".join(f"{table.label(name)} ({reason})" for name, reason in table.refused.items())
         lines.append(f"No difference, since there are no pairs: {reasons}.")
     if table.incomplete:
         runs = ", ".join(map(str, table.incomplete))
@@ -287,11 +292,15 @@ def source_document(table: TableData) -> dict[str, object]:
     }
 
 
-def write_table(table: TableData, folder: Path) -> list[Path]:
-    """Write table.md, table.csv (every metric) and table.json (where it comes from)."""
+def write_table(table: TableData, folder: Path, seeds: str | None = None) -> list[Path]:
+    """Write table.md, table.csv (every metric) and table.json (where it comes from).
+
+    Args:
+        seeds: those that it was narrowed to.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"table.{ending}" for ending in ("md", "csv", "json")]
-    write_text(files[0], markdown(table, table.file))
+    write_text(files[0], markdown(table, table.file, source_of(table, seeds)))
     write_text(files[1], csv_frame(table).to_csv(index=False, float_format="%.6f"))
     write_text(files[2], json.dumps(source_document(table), indent=1) + "\n")
     return files

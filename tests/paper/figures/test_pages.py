@@ -80,7 +80,13 @@ def numbers(settings: int) -> FigureData:
     steps = list(range(20, 401, 20))
     line = {"steps": steps, "mean": [1 / step for step in steps], "deviation": [0.01] * len(steps)}
     curves = {name: {"loss": line, "validated": line} for name in names}
-    return FigureData({**shared, "bars": bars, "scores": scores, "points": points, "curves": curves})
+    costs = {"seen": 19_200.0, "trainable": 402_113.0, "gflops": 1.25}
+    ranking = [
+        score(rng, setting=name, budget={key: None if i == 1 else value * (1 + i) for key, value in costs.items()})
+        for i, name in enumerate(names)
+    ]  # fmt: skip
+    return FigureData({**shared, "bars": bars, "scores": scores, "points": points, "curves": curves,
+                       "ranking": ranking, "fields": list(costs), "tau": dict.fromkeys(costs, -0.5)})  # fmt: skip
 
 
 MODELS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -125,7 +131,7 @@ def maps(settings: int) -> FigureData:
 
 MAKERS: dict[str, Callable[[int], FigureData]] = {
     "schemes": diagrams, "pipeline": diagrams,
-    "bars": numbers, "by": numbers, "subsets": numbers, "curves": numbers,
+    "bars": numbers, "by": numbers, "subsets": numbers, "curves": numbers, "budget": numbers,
     "predictions": lambda settings: pictures(settings, 2), "failures": lambda settings: pictures(settings, 2),
     "attention": lambda settings: pictures(settings, 2), "interventions": maps,
     "layers": lambda settings: heatmaps(names_of(settings), 4, 2),

@@ -20,10 +20,15 @@ from tests import stored
 from tests.paper.page.conftest import SENTENCES, complete, made
 from workbench.grids import Grid
 from workbench.grids.evaluated import evaluated
+from workbench.paper.layout import lay_out
 from workbench.paper.page import empty_part, html, page_html, part_of
 from workbench.paper.page.curves import MOST_POINTS, chart
 from workbench.paper.page.gallery import gallery
+from workbench.paper.page.summary import sentences
+from workbench.paper.page.tables import PublishedView
 from workbench.paper.page.thumbnails import SIDE, thumbnail
+from workbench.paper.render import cell_marks
+from workbench.paper.verdicts import Judgement
 from workbench.results.folders import RunFolder
 from workbench.results.frames import RunFolders
 from workbench.results.scored import PredictionFile, ScoredFolder, ScoreRecord
@@ -74,6 +79,78 @@ def test_the_summary_says_what_is_ahead_and_by_how_much(page: bytes) -> None:
     assert f"l_dit by {difference.removeprefix('+')} points" in of_val
     # Seven half hours on one thread.
     assert lines[-1] == "The 7 completed runs took 0.0 GPU-hours and 3.5 CPU-hours (time × threads)."
+
+
+def test_numbers_bear_the_marks_of_the_tests_and_say_what_these_found(study: tuple[Grid, Path], page: bytes) -> None:
+    grid, results = study
+    table, soup = lay_out(evaluated(grid, RunFolders(results))), parsed(page)
+    seen, block = set(), table.block("miou")
+    for row in block.rows:
+        for column, of_row in zip(block.columns, row.cells, strict=True):
+            shown = cell(soup, "mIoU", row.name if row.kind == "value" else f"{row.name} − default", column)
+            assert "".join(one.get_text() for one in shown.select("abbr")) == cell_marks(of_row)
+            assert all(one["title"] for one in shown.select("abbr"))
+            seen |= set(cell_marks(of_row))
+            said = " ".join(json.loads(shown.button["data-cell"])["tests"])
+            if row.kind == "value":
+                assert said == ""
+            elif row.name == "e_dit":
+                assert of_row.judgement is not None
+                assert f"with Holm over {table.family.tests} p = {of_row.judgement.p:.2g}" in said
+                assert "3 seeds × " in said
+            else:
+                assert "no test is made with fewer than 3" in said
+    assert seen, "none has a mark, so nothing was compared"
+
+
+def test_the_summary_calls_nothing_ahead_that_the_tests_do_not(study: tuple[Grid, Path]) -> None:
+    grid, results = study
+    found = evaluated(grid, RunFolders(results))
+    table = lay_out(found)
+
+    def of_val(**judged: float) -> str:
+        """The sentence, were the difference of e_dit judged so."""
+        block, *others = table.blocks
+        judgement = Judgement(**judged)
+        rows = [
+            replace(row, cells=tuple(replace(one, low=0.01, high=0.05, judgement=judgement) for one in row.cells))
+            if (row.name, row.kind) == ("e_dit", "difference") else row
+            for row in block.rows if row.name != "l_dit"
+        ]  # fmt: skip
+        lines = sentences(found, replace(table, blocks=(replace(block, rows=tuple(rows)), *others)))
+        return next(line for line in lines if line.startswith("mIoU on val: "))
+
+    assert of_val(p=0.001, p_equivalent=1.0).startswith("mIoU on val: ahead of default: e_dit by ")
+    uncertain = of_val(p=0.2, p_equivalent=1.0)
+    assert uncertain.startswith(
+        "mIoU on val: nothing is clearly ahead of default; the largest difference is that of e_dit"
+    )
+    assert uncertain.endswith("[+1.0, +5.0], which the test does not tell from zero.")
+    assert of_val(p=0.2, p_equivalent=0.01).endswith("equivalent by the test.")
+    assert of_val().startswith("mIoU on val: ahead of default, with too few seeds for a test: e_dit by ")
+
+
+def test_published_numbers_stand_below_with_year_and_source(study: tuple[Grid, Path]) -> None:
+    grid, results = study
+    part = part_of(0, 1, evaluated(grid, RunFolders(results)), results, from_summary=True)
+    assert parsed(page_html([part])).select("table.published") == []
+    view = PublishedView(["Published", "val", "Year", "Source"], [["<b>A", "61.2", "2022", "arXiv"]], [1, 2])
+    table = parsed(page_html([replace(part, published=view)])).select_one("table.published")
+    assert [th.get_text() for th in table.select("thead th")] == ["Published", "val", "Year", "Source"]
+    assert [one.get_text() for one in table.select("tbody th, tbody td")] == ["<b>A", "61.2", "2022", "arXiv"]
+    assert [one.get_text() for one in table.select("tbody .number")] == ["61.2", "2022"]
+
+
+def test_the_baseline_is_called_so_and_labels_are_what_settings_are_called(study: tuple[Grid, Path]) -> None:
+    grid, results = study
+    labelled = replace(grid, labels={"l_dit": "L-DIT"})
+    part = part_of(0, 1, evaluated(labelled, RunFolders(results)), results, from_summary=True)
+    soup, without = (parsed(page_html([one])) for one in (part, replace(part, baseline=None)))
+    assert all("l_dit" not in one.get_text() for one in soup.select(".panels .name, .sentences li"))
+    assert [one.get_text(" ", strip=True) for one in soup.select("details.setting > summary")] == [
+        "default 3 of 3 runs completed, the baseline", "e_dit 3 of 3 runs completed", "L-DIT 1 of 3 runs completed",
+    ]  # fmt: skip
+    assert not any("baseline" in one.get_text() for one in without.select("details.setting > summary"))
 
 
 def test_missing_and_failed_runs_are_named(page: bytes) -> None:
@@ -163,7 +240,7 @@ def test_a_summary_alone_is_enough(study: tuple[Grid, Path], page: bytes, tmp_pa
     assert not soup.select(".card img")
     assert any("holds no images, masks, learning curves" in line for line in missing(soup))
     assert "Figure predictions: it needs the run folders." in missing(soup)
-    assert len(soup.select("figure.figure")) == 4, "the two of the models, bars and breakdowns"
+    assert len(soup.select("figure.figure")) == 5, "the two of the models, bars, breakdowns and budgets"
     assert soup.select_one(".sentences li:last-child").get_text().endswith("without a GPU took 3.5 hours.")
 
 

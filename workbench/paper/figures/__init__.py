@@ -12,6 +12,7 @@ from workbench.grids.evaluated import Evaluated
 from workbench.paper.figures import (
     attention,
     bars,
+    budget,
     by,
     curves,
     failures,
@@ -60,6 +61,7 @@ figures: dict[str, Drawing] = {
     "bars": Drawing(bars.data, bars.draw, needs_runs=False),
     "by": Drawing(by.data, by.draw, needs_runs=False, obstacle=by.obstacle),
     "subsets": Drawing(subsets.data, subsets.draw, needs_runs=False, obstacle=subsets.obstacle),
+    "budget": Drawing(budget.data, budget.draw, needs_runs=False, obstacle=budget.obstacle),
     "curves": Drawing(curves.data, curves.draw, needs_runs=True),
     "predictions": Drawing(predictions.data, predictions.draw, needs_runs=True),
     "failures": Drawing(failures.data, failures.draw, needs_runs=True),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from workbench.grids import Grid
@@ -13,7 +13,7 @@ from workbench.paper.page.gallery import Gallery, gallery
 from workbench.paper.page.pictures import Picture, pictures
 from workbench.paper.page.runs import SettingView, settings_of
 from workbench.paper.page.summary import hours_taken, missing, sentences
-from workbench.paper.page.tables import TableView, tables
+from workbench.paper.page.tables import PublishedView, TableView, published_view, tables
 from workbench.paper.render import notes
 
 
@@ -24,6 +24,8 @@ class Part:
     Attributes:
         anchor: the beginning of the ids of all that belongs to it.
         file: the grid file's name.
+        baseline: the setting that the others are compared with.
+        labels: of settings that have one, what they are called.
         sentences: what was compared, and what is ahead by how much.
         missing: runs, figures and pictures that are not there, one line each, with the reason.
         notes: what the numbers and marks of the tables mean.
@@ -32,9 +34,12 @@ class Part:
     anchor: str
     title: str
     file: str
+    baseline: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
     sentences: Sequence[str] = ()
     missing: Sequence[str] = ()
     tables: Sequence[TableView] = ()
+    published: PublishedView | None = None
     notes: Sequence[str] = ()
     settings: Sequence[SettingView] = ()
     pictures: Sequence[Picture] = ()
@@ -58,9 +63,12 @@ def part_of(number: int, parts: int, stored: Evaluated, results: Path, from_summ
         anchor=anchor,
         title=stored.grid.title,
         file=stored.grid.file.name,
+        baseline=stored.grid.baseline,
+        labels=stored.grid.labels,
         sentences=[*sentences(stored, table), hours_taken(settings)],
         missing=[*missing(stored, from_summary), *not_drawn, *expressions.missing],
         tables=tables(table, {setting.name: setting.anchor for setting in settings}),
+        published=published_view(table),
         notes=notes(table),
         settings=settings,
         pictures=drawn,

@@ -34,6 +34,7 @@ function open(cell) {
   opened.querySelector(".total").textContent = cell.value;
   const count = `${cell.expressions.toLocaleString("en")} expressions${cell.seeds.length ? " per seed" : ""}`;
   opened.querySelector(".how").textContent = [cell.interval, count].filter(Boolean).join("; ") + ".";
+  opened.querySelector(".tests").replaceChildren(...cell.tests.map(paragraph));
   opened.querySelector(".seeds").replaceChildren(...(cell.seeds.length ? [seedTable(cell.seeds)] : []));
   opened.querySelector(".seeds").hidden = cell.seeds.length === 0;
   const setting = cell.setting === null ? null : document.getElementById(cell.setting);
@@ -41,6 +42,12 @@ function open(cell) {
   opened.querySelector(".of-setting").replaceChildren(...body);
   opened.showModal();
   opened.scrollTop = 0;
+}
+
+function paragraph(text) {
+  const made = document.createElement("p");
+  made.textContent = text;
+  return made;
 }
 
 function seedTable(seeds) {

@@ -46,6 +46,7 @@ class SettingView:
     """A setting and its runs.
 
     Attributes:
+        label: what tables and figures call it; `baseline` is called so, too.
         changes: of the configuration from the baseline's: field, the baseline's value, and this one's.
         data: what identifies the data set.
         versions: of packages and device, each with the seeds that ran so.
@@ -53,6 +54,7 @@ class SettingView:
 
     anchor: str
     name: str
+    label: str
     setting_id: str
     baseline: str | None
     changes: Sequence[tuple[str, str, str]]
@@ -73,7 +75,7 @@ def settings_of(anchor: str, stored: Evaluated, results: Path | None) -> list[Se
 
 
 def _setting(anchor: str, name: str, stored: Evaluated, results: Path | None) -> SettingView:
-    config, baseline = stored.grid.settings[name], stored.grid.baseline
+    config, baseline, labels = stored.grid.settings[name], stored.grid.baseline, stored.grid.labels
     here = stored.runs[stored.runs["setting"] == name].drop_duplicates("run")
     folders = {} if results is None else {run: RunFolder(results, run) for run in here["run"]}
     runs = [_run(row, _record(folders.get(str(row["run"])))) for _, row in here.iterrows()]
@@ -85,8 +87,9 @@ def _setting(anchor: str, name: str, stored: Evaluated, results: Path | None) ->
     return SettingView(
         anchor=anchor,
         name=name,
+        label=labels.get(name, name),
         setting_id=config.setting_id,
-        baseline=None if baseline == name else baseline,
+        baseline=None if baseline in (None, name) else labels.get(str(baseline), baseline),
         changes=[] if baseline is None else _changes(stored.grid.settings[baseline], config),
         data=_data(config),
         versions=_versions(runs),

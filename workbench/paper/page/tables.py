@@ -9,12 +9,21 @@ from typing import Any
 import pandas as pd
 
 from workbench.evaluation.metrics import metrics
+from workbench.paper.explain import making
 from workbench.paper.layout import FLAGS, Block, Cell, Row, TableData
-from workbench.paper.render import over, per_cent, row_name
+from workbench.paper.render import DIFFERENT, EQUIVALENT, STANDING, cell_marks, over, per_cent, published_rows, row_name
 from workbench.results.record import RunId
 
-MEANINGS = {"other_code": "other code", "scored": "predictions made elsewhere", "fewer_seeds": "fewer seeds"}
-"""Of the marks beside a name, in words."""
+MEANINGS = {
+    "other_code": "other code", "scored": "predictions made elsewhere", "fewer_seeds": "fewer seeds",
+    "incomplete": "a run is missing, failed or damaged", "other_budget": "another budget than the baseline",
+    DIFFERENT: "differs from the baseline", EQUIVALENT: "equivalent to the baseline",
+    STANDING["best"]: "best of its column", STANDING["near"]: "within the noise of the best",
+}  # fmt: skip
+"""Of the marks beside a name or a number, in words."""
+
+NAMED = ("published", "backbone", "data set", "metric", "year", "source")
+"""Columns of the published numbers that are no split."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,7 @@ class CellView:
 
     Attributes:
         value: what the column is sorted by; None where there is no number.
-        apart: a difference whose interval lies on one side of zero.
+        marks: what the tests say of it, with their meanings in words.
         details: what the opened cell says, as plain JSON.
     """
 
@@ -31,7 +40,7 @@ class CellView:
     text: str
     spread: str = ""
     interval: str = ""
-    apart: bool = False
+    marks: Sequence[tuple[str, str]] = ()
     details: Mapping[str, Any] | None = None
 
 
@@ -60,6 +69,29 @@ class TableView:
     columns: Sequence[str]
     groups: Sequence[tuple[str, Sequence[RowView]]]
     asked: bool
+
+
+@dataclass(frozen=True)
+class PublishedView:
+    """Numbers of others: the names of the columns, and a row for each method, metric and source.
+
+    Attributes:
+        numbers: which columns hold numbers, from 0.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: Sequence[int]
+
+
+def published_view(table: TableData) -> PublishedView | None:
+    """The published numbers that the grid's report asks for; None where it asks for none."""
+    head, *rows = published_rows(table)
+    first = head.index("metric") + 1
+    numbers = range(first, first + len(table.blocks[0].columns) + 1 if table.blocks else first)
+    return (
+        PublishedView([name.capitalize() if name in NAMED else name for name in head], rows, numbers) if rows else None
+    )
 
 
 def tables(table: TableData, anchors: Mapping[str, str]) -> list[TableView]:
@@ -91,12 +123,13 @@ def _row(row: Row, block: Block, table: TableData, anchors: Mapping[str, str]) -
     cells = []
     for split, cell in zip(block.columns, row.cells, strict=True):
         heading = f"{name}, {split}, {metrics[block.metric].label}"
-        cells.append(_cell(cell, "+" if row.kind == "difference" else "", heading, anchors.get(row.name)))
-    marks = [(FLAGS.get(flag, "•"), MEANINGS.get(flag, flag.replace("_", " "))) for flag in row.flags]
+        sign = "+" if row.kind == "difference" else ""
+        cells.append(_cell(cell, sign, heading, anchors.get(row.name), table))
+    marks = [(FLAGS[flag], MEANINGS[flag]) for flag in row.flags]
     return RowView(name, marks, row.n, cells)
 
 
-def _cell(cell: Cell, sign: str, heading: str, anchor: str | None) -> CellView:
+def _cell(cell: Cell, sign: str, heading: str, anchor: str | None, table: TableData) -> CellView:
     if cell.value is None or pd.isna(cell.value):
         return CellView(None, number(None))
     spread = "" if cell.spread is None else f"± {number(cell.spread)}"
@@ -108,11 +141,12 @@ def _cell(cell: Cell, sign: str, heading: str, anchor: str | None) -> CellView:
         "value": " ".join(filter(None, (number(cell.value, sign), spread))),
         "interval": f"95 % interval {interval} over {over(len(cell.seeds))}" if interval else "",
         "expressions": cell.expressions,
+        "tests": [f"{about.capitalize()}: {' '.join(lines)}." for about, lines in making(table, cell)],
         "seeds": [
             {"seed": seed, "value": number(value, sign), "run": runs.get(seed, "")}
             for seed, value in zip(cell.seeds, cell.seed_values, strict=False)
         ],
         "setting": anchor,
     }
-    apart = bool(sign) and has_interval and (cell.low > 0 or cell.high < 0)
-    return CellView(round(100 * cell.value, 6), number(cell.value, sign), spread, interval, apart, details)
+    marks = [(mark, MEANINGS[mark]) for mark in cell_marks(cell)]
+    return CellView(round(100 * cell.value, 6), number(cell.value, sign), spread, interval, marks, details)

@@ -173,7 +173,7 @@ class ExplorerView(Teller):
 
     def _draw(self) -> None:
         content = io.BytesIO()
-        draw(self.explorer, self.state).savefig(content, format="png", dpi=SHARP)
+        draw(self.explorer, self.state).savefig(content, format="png", dpi=SHARP, pil_kwargs={"compress_level": 1})
         self.image.value = content.getvalue()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:

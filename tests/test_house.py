@@ -95,6 +95,7 @@ COVERED_BY = {
     "analysis/games.py": "analysis/test_faithfulness.py",
     "analysis/kept_maps.py": "analysis/test_causal_map.py",
     "analysis/maps.py": "paper/test_artefacts.py",
+    "analysis/picture_maps.py": "paper/figures/test_picture_attention.py",
     "analysis/points.py": "analysis/test_trace.py",
     "analysis/question.py": "analysis/test_attribution.py",
     "analysis/relevance.py": "analysis/test_explorer.py",

@@ -14,6 +14,7 @@ from workbench.analysis.alignment import collect, scores, table
 from workbench.analysis.points import TraceError
 from workbench.data.datasets import open_dataset
 from workbench.data.loading import ReferringDataset
+from workbench.evaluation.evaluate import evaluate
 from workbench.models.text_encoder import load_tokenizer
 
 
@@ -40,8 +41,10 @@ def test_the_auc_is_the_chance_of_a_pair() -> None:
 
 
 def planted(head: int, seed: int = 0) -> pd.DataFrame:
-    """What `collect` returns where one head of four looks at the referent for its own words alone."""
+    """What `collect` returns where one head of four looks at the referent for its own words alone, and all the more the
+    better the mask is."""
     rng, frames = np.random.default_rng(seed), []
+    ious = torch.from_numpy(rng.random(60))
     inside = torch.zeros(60, 6, 6)
     for image in range(60):
         y, x = rng.integers(0, 4, 2)
@@ -49,12 +52,12 @@ def planted(head: int, seed: int = 0) -> pd.DataFrame:
     for source in ("own", "shuffled", "same image", "smooth"):
         maps = torch.from_numpy(rng.random((60, 4, 6, 6)))
         shown = inside if source == "own" else inside[torch.from_numpy(rng.permutation(60))]
-        maps[:, head] += 3 * shown
+        maps[:, head] += (1 + 4 * ious)[:, None, None] * shown
         found = scores(maps, inside)
         frame = pd.DataFrame({name: value.numpy().ravel() for name, value in found.items()})
         frames.append(
             frame.assign(expression=np.repeat(range(60), 4), image_id=np.repeat(range(60), 4),
-                         head=np.tile(range(4), 60), point="p", source=source)
+                         head=np.tile(range(4), 60), point="p", source=source, iou=np.repeat(ious.numpy(), 4))
         )  # fmt: skip
     return pd.concat(frames, ignore_index=True)
 
@@ -69,6 +72,14 @@ def test_the_planted_head_alone_separates_from_its_nulls() -> None:
     assert verdicts.count("does not separate") >= 2
     one = rows.loc[(2, "pointing")]
     assert one["low"] <= one["value"] <= one["high"]
+    related = rows.loc[(2, "inside")]
+    assert related["iou: verdict"] == "rises with the IoU"
+    assert 0.7 < related["iou: low"] < related["iou: correlation"] < related["iou: high"] <= 1
+    assert related["iou, shuffled: verdict"].startswith("separates: above"), (
+        "those of other words are not related to it"
+    )
+    others = [rows.loc[(head, "inside"), "iou: verdict"] for head in (0, 1, 3)]
+    assert others.count("no relation shown") >= 2
 
 
 def test_a_random_model_is_collected_over_a_split(make_config: MakeConfig) -> None:
@@ -80,6 +91,10 @@ def test_a_random_model_is_collected_over_a_split(make_config: MakeConfig) -> No
     assert len(found[found["source"] == "own"]) == 2 * len(dataset)
     assert set(found["source"]) >= {"own", "shuffled", "smooth"}
     assert found["auc"].between(0, 1).all()
+    scored = evaluate(model, tokenizer, dataset, config, torch.device("cpu"))
+    keys = scored["ref_id"].astype(str) + "/" + scored["sent_id"].astype(str)
+    own = found[(found["source"] == "own") & (found["head"] == 1)].set_index("expression")["iou"]
+    assert own[keys].tolist() == pytest.approx(scored["iou"].tolist()), "that of its evaluation"
     with pytest.raises(TraceError, match="no point"):
         collect(model, tokenizer, dataset, config, ["encoder.blocks[9].attn.word_to_image"])
 

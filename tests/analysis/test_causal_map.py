@@ -21,9 +21,11 @@ from workbench.analysis.predictor import Predictor
 from workbench.config import RunConfig
 from workbench.data.datasets import open_dataset
 from workbench.data.loading import Expressions, ReferringDataset
+from workbench.evaluation.evaluate import evaluate
 from workbench.models.build import build_model
 from workbench.models.text_encoder import load_tokenizer
 from workbench.results.folders import RunFolder
+from workbench.training.checkpointing import load_trained
 from workbench.training.train import train
 from workbench.validation import DamagedFile
 
@@ -52,15 +54,15 @@ def test_a_map_is_measured_kept_and_printed(runs: dict[str, RunFolder], workbenc
     assert document["expressions"] == document["of"] == len(stored)
     assert document["undisturbed"] == pytest.approx(stored["iou"].mean())
     assert [(row["intervention"], row["layer"]) for row in document["rows"]] == [
-        (kind, layer) for kind in ("hide_words", "mean_words", "swap_words") for layer in (0, 1, 2, 3, -1)
+        (kind, layer) for kind in ("hide_words", "mean_words", "swap_words") for layer in (0, 1, 2, 3, -1, -2)
     ]
-    assert document["rows"][4]["point"] == "encoder.blocks[0-3].attn"
+    assert [row["point"] for row in document["rows"][4:6]] == ["encoder.blocks[0-3].attn", "decoder"]
     assert [Path(file).name for file in document["files"]] == ["interventions_val.parquet", "interventions_val.csv"]
     kept = read_map(run, "val")
     assert kept is not None
     whole = kept.rows[kept.rows["intervention"] == UNDISTURBED].sort_values(["image_id", "ref_id", "sent_id"])
     np.testing.assert_array_equal(whole["iou"], stored.sort_values(["image_id", "ref_id", "sent_id"])["iou"])
-    assert len(kept.rows) == 16 * len(stored)
+    assert len(kept.rows) == 19 * len(stored)
     first = document["rows"][0]
     here = kept.rows[(kept.rows["intervention"] == "hide_words") & (kept.rows["layer"] == 0)]
     assert first["delta"] == pytest.approx(here["delta"].mean())
@@ -93,7 +95,7 @@ def test_without_words_in_the_encoder_the_points_are_listed(runs: dict[str, RunF
     run = runs["default"]
     both = (runs["l_dit"].name, run.name, "--results", run.results)
     file_of(runs["l_dit"], "val").unlink(missing_ok=True)
-    refused = workbench("interventions", *both)
+    refused = workbench("interventions", *both, "--points", "encoder.blocks[*].attn")
     assert refused.code == 2
     assert refused.out == ""
     assert f"{run.name}: hide_words: this model (Default) reads no words in its image encoder" in refused.err
@@ -111,6 +113,26 @@ def test_without_words_in_the_encoder_the_points_are_listed(runs: dict[str, RunF
         refused = workbench("interventions", runs["l_dit"].name, "--results", run.results, *wrong)
         assert refused.code == 2
         assert message in refused.err
+
+
+def test_in_default_sam_words_act_in_the_mask_decoder(runs: dict[str, RunFolder], workbench: Command) -> None:
+    """Swapped there, they are the other sentence altogether."""
+    run = runs["default"]
+    done = workbench("interventions", run.name, "--results", run.results)
+    assert done.code == 0, done.err
+    assert [line.split()[:2] for line in done.out.splitlines()[2:5]] == [
+        [kind, "decoder"] for kind in ("hide_words", "mean_words", "swap_words")
+    ]
+    kept = read_map(run, "val")
+    assert kept is not None
+    config = RunConfig.parse(run.record().config)
+    dataset, model = dataset_of(config), load_trained(config, run)
+    dataset.asked = other_sentences(dataset.expressions)
+    tokenizer = load_tokenizer(config.text_encoder, config.machine.checkpoint_root)
+    other = evaluate(model, tokenizer, dataset, config, torch.device("cpu"))
+    swapped = kept.rows[kept.rows["intervention"] == "swap_words"].sort_values(["image_id", "ref_id", "sent_id"])
+    np.testing.assert_allclose(swapped["iou"], other["iou"], atol=0.01)
+    assert swapped["delta"].abs().max() > 0
 
 
 def test_kept_maps_of_other_weights_are_not_used_nor_damaged_ones(
@@ -159,6 +181,13 @@ def test_places_are_blocks_that_read_words(make_config: MakeConfig) -> None:
         places(model, ("swap_words",), ["encoder.blocks[0].attn"])
     with pytest.raises(TraceError, match="no point"):
         places(model, ("swap_words",), ["encoder.blocks[4].attn"])
+    in_decoder = places(model, ("swap_words", "heads_off"), ["decoder", "encoder.blocks[2].attn"])
+    assert [(str(place.intervention), place.point) for place in in_decoder] == [
+        ("swap_words at layers 2", "encoder.blocks[2].attn"), ("swap_words in the mask decoder", "decoder"),
+        ("heads_off at layers 2", "encoder.blocks[2].attn"),
+    ]  # fmt: skip
+    with pytest.raises(InterventionError, match="heads_off: of the mask decoder, only words can be changed"):
+        places(model, ("heads_off",), ["decoder"])
 
 
 def test_other_sentences_are_of_other_images_and_say_something_else(make_config: MakeConfig) -> None:

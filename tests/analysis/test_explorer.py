@@ -161,7 +161,7 @@ def test_what_a_run_lacks_is_said_and_not_drawn_as_zero(explorer: Explorer) -> N
 
 def test_words_are_put_together_from_pieces(explorer: Explorer) -> None:
     words = explorer.words("the xylophone circle")
-    assert [word.text for word in words[:2]] == ["[CLS]", "the"]
+    assert [word.text for word in words] == ["[CLS]", "the", "xylophone", "circle", "[SEP]"]
     assert words[-1].text == "[SEP]"
     assert [token for word in words for token in word.tokens] == list(range(sum(len(word.tokens) for word in words)))
 
@@ -184,3 +184,41 @@ def test_wrong_choices_are_one_line(explorer: Explorer, tmp_path: Path) -> None:
     assert view.mask.shape == (37, 53)
     assert view.map is not None
     assert abs(view.map.shape[0] / view.map.shape[1] - 37 / 53) < 0.02
+
+
+def test_own_pictures_are_upright_and_as_large_as_a_screen_shows(explorer: Explorer, tmp_path: Path) -> None:
+    pixels = np.zeros((200, 3000, 3), np.uint8)
+    pixels[:, :1500, 0] = 255
+    exif = Image.Exif()
+    exif[274] = 6  # the camera's right side is up: a quarter turn clockwise
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg", exif=exif, quality=95)
+    picture = own_picture(tmp_path / "photo.jpg")
+    assert picture.pixels.shape == (1024, 68, 3)
+    assert picture.pixels[:500, :, 0].min() > 240, "what was on the left is above"
+    view = Explorer(explorer.predictors, [picture]).view(State(0, SENTENCE, "decoder 0"))["l_dit"]
+    assert view.mask.shape == (1024, 68)
+
+
+def test_words_are_named_as_they_are_written_and_what_is_not_read_is_said(explorer: Explorer) -> None:
+    odd = "red 🙂 שלום \u200b"
+    assert [word.text for word in explorer.words(odd)] == ["[CLS]", "red", "🙂", "שלום", "[SEP]"]
+    assert explorer.unread(odd).startswith("unknown to the tokenizer: 🙂 שלום; left out by the tokenizer: ")
+    assert explorer.unread(SENTENCE) == ""
+    long = explorer.words(" ".join(["red"] * 60))
+    room = explorer.predictors["l_dit"].tokenizer.max_tokens
+    assert [word.tokens for word in long] == [(token,) for token in range(room)]
+    for word in range(5):
+        assert explorer.view(State(0, odd, "encoder 3", word=word))["l_dit"].map is not None
+    with pytest.raises(DataError, match="the tokenizer keeps nothing of it"):
+        explorer.view(State(0, "\u200b", "encoder 3"))
+
+
+def test_learned_tokens_have_no_maps_of_words(explorer: Explorer, make_config: Any) -> None:
+    learned = predictor(make_config(fusion__variant="l_dit", fusion__text="learned"), "learned")
+    alone = Explorer({"learned": learned}, explorer.pictures)
+    assert alone.layers == ["decoder 0", "decoder 1"]
+    both = Explorer({**explorer.predictors, "learned": learned}, explorer.pictures)
+    for method in ("words to image", "gradient", "rollout"):
+        view = both.view(State(0, SENTENCE, "encoder 3", method=method))["learned"]
+        assert view.map is None
+        assert view.why.startswith("no words in ")

@@ -94,6 +94,20 @@ def test_the_command_writes_masks_and_overlays_at_the_picture_s_size(
         assert row["area"] == pytest.approx(mask.mean(), abs=1e-4)
 
 
+def test_a_photo_is_segmented_as_people_see_it(run: RunFolder, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 64, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[274] = 8  # a quarter turn against the clock
+    Image.fromarray(pixels).save(tmp_path / "photo.png", exif=exif)
+    predictor = Predictor.load(run.name, run.results)
+    (of_file,) = predictor(tmp_path / "photo.png", ["red circle"])
+    (upright,) = predictor(np.rot90(pixels).copy(), ["red circle"])
+    np.testing.assert_array_equal(of_file.mask, upright.mask)
+    assert of_file.mask.shape == (64, 40)
+    with pytest.raises(DataError, match="the tokenizer keeps nothing of it"):
+        predictor(pixels, ["red", "\u200b"])
+
+
 def test_an_imported_checkpoint_is_asked_as_the_released_code_does(tmp_path: Path, workbench: Command) -> None:
     state = weights_of("l_dit_cross_attention_ffn") | bert_weights(True)[0]
     for table, rows in (("word", 200), ("position", 20)):

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
-from workbench.analysis.statistics import estimate, paired_difference
+from workbench.analysis.statistics import estimate, paired_difference, rank_correlation
 from workbench.evaluation.metrics import metrics, summarise
 
 
@@ -109,3 +110,38 @@ def test_a_difference_is_between_the_same_seeds() -> None:
     assert 0 < found.low < found.value - spread
     with pytest.raises(ValueError, match="same seeds"):
         paired_difference(better[better["seed"] > 2], base, "miou")
+
+
+def test_a_rank_correlation_is_spearman_s_and_its_interval_is_over_images() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=300)
+    y = x + rng.normal(size=300)
+    images = np.arange(300)
+    found = rank_correlation(x, y, images)
+    assert found.value == pytest.approx(stats.spearmanr(x, y).statistic)
+    assert found.low < found.value < found.high
+    z = np.arctanh(found.value)
+    theory = np.tanh([z - 1.96 / 297**0.5, z + 1.96 / 297**0.5])  # Fisher's, of single expressions
+    assert (found.low, found.high) == pytest.approx(theory, abs=0.05)
+    # Each image ten times over tells no more than once.
+    again = rank_correlation(np.repeat(x, 10), np.repeat(y, 10), np.repeat(images, 10))
+    assert again.value == pytest.approx(found.value, abs=1e-3)
+    assert again.high - again.low == pytest.approx(found.high - found.low, rel=0.02)
+    assert rank_correlation(-x, y, images).high < 0
+    nothing = rank_correlation(rng.normal(size=300), y, images)
+    assert nothing.low < 0 < nothing.high
+
+
+def test_rank_correlations_differ_from_each_other_and_of_a_constant_there_is_none() -> None:
+    rng = np.random.default_rng(1)
+    y = rng.normal(size=200)
+    x, noise, images = y + 0.5 * rng.normal(size=200), rng.normal(size=200), np.arange(200)
+    apart = rank_correlation(x, y, images, noise)
+    assert apart.low > 0
+    assert apart.value == pytest.approx(stats.spearmanr(x, y).statistic - stats.spearmanr(noise, y).statistic)
+    same = rank_correlation(x, y, images, x)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    assert np.isnan(rank_correlation(np.ones(200), y, images).value)
+    assert np.isnan(rank_correlation(x, y, np.zeros(200, int)).value), "of one image there is no interval"
+    x[:50] = np.nan
+    assert rank_correlation(x, y, images).value == pytest.approx(stats.spearmanr(x[50:], y[50:]).statistic)

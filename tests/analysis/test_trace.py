@@ -9,7 +9,10 @@ from torch import Tensor
 
 from tests.analysis.reference import Spy, plain_weights
 from workbench.analysis.points import TraceError, points_of
+from workbench.analysis.rollout import rollout
+from workbench.analysis.text_blocks import text_blocks
 from workbench.analysis.trace import trace
+from workbench.analysis.verify import verify
 from workbench.config import RunConfig
 from workbench.models.attention import implementations
 from workbench.models.build import build_model
@@ -56,6 +59,24 @@ def test_no_output_bit_changes_and_nothing_is_left_behind(
     assert torch.equal(plain, reduced)
     assert all(recording.values is None or recording.weights.isfinite().all() for recording in seen)
     assert not is_watched(model)
+
+
+@pytest.mark.parametrize("precision", ["float64", "bfloat16"])
+@pytest.mark.parametrize("variant", list(variants))
+def test_nor_in_other_precisions(make_config: MakeConfig, variant: str, precision: str) -> None:
+    for layout in LAYOUTS:
+        model, pixels = built(make_config, variant, layout), images()
+        if precision == "float64":
+            model, pixels = model.double(), pixels.double()
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            plain = model(pixels, IDS, MASK)
+            with trace(model, ALL):
+                traced = model(pixels, IDS, MASK)
+            with trace(model, ["encoder.blocks[*].attn"], reductions=["entropy", "column_sum"]):
+                reduced = model(pixels, IDS, MASK)
+        assert torch.equal(plain, traced)
+        assert torch.equal(plain, reduced)
+        assert not is_watched(model)
 
 
 @pytest.mark.parametrize("variant", ["default", "e_dit", "l_dit", "l_dit_cross_attention"])
@@ -251,6 +272,22 @@ def test_what_a_variant_lacks_is_an_error_that_lists_what_it_has(make_config: Ma
     assert "decoder.layers[0-1].word_to_image" in str(error.value)
     with pytest.raises(TraceError, match="no point"), trace(built(make_config, "l_dit"), ["encoder.blocks[9].attn"]):
         pass
+
+
+def test_learned_tokens_are_no_words(make_config: MakeConfig) -> None:
+    """They stand where words would, the same for every sentence: a map named after a word must not be theirs."""
+    model = built(make_config, "l_dit", fusion__text="learned")
+    assert [name for name in points_of(model) if "word" in name and name.startswith("encoder")] == []
+    no_words = pytest.raises(TraceError, match=r"\(LDIT, learned tokens in place of words\) has no point")
+    with no_words, trace(model, ["encoder.blocks[1].attn.image_to_word"]):
+        pass
+    with torch.inference_mode(), trace(model, ["encoder.blocks[*].attn"]) as seen:
+        model(images(), IDS, MASK)
+    with pytest.raises(TraceError, match="no block of this model's image encoder reads words"):
+        rollout(model, seen)
+    blocks = text_blocks(model, images()[:1], IDS[:1], MASK[:1])
+    assert (blocks.encoder, len(blocks.decoder)) == ([], 2)
+    assert {verdict.kind for verdict in verify(model, 64) if verdict.error is None} == set()
 
 
 def test_what_was_not_recorded_is_no_result(make_config: MakeConfig) -> None:

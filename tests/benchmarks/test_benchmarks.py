@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from workbench.benchmarks import attention as bench
+from workbench.benchmarks import explorer
 from workbench.benchmarks.encoder import l_dit
 from workbench.benchmarks.formulation import released_encoder
 from workbench.benchmarks.race import busy_core, in_fresh_process, race
@@ -206,3 +207,23 @@ def test_both_loaders_of_the_data_benchmark_make_the_same_example(tmp_path: Path
         assert difference.max() <= 8
         assert difference.float().mean() < 1
         assert (target_of(ours["mask"]) - mask).abs().max() <= 1.01 / 255
+
+
+def test_the_explorer_is_measured_on_choices_that_each_draw_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[object] = []
+    draw = explorer.ExplorerView._draw
+
+    def counted(view: explorer.ExplorerView) -> None:
+        drawn.append(view.state)
+        draw(view)
+
+    monkeypatch.setattr(explorer.ExplorerView, "_draw", counted)
+    monkeypatch.setattr(explorer, "ROUNDS", 3)
+    lines: list[str] = []
+    figures = explorer.run(lines.append)
+    assert list(figures) == ["explorer_choice_s", "explorer_sentence_s", "explorer_gradient_s"]
+    assert all(number > 0 for number in figures.values())
+    assert len(lines) == 3
+    # The first picture, another method once, and four choices of each kind.
+    assert len(drawn) == 1 + 1 + 3 * 4
+    assert len(set(drawn)) == len(drawn)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.data import fixtures
-from workbench.data.images import find_image_folder, image_size, read_image
+from workbench.data.images import find_image_folder, image_size, read_image, read_upright
 from workbench.errors import DataError
 
 
@@ -30,6 +30,20 @@ def test_what_is_no_image_is_said_without_addresses(tmp_path: Path, read: Any) -
     with pytest.raises(DataError) as raised:
         read(file)
     assert str(raised.value) == f"{file}: image cannot be decoded: it is none of JPEG, PNG, BMP, WEBP"
+
+
+@pytest.mark.parametrize("orientation", [99, 0])
+def test_a_turn_that_there_is_not_turns_nothing(tmp_path: Path, orientation: Any) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 5, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "one.png", exif=exif)
+    np.testing.assert_array_equal(read_upright(tmp_path / "one.png"), pixels)
+
+
+def test_damaged_exif_turns_nothing(tmp_path: Path) -> None:
+    Image.new("RGB", (5, 3), "red").save(tmp_path / "one.jpg", exif=b"Exif\0\0" + b"no TIFF header")
+    assert read_upright(tmp_path / "one.jpg").shape == (3, 5, 3)
 
 
 def test_images_beside_what_a_linked_folder_leads_to_are_found(tmp_path: Path) -> None:

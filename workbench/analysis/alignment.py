@@ -12,9 +12,12 @@ Where the image looks at words (`image_to_word`), also what share of its attenti
 Of a block's whole attention (`encoder.blocks[i].attn`), means over the rows of image tokens:
     entropy: as a fraction of the largest possible. distance: to the image tokens attended to, in tokens.
 
-The nulls are the same numbers of other maps over the same referent: `shuffled`, the words of another image's sentence;
-`same image`, the words of another referent's sentence of the image, where it has one; `smooth`, the map moved across
+The nulls are the same numbers of other maps over the same referent: `shuffled`, another sentence, of another image;
+`same image`, another sentence of the image, about another referent, where it has one; `smooth`, the map moved across
 the image at random, round its edges, so just as smooth.
+
+Each number is also related to the IoU of the run's mask for the same expression, by Spearman's ρ over the split; and
+that beside the ρ of the shuffled words' number with the same IoU. If the two do not differ, it is not these words.
 """
 
 from __future__ import annotations
@@ -29,13 +32,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.analysis.points import TraceError, points_of, select
-from workbench.analysis.statistics import mean_of
+from workbench.analysis.statistics import Estimate, mean_of, rank_correlation
 from workbench.analysis.trace import Recording, trace
 from workbench.analysis.words import groups_of
 from workbench.config import RunConfig
+from workbench.data import masks
 from workbench.data.loading import EvaluationBatch, Expression, ReferringDataset, evaluation_batches
 from workbench.errors import DataError
-from workbench.evaluation.evaluate import mask_logits
+from workbench.evaluation.evaluate import mask_logits, mask_of
+from workbench.evaluation.scoring import score
 from workbench.models.referring_sam import ReferringSam
 from workbench.models.text_encoder import Tokenizer
 
@@ -46,9 +51,12 @@ MASSES = ("mass_text", "mass_words", "mass_cls", "mass_sep", "mass_padding")
 WHOLE = ("entropy", "distance")
 _MEASURED = ("all", "image_to_word", "word_to_image", "cross")
 """Parts of an attention that are measured: whole, or with a map over the image for each word."""
+DRAWS = 1000
+"""Sentences that are drawn, at most, in search of one in other words."""
 Others = dict[tuple[int, int], tuple[str, str | None]]
-Looked = tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]
-"""By point: maps E×h×H×W, means over the sentence's own words, where there are words; and other numbers E×h."""
+Looked = tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], Tensor]
+"""By point: maps E×h×H×W, means over the sentence's own words, where there are words; and other numbers E×h. Then the
+mask's low-resolution logits E×h×w."""
 
 
 def default_points(model: ReferringSam) -> list[str]:
@@ -134,7 +142,8 @@ def collect(
     points: Sequence[str] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row per expression, point, head, and source of the map (`own` or one of NULLS), with the numbers.
+    """One row per expression, point, head, and source of the map (`own` or one of NULLS), with the numbers, and the
+    `iou` of the mask for the expression's own sentence.
 
     Only these are kept: maps of one batch are there at a time.
 
@@ -153,7 +162,8 @@ def collect(
 
     frames: list[pd.DataFrame] = []
     for batch in evaluation_batches(dataset, config.machine.evaluation_batch_size):
-        frames += _of_batch(batch, _referents(dataset, batch, model.image_encoder.patch_size), others, rng, look)
+        inside = _referents(dataset, batch, model.image_encoder.patch_size)
+        frames += _of_batch(batch, inside, others, rng, look, lambda e, one: _iou(dataset, e, one, config))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -163,26 +173,31 @@ def _of_batch(
     others: Others,
     rng: np.random.Generator,
     look: Callable[[EvaluationBatch, Sequence[str]], Looked],
+    iou: Callable[[Expression, Tensor], float],
 ) -> list[pd.DataFrame]:
-    frames = []
+    frames: list[pd.DataFrame] = []
+    ious = np.empty(0)
     for source in ("own", "shuffled", "same image"):
         sentences = [_sentence(e, source, others) for e in batch.expressions]
         asked_about = [s or e.sentence for s, e in zip(sentences, batch.expressions, strict=True)]
-        maps, numbers = look(batch, asked_about)
+        maps, numbers, logits = look(batch, asked_about)
+        if source == "own":
+            ious = np.array([iou(e, one) for e, one in zip(batch.expressions, logits, strict=True)])
         asked = np.array([sentence is not None for sentence in sentences])
         for name, found in numbers.items():
             aligned = scores(maps[name], inside) if name in maps else {}
-            frames.append(_rows(batch, name, source, aligned | found, asked))
+            frames.append(_rows(batch, name, source, aligned | found, asked, ious))
         if source == "own":
             for name, one in maps.items():
-                frames.append(_rows(batch, name, "smooth", scores(_moved(one, rng), inside), asked))
+                frames.append(_rows(batch, name, "smooth", scores(_moved(one, rng), inside), asked, ious))
     return frames
 
 
 def table(collected: pd.DataFrame) -> pd.DataFrame:
-    """For every point, head and number: its mean with interval, spread, and for each null its difference from that.
+    """For every point, head and number: its mean with interval, spread, for each null its difference from that, and its
+    rank correlation with the IoU, beside that of shuffled words.
 
-    `verdict` says whether the interval of the paired difference leaves zero out.
+    Each `verdict` says whether the interval of a difference, or of the correlation, leaves zero out.
     """
     rows = []
     for (point, head), group in collected.groupby(["point", "head"], sort=False):
@@ -193,6 +208,7 @@ def table(collected: pd.DataFrame) -> pd.DataFrame:
                    "high": found.high, "sd": float(own[statistic].std())}  # fmt: skip
             for null in NULLS if statistic in ALIGNED else NULLS[:2]:
                 row |= _against(own, group[group["source"] == null].set_index("expression"), statistic, null)
+            row |= _with_iou(own, group[group["source"] == "shuffled"].set_index("expression"), statistic)
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -200,26 +216,45 @@ def table(collected: pd.DataFrame) -> pd.DataFrame:
 def _against(own: pd.DataFrame, null: pd.DataFrame, statistic: str, name: str) -> dict[str, object]:
     both = own.join(null[[statistic]], rsuffix="_null", how="inner")
     apart = mean_of((both[statistic] - both[f"{statistic}_null"]).to_numpy(float), both["image_id"].to_numpy())
-    if not np.isfinite(apart.value):
-        words = "no such null here"
-    elif apart.low <= 0 <= apart.high:
-        words = "does not separate"
-    else:
-        words = f"separates: {'above' if apart.value > 0 else 'below'} by {abs(apart.value):.3g}"
     return {f"{name}: difference": apart.value, f"{name}: low": apart.low, f"{name}: high": apart.high,
-            f"{name}: verdict": words}  # fmt: skip
+            f"{name}: verdict": _separation(apart)}  # fmt: skip
+
+
+def _separation(apart: Estimate) -> str:
+    if not np.isfinite(apart.value):
+        return "no such null here"
+    if apart.low <= 0 <= apart.high:
+        return "does not separate"
+    return f"separates: {'above' if apart.value > 0 else 'below'} by {abs(apart.value):.3g}"
+
+
+def _with_iou(own: pd.DataFrame, shuffled: pd.DataFrame, statistic: str) -> dict[str, object]:
+    both = own.join(shuffled[[statistic]], rsuffix="_null", how="left")
+    number, null, iou = (both[name].to_numpy(float) for name in (statistic, f"{statistic}_null", "iou"))
+    images = both["image_id"].to_numpy()
+    found, apart = rank_correlation(number, iou, images), rank_correlation(number, iou, images, null)
+    if not np.isfinite(found.value):
+        words = "one of the two is constant"
+    elif found.low <= 0 <= found.high:
+        words = "no relation shown"
+    else:
+        words = "rises with the IoU" if found.value > 0 else "falls as the IoU rises"
+    return {"iou: correlation": found.value, "iou: low": found.low, "iou: high": found.high, "iou: verdict": words,
+            "iou, shuffled: difference": apart.value, "iou, shuffled: low": apart.low,
+            "iou, shuffled: high": apart.high, "iou, shuffled: verdict": _separation(apart)}  # fmt: skip
 
 
 def _rows(
-    batch: EvaluationBatch, point: str, source: str, found: dict[str, Tensor], asked: NDArray[np.bool_]
-) -> pd.DataFrame:
+    batch: EvaluationBatch, point: str, source: str, found: dict[str, Tensor], asked: NDArray[np.bool_],
+    ious: NDArray[np.float64],
+) -> pd.DataFrame:  # fmt: skip
     heads = next(iter(found.values())).shape[1]
     keys = [f"{e.ref_id}/{e.sent_id}" for e in batch.expressions]
     images = np.array([e.image_id for e in batch.expressions])
     frame = pd.DataFrame({name: value.cpu().numpy().ravel() for name, value in found.items()})
     frame = frame.assign(
         expression=np.repeat(keys, heads), image_id=np.repeat(images, heads), head=np.tile(range(heads), len(keys)),
-        point=point, source=source,
+        point=point, source=source, iou=np.repeat(ious, heads),
     )  # fmt: skip
     return frame[np.repeat(asked, heads)]
 
@@ -235,7 +270,7 @@ def _look(
     device = next(model.parameters()).device
     _, mask = tokenizer(list(sentences))
     with trace(model, points, reductions=WHOLE) as seen:
-        mask_logits(model, tokenizer, batch.pixels, batch.content, batch.image_of, sentences, config, device)
+        logits = mask_logits(model, tokenizer, batch.pixels, batch.content, batch.image_of, sentences, config, device)
     own = groups_of(mask)["words"]
     share = (own / own.sum(dim=1, keepdim=True).clamp(min=1)).to(device)
     maps: dict[str, Tensor] = {}
@@ -254,7 +289,14 @@ def _look(
         numbers[name] = masses(recording.weights, mask.to(device)) if name.endswith(".image_to_word") else {}
     if not numbers:
         raise TraceError(f"{', '.join(points)}: the keys are words, so there is no map over the image")
-    return maps, numbers
+    return maps, numbers, logits
+
+
+def _iou(dataset: ReferringDataset, expression: Expression, logits: Tensor, config: RunConfig) -> float:
+    """Of the predicted mask with the referent, as an evaluation scores it."""
+    mask = mask_of(logits, dataset.placement(expression), expression.height, expression.width, config)
+    scored = score(expression, masks.encode(mask.cpu().numpy()), config.evaluation.no_target_area)
+    return float(scored["iou"])
 
 
 def _of_rows(recording: Recording) -> dict[str, Tensor]:
@@ -297,18 +339,29 @@ def _others(dataset: ReferringDataset, rng: np.random.Generator) -> Others:
     everything = list(dataset.expressions)
     if len({e.image_id for e in everything}) < 2:
         raise DataError("a split of one image has no sentences of other images to compare with")
-    return {(e.ref_id, e.sent_id): (_drawn(everything, e, rng), _neighbour(everything, e, rng)) for e in everything}
+    by_image: dict[int, list[Expression]] = {}
+    for expression in everything:
+        by_image.setdefault(expression.image_id, []).append(expression)
+    return {
+        (e.ref_id, e.sent_id): (_drawn(everything, e, rng), _neighbour(by_image[e.image_id], e, rng))
+        for e in everything
+    }
 
 
 def _drawn(everything: list[Expression], of: Expression, rng: np.random.Generator) -> str:
-    while True:
+    """Of another image; in other words, unless all are alike."""
+    drawn = ""
+    for _ in range(DRAWS):
         one = everything[int(rng.integers(len(everything)))]
         if one.image_id != of.image_id:
-            return one.sentence
+            drawn = one.sentence
+            if drawn != of.sentence:
+                return drawn
+    return drawn or next(one.sentence for one in everything if one.image_id != of.image_id)
 
 
-def _neighbour(everything: list[Expression], of: Expression, rng: np.random.Generator) -> str | None:
-    near = [e.sentence for e in everything if e.image_id == of.image_id and e.ref_id != of.ref_id]
+def _neighbour(of_image: list[Expression], of: Expression, rng: np.random.Generator) -> str | None:
+    near = [e.sentence for e in of_image if e.ref_id != of.ref_id and e.sentence != of.sentence]
     return near[int(rng.integers(len(near)))] if near else None
 
 

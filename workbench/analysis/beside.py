@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import save_file
@@ -31,7 +32,8 @@ from workbench.training.checkpointing import load_trained
 
 @dataclass(frozen=True)
 class Written:
-    """The files, and each point's head that points best: (point, head, statistic, mean, interval, verdict)."""
+    """The files, and each point's head that points best: (point, head, statistic, mean, interval, verdict, ρ with the
+    IoU)."""
 
     expressions: int
     statistics: Path
@@ -158,5 +160,8 @@ def _best(found: pd.DataFrame) -> list[tuple[str, ...]]:
         best = group.sort_values("value", ascending=False).iloc[0]
         interval = f"{best['low']:.2f} to {best['high']:.2f}"
         verdict = str(best["shuffled: verdict"])
-        rows.append((str(point), str(best["head"]), "pointing", f"{best['value']:.2f}", interval, verdict))
+        relation = str(best["iou: verdict"])
+        if np.isfinite(best["iou: correlation"]):
+            relation = f"{best['iou: correlation']:+.2f}, {relation}"
+        rows.append((str(point), str(best["head"]), "pointing", f"{best['value']:.2f}", interval, verdict, relation))
     return rows

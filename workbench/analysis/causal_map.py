@@ -27,9 +27,10 @@ from workbench.analysis.interventions import (
     Words,
     check,
     intervene,
+    mean_of_words,
     words_of,
 )
-from workbench.analysis.kept_maps import ALL, UNDISTURBED, Kept, write_map
+from workbench.analysis.kept_maps import ALL, DECODER, UNDISTURBED, Kept, write_map
 from workbench.analysis.points import TraceError, in_words, points_of, select
 from workbench.analysis.predictor import Predictor
 from workbench.data import masks
@@ -46,6 +47,9 @@ from workbench.results.provenance import code_digest
 from workbench.training.checkpointing import load_trained
 
 SAMPLED = "those whose split:ref_id:sent_id has the smallest SHA-256"
+DECODER_POINT = "decoder"
+POINTS = ("encoder.blocks[*].attn", DECODER_POINT)
+"""What is changed where nothing else is asked for: every block of the image encoder, and the mask decoder."""
 ENOUGH = 8
 """Expressions after which an intervention must have changed something."""
 SCORES = ("split", "image_id", "ref_id", "sent_id", "no_target", "target_area", "intersection", "union",
@@ -61,7 +65,7 @@ class Place:
 
     Attributes:
         point: its name, or that of several.
-        layer, head: numbers, or ALL.
+        layer, head: numbers, or ALL; of the mask decoder, DECODER and ALL.
     """
 
     intervention: Intervention
@@ -100,34 +104,46 @@ class CausalMap:
 
 
 def places(model: ReferringSam, kinds: Sequence[Kind], patterns: Sequence[str], by_head: bool = False) -> list[Place]:
-    """What is to be done: each kind at each block, with `by_head` at each head alone too, and at all blocks together.
+    """What is to be done: each kind at each block, with `by_head` at each head alone too, and at all blocks together;
+    those of words in the mask decoder too.
 
     Args:
-        patterns: of whole attentions, `encoder.blocks[*].attn`.
+        patterns: of whole attentions, `encoder.blocks[*].attn`, and `decoder`.
 
     Raises:
         TraceError: the model lacks a point.
         InterventionError: a pattern names something else, or no block that reads words; lists those that do.
     """
+    in_decoder = DECODER_POINT in patterns
+    patterns = [pattern for pattern in patterns if pattern != DECODER_POINT]
     chosen = select(model, patterns)
     for point in chosen:
         if point.part != "all" or point.place != "encoder":
             raise InterventionError(
-                f"{point.name}: interventions act on whole blocks of the image encoder, such as encoder.blocks[0].attn"
+                f"{point.name}: interventions act on whole blocks of the image encoder, such as "
+                f"encoder.blocks[0].attn, or on the mask decoder as a whole, {DECODER_POINT}"
             )
     by_layer = {int(point.name.split("[")[1].split("]")[0]): point.name for point in chosen}
     found: list[Place] = []
     for kind in kinds:
         layers = [layer for layer in by_layer if kind not in OF_WORDS or layer in model.fusion.layers]
-        if not layers:
+        decoded = in_decoder and kind in OF_WORDS
+        if not layers and not decoded:
+            if not patterns:
+                raise InterventionError(
+                    f"{kind}: of the mask decoder, only words can be changed: {', '.join(OF_WORDS)}"
+                )
             raise InterventionError(f"{kind}: {_nowhere(model, patterns)}")
         for layer in layers:
             found += _at(model, kind, layer, by_layer[layer], by_head)
         if len(layers) > 1:
             name = in_words(by_layer[layer] for layer in layers)
             found.append(Place(Intervention(kind, tuple(layers)), name, ALL, ALL))
+        if decoded:
+            found.append(Place(Intervention(kind, (DECODER,)), DECODER_POINT, DECODER, ALL))
     for place in found:
-        check(model, place.intervention)
+        if place.layer != DECODER:
+            check(model, place.intervention)
     return found
 
 
@@ -259,16 +275,23 @@ class _Batch:
             self._features = model.before_text(self._image)
             self._text = self._encoded([dataset.words_of(e) for e in batch.expressions])
             self._words: dict[int, Words] | None = None
+            self._swapped = self._text
             if others is not None:
-                swapped = self._encoded([others[e.ref_id, e.sent_id] for e in batch.expressions])
+                self._swapped = self._encoded([others[e.ref_id, e.sent_id] for e in batch.expressions])
                 with words_of(model) as words:
-                    model.after_text(self._features[self._image_of], *swapped)
+                    model.after_text(self._features[self._image_of], *self._swapped)
                 self._words = words
+            self._embedding = model.after_text(self._features[self._image_of], *self._text)
+            self._undisturbed = self._decoded(self._embedding, *self._text)
 
     def scores(self, intervention: Intervention | None, effects: Effects | None) -> pd.DataFrame:
         """One row of SCORES per expression."""
         if intervention is None:
-            logits = self._logits(self._features)
+            logits = self._undisturbed
+        elif intervention.layers == (DECODER,):
+            logits = self._decoded(self._embedding, *self._words_for_decoder(intervention.kind))
+            if effects is not None:
+                effects.note(DECODER, self._undisturbed, logits)
         else:
             given = None if self._predictor.model.fusion.learned else self._text[1]
             with intervene(self._predictor.model, intervention, self._words, given, effects):
@@ -287,12 +310,23 @@ class _Batch:
 
     @torch.inference_mode()
     def _logits(self, features: Tensor | None) -> Tensor:
-        """As `evaluate.mask_logits` computes them, E×h×w in fp32."""
+        """As `evaluate.mask_logits` computes them, E×h×w in fp32, with whatever watches the model."""
         model, (text, text_mask) = self._predictor.model, self._text
         with self._precision():
             features = model.before_text(self._image) if features is None else features
-            embedding = model.after_text(features[self._image_of], text, text_mask)
-            return model.decode(embedding, text, text_mask)[:, 0].float()
+            return self._decoded(model.after_text(features[self._image_of], text, text_mask), text, text_mask)
+
+    @torch.inference_mode()
+    def _decoded(self, embedding: Tensor, text: Tensor, text_mask: Tensor | None) -> Tensor:
+        with self._precision():
+            return self._predictor.model.decode(embedding, text, text_mask)[:, 0].float()
+
+    def _words_for_decoder(self, kind: Kind) -> tuple[Tensor, Tensor | None]:
+        """What the mask decoder reads of the words, changed."""
+        text, text_mask = self._text
+        if kind == "hide_words":
+            return text, torch.zeros(text.shape[:2], dtype=torch.bool, device=text.device)
+        return self._swapped if kind == "swap_words" else (mean_of_words(text, text_mask), text_mask)
 
     def _encoded(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         ids, mask = (one.to(self._predictor.device) for one in self._predictor.tokenizer(sentences))

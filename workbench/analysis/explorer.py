@@ -14,17 +14,21 @@ from typing import Literal, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
+from workbench.analysis.points import reads_words
 from workbench.analysis.predictor import Predictor
 from workbench.analysis.relevance import relevance
 from workbench.analysis.text_blocks import text_blocks
-from workbench.data.images import read_pixels
+from workbench.analysis.words import Word, unread, words_of
+from workbench.data.images import read_upright
 from workbench.data.loading import ReferringDataset
-from workbench.data.transforms import place, place_image, resize_image
+from workbench.data.transforms import fitted, place, place_image, resize_image
 from workbench.errors import DataError, WorkbenchError
 from workbench.evaluation.evaluate import mask_of
 from workbench.models.referring_sam import ReferringSam
+from workbench.models.text_encoder import Tokenizer
 from workbench.registry import unknown_name
 
 T = TypeVar("T")
@@ -38,6 +42,8 @@ METHODS: dict[Method, str] = {
 }
 ALL_BLOCKS: tuple[Method, ...] = ("rollout", "rollout × gradient")
 """Methods that go through all blocks of the image encoder, whatever layer and head are chosen."""
+LARGEST = 1024
+"""Pixels along the longer side of a picture of one's own: as many as SAM sees."""
 MOST_KEPT = 64
 """Pictures with a sentence whose maps are kept for each run."""
 
@@ -54,14 +60,6 @@ class Picture:
     name: str
     pixels: NDArray[np.uint8]
     referents: Mapping[str, NDArray[np.bool_]]
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word and its tokens in the sentence as the model reads it."""
-
-    text: str
-    tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -170,6 +168,7 @@ class Explorer:
         if not predictors or not pictures:
             raise DataError("at least one run and one picture are needed")
         self.predictors, self.pictures = dict(predictors), list(pictures)
+        self._words: dict[str, list[Word]] = {}
         self._kept: OrderedDict[tuple[str, int, str], Recorded] = OrderedDict()
         self._relevant: OrderedDict[tuple[str, int, str], Relevant] = OrderedDict()
 
@@ -178,7 +177,7 @@ class Explorer:
         """Layers that any run has: the image encoder's first, as the model runs."""
         depths: dict[str, set[int]] = {"encoder": set(), "decoder": set()}
         for predictor in self.predictors.values():
-            depths["encoder"] |= set(predictor.model.fusion.layers)
+            depths["encoder"] |= set(predictor.model.fusion.layers if reads_words(predictor.model) else ())
             depths["decoder"] |= set(range(predictor.config.backbone.decoder_depth))
         return [f"{part} {layer}" for part, layers in depths.items() for layer in sorted(layers)]
 
@@ -188,22 +187,28 @@ class Explorer:
         return max((len(next(iter(maps.values()))) for maps in recorded if maps), default=0)
 
     def words(self, sentence: str) -> list[Word]:
-        """The words of a sentence, [CLS] and [SEP] as well; pieces that belong together are one.
+        """The words of a sentence that have tokens, with [CLS] before and [SEP] behind them.
 
         Raises:
-            DataError: the sentence is empty.
+            DataError: the sentence says nothing.
         """
         if not sentence.strip():
             raise DataError("a sentence is needed, such as: the red circle")
-        tokenizer = next(iter(self.predictors.values())).tokenizer
-        ids, mask = tokenizer([sentence])
-        words: list[Word] = []
-        for token, piece in enumerate(tokenizer.pieces(ids[0, : int(mask.sum())].tolist())):
-            if piece.startswith("##") and words:
-                words[-1] = Word(words[-1].text + piece[2:], (*words[-1].tokens, token))
-            else:
-                words.append(Word(piece.removeprefix("Ġ"), (token,)))
-        return words
+        if sentence not in self._words:
+            tokenizer = self._tokenizer
+            last = int(tokenizer([sentence])[1].sum()) - 1
+            own = [word for word in words_of(sentence, tokenizer) if word.tokens]
+            ends = [Word(text, (token,), (text,), "read") for text, token in (("[CLS]", 0), ("[SEP]", last))]
+            self._words = {sentence: [ends[0], *own, ends[1]]}
+        return self._words[sentence]
+
+    def unread(self, sentence: str) -> str:
+        """What the models do not read of a sentence, in one line; empty where they read all."""
+        return unread(words_of(sentence, self._tokenizer))
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        return next(iter(self.predictors.values())).tokenizer
 
     def start(self) -> State:
         """What is shown first: the first picture and its first sentence, the last layer of an image encoder."""
@@ -271,7 +276,7 @@ class Explorer:
         chosen = heads.mean(axis=0) if head is None else heads[head]
         words = self.words(state.sentence)
         picked = words[1:-1] if state.word is None else [words[state.word]]
-        square = chosen[[token for word in picked or words for token in word.tokens]].mean(axis=0)
+        square = chosen[[token for word in picked for token in word.tokens]].mean(axis=0)
         patch = predictor.config.backbone.image_size // square.shape[0]
         pixels = np.kron(square, np.ones((patch, patch), dtype=np.float32))
         top, left = placement.top, placement.left
@@ -311,5 +316,13 @@ def pictures_of(dataset: ReferringDataset, most: int = 20) -> list[Picture]:
 
 
 def own_picture(file: Path) -> Picture:
-    """A picture of one's own; DataError where it cannot be read."""
-    return Picture(file.name, read_pixels(file).permute(1, 2, 0).contiguous().numpy(), {})
+    """A picture of one's own, turned as the camera says, and made smaller where it is larger than a screen shows.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    pixels = read_upright(file)
+    if max(pixels.shape) > LARGEST:
+        height, width = fitted(pixels.shape[0], pixels.shape[1], LARGEST)
+        pixels = np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0))
+    return Picture(file.name, pixels, {})

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from workbench.analysis.kept_maps import DECODER
 from workbench.errors import WorkbenchError
 from workbench.models.attention import AttentionInput, attention
 from workbench.models.referring_sam import ReferringSam
@@ -38,7 +39,7 @@ class Intervention:
             become their mean. swap_words: a block gets the words of another sentence, see `intervene`. heads_off,
             heads_mean: the output of these heads becomes zero, or its mean over the image's tokens. Where words evolve
             from block to block, what a block made of changed words goes on to the blocks after it.
-        layers: of the encoder.
+        layers: of the encoder; or DECODER alone, which `causal_map` takes, and `intervene` does not.
         heads: None for all of them; only hide_words and the two of heads take some.
     """
 
@@ -47,6 +48,8 @@ class Intervention:
     heads: tuple[int, ...] | None = None
 
     def __str__(self) -> str:
+        if self.layers == (DECODER,):
+            return f"{self.kind} in the mask decoder"
         heads = "" if self.heads is None else f", heads {','.join(map(str, self.heads))}"
         return f"{self.kind} at layers {','.join(map(str, self.layers))}{heads}"
 
@@ -83,10 +86,11 @@ class Effects:
     def check(self) -> None:
         """InterventionError where no forward pass came to a block, or the block was left unchanged."""
         for layer, change in self.by_layer.items():
+            where = "there" if layer == DECODER else f"at block {layer}"
             if change is None:
-                raise InterventionError(f"{self.intervention}: no forward pass came to block {layer}")
+                raise InterventionError(f"{self.intervention}: no forward pass came {where.replace('at', 'to')}")
             if change == 0:
-                raise InterventionError(f"{self.intervention}: it changed nothing at block {layer}")
+                raise InterventionError(f"{self.intervention}: it changed nothing {where}")
 
 
 @contextlib.contextmanager
@@ -221,7 +225,7 @@ class _Changer(_PaddingOf):
         if place != self.layer or self.intervention.kind not in OF_TOKENS:
             return tokens
         if self.intervention.kind == "mean_words":
-            return self._noted(tokens, _mean(tokens, self.text_mask))
+            return self._noted(tokens, mean_of_words(tokens, self.text_mask))
         if self.words is None or self.words.tokens.shape != tokens.shape:
             raise InterventionError(f"{self.intervention}: the words of {len(tokens)} other sentences are needed")
         return self._noted(tokens, self.words.tokens)
@@ -248,7 +252,7 @@ class _Changer(_PaddingOf):
         return after
 
 
-def _mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
+def mean_of_words(tokens: Tensor, mask: Tensor | None) -> Tensor:
     """All tokens B×L×C as their mean over those that are no padding."""
     if mask is None:
         return tokens.mean(dim=1, keepdim=True).expand_as(tokens)

@@ -20,6 +20,8 @@ from workbench.validation import DamagedFile
 UNDISTURBED = "none"
 ALL = -1
 """Stands for all heads of a block, and for all chosen blocks together."""
+DECODER = -2
+"""Stands for the mask decoder in place of a block of the image encoder."""
 METRIC = "miou"
 REMEDY = "make it again: workbench interventions"
 _ABOUT = b"workbench"

@@ -57,6 +57,11 @@ def points_of(model: ReferringSam) -> dict[str, Point]:
     return {point.name: point for point in points}
 
 
+def reads_words(model: ReferringSam) -> bool:
+    """Whether blocks of the image encoder read the sentence: some are fused, and not with learned tokens instead."""
+    return bool(model.fusion.layers) and not model.fusion.learned
+
+
 def select(model: ReferringSam, patterns: Sequence[str]) -> list[Point]:
     """The points that patterns name; `*` and `?` are wildcards, brackets are not.
 
@@ -76,8 +81,8 @@ def select(model: ReferringSam, patterns: Sequence[str]) -> list[Point]:
             if fits.fullmatch(name) and (point.part != "image_to_image" or base.endswith("image_to_image"))
         ]
         if not names:
-            variant = type(model.fusion).__name__
-            raise TraceError(f"this model ({variant}) has no point {pattern!r}; it has {in_words(points)}")
+            kind = type(model.fusion).__name__ + (", learned tokens in place of words" if model.fusion.learned else "")
+            raise TraceError(f"this model ({kind}) has no point {pattern!r}; it has {in_words(points)}")
         for name in names:
             full = name if rows is None else name + pattern[len(base) :]
             chosen[full] = replace(points[name], name=full, rows=rows)
@@ -115,11 +120,13 @@ def _rows_of(pattern: str) -> tuple[str, tuple[int, ...] | slice | None]:
 
 def _of_encoder(model: ReferringSam) -> list[Point]:
     encoder, fusion, points = model.image_encoder, model.fusion, list[Point]()
+    # Learned tokens are no words: a map that is named after a word must not be theirs.
+    reading = fusion.layers if reads_words(model) else ()
     for layer in range(encoder.depth):
         name, module = f"encoder.blocks[{layer}]", encoder.vit.attention_of(layer)
         if module is not None:
-            points += _of_block(f"{name}.attn", module, layer in fusion.layers, fusion.reads_output(layer))
-        cross = fusion.cross_attention_of(layer) if layer in fusion.layers else None
+            points += _of_block(f"{name}.attn", module, layer in reading, fusion.reads_output(layer))
+        cross = fusion.cross_attention_of(layer) if layer in reading else None
         if cross is not None:
             points.append(Point(f"{name}.fusion.cross_attention", "fusion", "cross", cross))
     return points

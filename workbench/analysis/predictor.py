@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workbench.analysis.words import check_sentence
 from workbench.config import RunConfig
-from workbench.data.images import read_pixels
+from workbench.data.images import read_upright
 from workbench.data.transforms import place, place_image, resize_image, restore_logits
 from workbench.errors import CheckpointError, ConfigError, DataError
 from workbench.evaluation.evaluate import mask_logits, mask_of
@@ -96,14 +97,18 @@ class Predictor:
         """What each sentence refers to.
 
         Args:
-            image: a file, or pixels height×width×3.
+            image: a file, which is turned as the camera says in it, or pixels height×width×3.
 
         Raises:
-            DataError: the file is no image, or there is no sentence, or an empty one.
+            DataError: the file is no image, there is no sentence, or one of them says nothing.
         """
         if not sentences or not all(sentence.strip() for sentence in sentences):
             raise DataError("at least one sentence is needed, and none may be empty")
-        pixels = torch.from_numpy(image).permute(2, 0, 1) if isinstance(image, np.ndarray) else read_pixels(Path(image))
+        for sentence in sentences:
+            check_sentence(sentence, self.tokenizer)
+        pixels = torch.from_numpy(image if isinstance(image, np.ndarray) else read_upright(Path(image))).permute(
+            2, 0, 1
+        )
         return [
             prediction
             for first in range(0, len(sentences), BATCH)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workbench.analysis.points import points_of
+from workbench.analysis.points import points_of, reads_words
 from workbench.analysis.rollout import rollout
 from workbench.analysis.trace import trace
 from workbench.models.referring_sam import ReferringSam
@@ -41,7 +41,7 @@ def relevance(model: ReferringSam, image: Tensor, ids: Tensor, mask: Tensor) -> 
         ids, mask: of one sentence, 1×L.
     """
     read = [name for name in points_of(model) if name.endswith(".image_to_word")]
-    blocks = ["encoder.blocks[*].attn"] if model.fusion.layers else []
+    blocks = ["encoder.blocks[*].attn"] if reads_words(model) else []
     with torch.inference_mode(False), torch.enable_grad(), trace(model, [*read, *blocks], gradient=True) as seen:
         pixels = image.clone().requires_grad_()
         logits = model(pixels, ids.clone(), mask.clone())[0]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from workbench.analysis.blocks import in_full, merged, split
-from workbench.analysis.points import TraceError
+from workbench.analysis.points import TraceError, reads_words
 from workbench.analysis.trace import Recording, Trace
 from workbench.models.attention import weights
 from workbench.models.referring_sam import ReferringSam
@@ -48,7 +48,7 @@ def rollout(model: ReferringSam, traced: Trace, weighted: bool = False) -> Carri
         TraceError: no block reads words, or a block was not recorded.
     """
     fusion = model.fusion
-    if not fusion.layers:
+    if not reads_words(model):
         raise TraceError(
             "no block of this model's image encoder reads words; the mask decoder's rows are there instead"
         )

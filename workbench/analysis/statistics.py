@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -74,6 +75,49 @@ def mean_of(values: NDArray[np.float64], image_ids: NDArray[np.int64]) -> Estima
     sums = np.stack([np.bincount(image, values[there]), np.bincount(image)])[:, None].astype(float)
     once = np.ones((1, len(images)))
     return _interval(_ratios(sums, once, 0.0)[0], _ratios(sums, _weights(len(images)), 0.0))
+
+
+def rank_correlation(
+    one: NDArray[np.float64], other: NDArray[np.float64], image_ids: NDArray[np.int64], minus: Any = None
+) -> Estimate:
+    """Spearman's ρ of two numbers of expressions, with its interval over images; NaN where one of them is constant.
+
+    Ranks are those in the whole sample, also where images are drawn. Expressions that lack a number are left out.
+
+    Args:
+        minus: a third number; then of the difference of ρ(one, other) from ρ(minus, other), both drawn together.
+    """
+    columns = [one, other] if minus is None else [one, other, np.asarray(minus, dtype=float)]
+    there = np.isfinite(np.stack(columns)).all(axis=0)
+    images, image = np.unique(image_ids[there], return_inverse=True)
+    if len(images) < 2:
+        return Estimate(float("nan"), float("nan"), float("nan"))
+    ranked = [stats.rankdata(column[there]) / there.sum() for column in columns]
+    weights = np.concatenate([np.ones((1, len(images))), _weights(len(images))])
+    found = _correlations(ranked[0], ranked[1], image, weights)
+    if minus is not None:
+        found = found - _correlations(ranked[2], ranked[1], image, weights)
+    low, high = (
+        np.nanquantile(found[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if np.isfinite(found[0]) else (np.nan,) * 2
+    )
+    return Estimate(float(found[0]), float(low), float(high))
+
+
+def _correlations(
+    x: NDArray[np.float64], y: NDArray[np.float64], image: NDArray[np.int64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Pearson's r for each draw of images, from each image's sums; NaN where there is no variance."""
+    x, y = x - x.mean(), y - y.mean()
+    count, sx, sy, xx, yy, xy = (
+        weights @ np.bincount(image, values) for values in (np.ones_like(x), x, y, x * x, y * y, x * y)
+    )
+    spread = (count * xx - sx**2) * (count * yy - sy**2)
+    # A constant has a variance of about nothing, not of exactly nothing.
+    varies = spread > 1e-18 * count**4
+    r: NDArray[np.float64] = np.divide(
+        count * xy - sx * sy, np.sqrt(np.where(varies, spread, 1.0)), out=np.full_like(count, np.nan), where=varies
+    )
+    return r
 
 
 def _parts(frame: pd.DataFrame, metric: str) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from workbench.analysis.points import TraceError
+from workbench.analysis.points import TraceError, reads_words
 from workbench.analysis.trace import Recording, trace
 from workbench.errors import WorkbenchError
 from workbench.files import write_atomically
@@ -134,8 +134,9 @@ def _error(model: ReferringSam, side: int, tokens: int, dtype: str, kind: Kind) 
     if kind == "write" and not fused:
         return None
     layers = [layer for layer in range(model.image_encoder.depth) if model.image_encoder.vit.attention_of(layer)]
+    reading = fused if reads_words(model) else ()
     names = {
-        layer: [f"encoder.blocks[{layer}].attn.{part}" for part in _parts(kind, layer in fused, bool(fused))]
+        layer: [f"encoder.blocks[{layer}].attn.{part}" for part in _parts(kind, layer in reading, bool(reading))]
         for layer in layers
     }
     keepers = {layer: _Keeper(kind == "write" and layer in fused) for layer in layers}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,15 @@ from workbench.models.text_encoder import Tokenizer
 
 _WORD = re.compile("[\u3400-\u9fff\uf900-\ufaff]|[^\\s\u3400-\u9fff\uf900-\ufaff]+")
 """What stands between blanks; a Chinese character is a word of its own, as it is to BERT's tokenizer."""
+
+
+_WHY = {
+    "unknown": "unknown to the tokenizer",
+    "cut": "past the longest sentence",
+    "skipped": "left out by the tokenizer",
+}
+MOST_NAMED = 5
+"""Words that are named in a message."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +43,37 @@ class Word:
     read: Literal["read", "unknown", "cut", "skipped"]
 
 
-def words_of(sentence: str, tokenizer: Tokenizer) -> tuple[Word, ...]:
-    """The words of a sentence, in order.
+def shortened(text: str, most: int = 24) -> str:
+    """The text in at most so many characters."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
-    Raises:
-        DataError: it is empty, no valid text, or the tokenizer keeps nothing of it.
-    """
+
+def check_sentence(sentence: str, tokenizer: Tokenizer) -> None:
+    """DataError where a sentence is empty, no valid text, or the tokenizer keeps nothing of it."""
     if not sentence.strip():
         raise DataError("a sentence is empty")
     try:
         sentence.encode()
     except UnicodeEncodeError:
         raise DataError(f"{sentence!r}: not valid text; sentences are read as UTF-8") from None
+    length, of_nothing = tokenizer.lengths([sentence, ""])
+    if length <= of_nothing:
+        raise DataError(f"{sentence!r}: the tokenizer keeps nothing of it, so there is no word to read")
+
+
+def unread(words: Sequence[Word]) -> str:
+    """Which words a model does not read as they stand, and why, in one line; empty where it reads all."""
+    parts = []
+    for read, why in _WHY.items():
+        if texts := [shortened(word.text) for word in words if word.read == read]:
+            more = f" and {len(texts) - MOST_NAMED} more" if len(texts) > MOST_NAMED else ""
+            parts.append(f"{why}: {' '.join(texts[:MOST_NAMED])}{more}")
+    return "; ".join(parts)
+
+
+def words_of(sentence: str, tokenizer: Tokenizer) -> tuple[Word, ...]:
+    """The words of a sentence, in order; errors as of `check_sentence`."""
+    check_sentence(sentence, tokenizer)
     spans = tokenizer.spans(sentence)
     ids = tokenizer([sentence])[0][0].tolist()
     is_cut = tokenizer.lengths([sentence])[0] > tokenizer.max_tokens
@@ -61,8 +90,6 @@ def words_of(sentence: str, tokenizer: Tokenizer) -> tuple[Word, ...]:
         elif all(ids[token] == unknown for token in tokens):
             read = "unknown"
         words.append(Word(match[0], tokens, tuple(tokenizer.pieces([ids[token] for token in tokens])), read))
-    if not any(word.tokens for word in words):
-        raise DataError(f"{sentence!r}: the tokenizer keeps nothing of it, so no word can be attributed")
     return tuple(words)
 
 

@@ -9,6 +9,8 @@ At 64×64 image tokens and 20 words, of one block:
     memory_4096: what recording its text blocks, column sums and entropies takes at its peak beyond the block alone, as
         a fraction of one N×N matrix in fp32 per head.
 
+explorer_choice_s and its neighbours: how long the explorer takes to answer; see `benchmarks.explorer`.
+
 Memory on the CPU is what the system gave to a fresh process (VmHWM), reset and with all that was free handed back right
 before: unlike a count of tensors it holds what threads and kernels take for themselves, and other work on the machine
 does not change it. Plain and traced are each the median of three processes.
@@ -27,6 +29,7 @@ import torch
 from torch import Tensor
 
 from workbench.analysis.trace import trace
+from workbench.benchmarks import explorer
 from workbench.benchmarks.encoder import TEXT_WIDTH, WORDS, l_dit
 from workbench.benchmarks.race import Report, in_words, peak_memory, race
 from workbench.models.backbones import BlockOptions, backbones
@@ -43,7 +46,7 @@ TEXT_BLOCKS = ("attn.word_to_image", "attn.image_to_word")
 
 def run(device: torch.device, report: Report) -> dict[str, float]:
     """All figures; see the module."""
-    return _times(device, report) | _memory(device, report)
+    return _times(device, report) | _memory(device, report) | explorer.run(report)
 
 
 def _model(device: torch.device) -> ReferringSam:

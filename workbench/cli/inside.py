@@ -102,7 +102,7 @@ def attention(
     """Measure where words look, layer by layer and head by head, and write maps and statistics beside each run."""
     from workbench.analysis.beside import keep_attention, write_attention
 
-    header = ("run", "point", "head", "statistic", "mean", "95 % interval", "against shuffled words")
+    header = ("run", "point", "head", "statistic", "mean", "95 % interval", "against shuffled words", "with IoU")
     rows, documents = [], []
     for name in runs:
         written = write_attention(name, results, data_root, split, images, points, expressions, method or ["heads"])
@@ -151,7 +151,8 @@ def interventions(
         ),
     ] = None,
     points: Annotated[
-        list[str] | None, typer.Option(help="Names or patterns of blocks, e.g. 'encoder.blocks[2].attn'; else all.")
+        list[str] | None,
+        typer.Option(help="Names or patterns of blocks, e.g. 'encoder.blocks[2].attn', or decoder; else all of them."),
     ] = None,
     heads: Annotated[bool, typer.Option("--heads", help="Each head alone too, for kinds that take heads.")] = False,
     limit: Annotated[
@@ -161,17 +162,17 @@ def interventions(
     data_root: DataRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Measure where language acts: change one block at a time, and say by how much the IoU of a split changes.
+    """Measure where language acts: by how much a split's IoU changes with one block, or the mask decoder, changed.
 
     The rows of every expression (Parquet) and the table (CSV) are kept beside each run.
     """
     import json
 
-    from workbench.analysis.causal_map import Request, check_runs, map_run
+    from workbench.analysis.causal_map import POINTS, Request, check_runs, map_run
     from workbench.analysis.interventions import OF_WORDS
 
     kinds: Any = tuple(dict.fromkeys(one.value for one in kind)) if kind else OF_WORDS
-    request = Request(split, kinds, tuple(points or ("encoder.blocks[*].attn",)), heads, limit)
+    request = Request(split, kinds, tuple(points or POINTS), heads, limit)
     check_runs(runs, request, results)
     documents = []
     for run in runs:
@@ -196,6 +197,8 @@ def interventions(
 
 def _print_map(kept: Kept) -> None:
     """Differences in points, with their intervals."""
+    from workbench.analysis.kept_maps import ALL, DECODER
+
     about = kept.about
     which = about["chosen"] if about["expressions"] == about["of"] else f"of {about['of']:,}: {about['chosen']}"
     print(
@@ -206,7 +209,7 @@ def _print_map(kept: Kept) -> None:
     rows = [
         (
             row["intervention"],
-            "together" if row["layer"] < 0 else row["layer"],
+            {ALL: "together", DECODER: "decoder"}.get(row["layer"], row["layer"]),
             "all" if row["head"] < 0 else row["head"],
             f"{100 * row['delta']:+.2f}",
             f"{100 * row['low']:+.2f} to {100 * row['high']:+.2f}",

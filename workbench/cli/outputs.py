@@ -196,6 +196,9 @@ def figure(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Whose masks and maps pictures show; else the lowest that all have.")
     ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="That pictures, bins, layers and interventions are of; else the report's.")
+    ] = None,
     columns: Annotated[int | None, typer.Option(min=1, max=2, help="Of a page: the figure's width.")] = None,
     file_name: Annotated[
         str | None, typer.Option("--as", metavar="NAME", help="Name of the files, where it is not the figure's.")
@@ -229,7 +232,7 @@ def figure(
         stored = stored_of(grid, seeds, summary, results, data_root, checkpoint_root, preset)
     else:
         stored = without_runs(load_grid_file(grid, data_root, checkpoint_root, preset=preset))
-    stored = with_report(stored, settings=settings, expressions=expressions, seed=seed, columns=columns)
+    stored = with_report(stored, settings=settings, expressions=expressions, seed=seed, split=split, columns=columns)
     out = writable(results, stored.grid.name)
     drawn: list[Path] = []
     current: list[Path] = []

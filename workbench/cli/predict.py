@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.cli.options import RESULTS, CheckpointRoot, Json, Results, app, print_json, print_rows, progress_of
+from workbench.cli.options import (
+    RESULTS,
+    CheckpointRoot,
+    Json,
+    Results,
+    app,
+    print_json,
+    print_rows,
+    print_written,
+    progress_of,
+    warn,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from workbench.analysis.predictor import Predictor
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 
@@ -31,6 +48,9 @@ def predict(
             show_default=False,
         ),
     ],
+    attention: Annotated[
+        bool, typer.Option("--attention", help="Where each word looks in each picture too: a figure, and all maps.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder for masks, overlays and predictions.json.")] = Path("predictions"),
     results: Results = RESULTS,
     checkpoint_root: CheckpointRoot = None,
@@ -38,19 +58,24 @@ def predict(
 ) -> None:
     """Segment what sentences refer to in pictures of your own, with any trained run or imported checkpoint.
 
-    For each picture and sentence this writes a mask (black and white PNG) and an overlay, at the picture's own size.
-    The score is the mean probability of the mask's pixels.
+    For each picture and sentence this writes a mask (black and white PNG) and an overlay, at the picture's own size,
+    turned as the camera says. The score is the mean probability of the mask's pixels.
     """
     images, sentences = _images_and_sentences(inputs)
     from PIL import Image
 
     from workbench.analysis.predictor import Predictor
-    from workbench.data.images import read_image
+    from workbench.analysis.words import check_sentence
+    from workbench.data.images import read_upright
     from workbench.files import replacing, write_text
     from workbench.paper.overlay import overlay
 
-    pictures = [read_image(image) for image in images]  # a broken one is named before a model is loaded
+    pictures = [read_upright(image) for image in images]  # a broken one is named before a model is loaded
     predictor = Predictor.load(run, results, checkpoint_root or Path("checkpoints"))
+    for sentence in sentences:
+        check_sentence(sentence, predictor.tokenizer)
+    not_read = {sentence: _not_read(predictor, sentence) for sentence in sentences}
+    written: list[Path] = []
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     with progress_of("predicting", "images") as step:
@@ -58,7 +83,11 @@ def predict(
             name = (
                 f"{image.stem}-{number + 1}" if [other.stem for other in images].count(image.stem) > 1 else image.stem
             )
-            for place, found in enumerate(predictor(pixels, sentences), start=1):
+            predictions = predictor(pixels, sentences)
+            if attention:
+                masks = [one.mask for one in predictions]
+                written += _draw_attention(predictor, pixels, sentences, masks, image.name, out, name)
+            for place, found in enumerate(predictions, start=1):
                 mask_file, overlay_file = out / f"{name}-{place}.png", out / f"{name}-{place}-overlay.png"
                 for file, picture in ((mask_file, found.mask), (overlay_file, overlay(pixels, found.mask))):
                     with replacing(file) as partial:
@@ -71,10 +100,13 @@ def predict(
                         "score": round(found.score, 4),
                         "mask": str(mask_file),
                         "overlay": str(overlay_file),
+                        "not_read": not_read[found.sentence],
                     }
                 )
             step(number + 1, len(images))
-    document = {"run": predictor.name, "predictions": rows}
+    document: dict[str, Any] = {"run": predictor.name, "predictions": rows}
+    if attention:
+        document["attention"] = [str(file) for file in written]
     write_text(out / "predictions.json", json.dumps(document, indent=1) + "\n")
     if as_json:
         print_json(document)
@@ -83,6 +115,43 @@ def predict(
         ("image", "sentence", "area", "score", "overlay"),
         [(r["image"], r["sentence"], f"{100 * r['area']:.1f} %", f"{r['score']:.2f}", r["overlay"]) for r in rows],
     )
+    for sentence, words in not_read.items():
+        if words:
+            warn(f"{sentence!r}: not read: {words}")
+    print_written(written)
+
+
+def _not_read(predictor: Predictor, sentence: str) -> str:
+    from workbench.analysis.words import unread, words_of
+    from workbench.errors import CheckpointError
+
+    try:
+        return unread(words_of(sentence, predictor.tokenizer))
+    except CheckpointError:  # a tokenizer that does not say which letters a token is of
+        return ""
+
+
+def _draw_attention(
+    predictor: Predictor,
+    pixels: NDArray[np.uint8],
+    sentences: list[str],
+    masks: list[NDArray[np.bool_]],
+    image: str,
+    out: Path,
+    name: str,
+) -> list[Path]:
+    """Write `<name>-attention` as PNG, PDF, JSON and safetensors."""
+    from workbench.analysis.picture_maps import picture_maps
+    from workbench.files import write_text
+    from workbench.paper.figures.picture_attention import data, save
+
+    found = picture_maps(predictor, pixels, sentences)
+    shown = data(pixels, found, masks, image, predictor.name)
+    files = save(shown, out, f"{name}-attention")
+    about, weights = out / f"{name}-attention.json", out / f"{name}-attention.safetensors"
+    write_text(about, json.dumps(shown.document, indent=1, allow_nan=False) + "\n")
+    found.save(weights)
+    return [*files, about, weights]
 
 
 def _images_and_sentences(inputs: list[str]) -> tuple[list[Path], list[str]]:
@@ -90,7 +159,7 @@ def _images_and_sentences(inputs: list[str]) -> tuple[list[Path], list[str]]:
 
     images, sentences = [], []
     for given in inputs:
-        if Path(given).is_file():
+        if _is_file(given):
             images.append(Path(given))
         elif given.lower().endswith(IMAGE_ENDINGS):
             raise DataError(f"missing image {given}")
@@ -103,3 +172,10 @@ def _images_and_sentences(inputs: list[str]) -> tuple[list[Path], list[str]]:
     if not sentences:
         raise DataError('say what to look for, in quotes, after the images: "the red circle on the left"')
     return images, sentences
+
+
+def _is_file(given: str) -> bool:
+    try:
+        return Path(given).is_file()
+    except (OSError, ValueError):  # a sentence that is longer than any file's name, or not valid text
+        return False

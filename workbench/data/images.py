@@ -84,11 +84,23 @@ def read_upright(file: Path) -> NDArray[np.uint8]:
         DataError: see `read_pixels`.
     """
     pixels = read_image(file)
-    with open_file(file) as stream, Image.open(stream, formats=FORMATS) as image:
-        turn = image.getexif().get(ExifTags.Base.Orientation, 1)
+    turn = _turn_of(file)
+    if turn == 1:
+        return pixels
     turned = Image.fromarray(pixels)
     turned.getexif()[ExifTags.Base.Orientation] = turn
     return np.array(ImageOps.exif_transpose(turned))
+
+
+def _turn_of(file: Path) -> int:
+    """The orientation that EXIF names, from 1 (as it is stored) to 8; 1 where it names none that there is."""
+    try:
+        with warnings.catch_warnings(), open_file(file) as stream, Image.open(stream, formats=FORMATS) as image:
+            warnings.simplefilter("ignore")
+            turn = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow raises many types of error for damaged EXIF, beside which the pixels may be whole
+        return 1
+    return turn if type(turn) is int and 1 <= turn <= 8 else 1
 
 
 def _in_eight_bits(image: Image.Image) -> Image.Image:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from workbench.files import read_file
 from workbench.grids import Grid, GridError, ReportConfig
 from workbench.grids.evaluated import Evaluated, evaluated, without_runs
+from workbench.grids.grid import check_report
 from workbench.models.catalog import config_of
 from workbench.paper.figures import figures
 from workbench.paper.figures.data import FigureData
@@ -56,6 +57,7 @@ def with_report(
     settings: Sequence[str] | None = None,
     expressions: Sequence[str] | None = None,
     seed: int | None = None,
+    split: str | None = None,
     columns: int | None = None,
 ) -> Evaluated:
     """The same with other choices of what figures show, in place of those of the grid's `report`.
@@ -66,7 +68,7 @@ def with_report(
     Raises:
         GridError: a choice names nothing.
     """
-    changes: dict[str, Any] = {"settings": settings, "seed": seed, "columns": columns}
+    changes: dict[str, Any] = {"settings": settings, "seed": seed, "figure_split": split, "columns": columns}
     if expressions and len(expressions) == 1 and expressions[0].isdecimal():
         changes |= {"examples": int(expressions[0]), "expressions": ()}
     else:
@@ -79,6 +81,8 @@ def with_report(
         mistake = first_mistake(error, ReportConfig)
         raise GridError(f"{grid.file}: report.{mistake}") from None
     grid.chosen(report.settings)
+    if split is not None:
+        check_report(f"{grid.file}: --split", report, grid.settings)
     return replace(stored, grid=replace(grid, report=report))
 
 

@@ -17,6 +17,7 @@ from workbench.data.datasets import open_dataset
 from workbench.data.loading import Expression, ReferringDataset
 from workbench.paper.browsing import RESULTS, Teller, picture, project_folder, told
 from workbench.paper.figures.attribution_panel import draw
+from workbench.paper.fonts import drawable
 from workbench.paper.style import PALETTE, new_figure, styled
 from workbench.results.folders import StoreError
 from workbench.results.frames import RunFolders, runs_frame
@@ -132,7 +133,10 @@ class AttributionView(Teller):
                 legend="auto" if panel is panels[-1] else False,
             )  # fmt: skip
             panel.set(title=f"absent words are [{name.upper()}]", xlabel="", ylabel=f"attributed {self.target}")
-            panel.set_xticks(range(len(one.words)), [word.text for word in one.words], rotation=45, ha="right")
+            words = [drawable(word.text) for word in one.words]
+            labels = panel.set_xticks(range(len(words)), [shown for shown, _ in words], rotation=45, ha="right")
+            for label, (_, families) in zip(labels, words, strict=True):
+                label.label1.set_fontfamily(families)
         sns.move_legend(panels[-1], "center left", bbox_to_anchor=(1, 0.5), frameon=False, title=None)
         return picture(figure)
 

@@ -13,7 +13,8 @@ from workbench.data import masks
 from workbench.data.images import read_image
 from workbench.data.tables import ReferData
 from workbench.errors import DataError, counted
-from workbench.paper.style import new_figure, save, styled
+from workbench.paper.fonts import families_of, fitted
+from workbench.paper.style import WIDTH, new_figure, save, styled
 
 LINE = 0.145
 """Height of a line of text, in inches."""
@@ -44,7 +45,7 @@ def show_referent(data: ReferData, index: int, folder: Path, name: str, split: s
     mask = masks.decode(masks.union(parts, height, width), height, width)
     image = read_image(data.image_file(image_row), (height, width))
 
-    sentences = [textwrap.fill(f"{i}. {row['sentence']}", 100) for i, row in enumerate(rows, start=1)]
+    sentences = [fitted(f"{i}. {row['sentence']}", WIDTH - 0.2, 9) for i, row in enumerate(rows, start=1)]
     kinds = ", ".join(dict.fromkeys(o["category"] for o in objects)) or "nothing is meant"
     share = f"{100 * mask.mean():.1f} % of the image" if targets else "no mask"
     others = "" if first["distractors"] < 0 else f" · {counted(first['distractors'], 'other')} of its class"
@@ -62,7 +63,8 @@ def show_referent(data: ReferData, index: int, folder: Path, name: str, split: s
     if mask.any():
         for line, colour in ((2.2, "black"), (0.9, "white")):
             right.contour(mask, [0.5], colors=colour, linewidths=line)
-    figure.supxlabel("\n".join(sentences), ha="left", x=0.01, fontsize=9)
+    text = "\n".join(sentences)
+    figure.supxlabel(text, ha="left", x=0.01, fontsize=9, fontfamily=families_of(text))
     source = {
         "dataset": data.name, "digest": data.digest, "ref_id": first["ref_id"], "split": first["split"],
         "ann_ids": first["ann_ids"], "sentences": [row["sentence"] for row in rows],

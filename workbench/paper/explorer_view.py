@@ -19,9 +19,11 @@ from matplotlib.figure import Figure
 
 from workbench.analysis.explorer import ALL_BLOCKS, METHODS, Explorer, State, View, own_picture, pictures_of
 from workbench.analysis.predictor import Predictor
+from workbench.analysis.words import shortened
 from workbench.errors import WorkbenchError
 from workbench.paper.browsing import GridView, Teller, told
 from workbench.paper.figures.panels import greyed, outline
+from workbench.paper.fonts import drawable
 from workbench.paper.style import ERROR, WIDTH, styled
 from workbench.results.folders import StoreError
 
@@ -50,17 +52,19 @@ def draw(explorer: Explorer, state: State) -> Figure:
     if referent is not None:
         outline(axes[0], referent.astype(np.uint8))
     axes[0].set_title("picture" if referent is None else "picture, referent outlined")
-    axes[0].set_xlabel(textwrap.shorten(state.sentence, 40, placeholder=" …"))
+    sentence, families = drawable(textwrap.shorten(state.sentence, 40, placeholder=" …"))
+    axes[0].set_xlabel(sentence, fontfamily=families)
     top = max((float(view.map.max()) for view in views.values() if view.map is not None), default=1.0)
     scale = Normalize(0, max(top, 1e-6))
     for panel, (name, view) in zip(axes[1:], views.items(), strict=True):
         _panel(panel, name, view, picture.pixels, scale)
     words = explorer.words(state.sentence)
-    word = "all words" if state.word is None else f"“{words[state.word].text}”"
+    word = "all words" if state.word is None else f"“{shortened(words[state.word].text)}”"
     head = "mean of heads" if state.head is None else f"head {state.head}"
     bar = figure.colorbar(ScalarMappable(scale, COLOURS), cax=bar_axes, orientation="horizontal")
     where = "all blocks" if state.method in ALL_BLOCKS else f"{state.layer}, {head}"
-    bar.set_label(f"{where}, {word}: {METHODS[state.method]}")
+    label, families = drawable(f"{where}, {word}: {METHODS[state.method]}")
+    bar.set_label(label, fontfamily=families)
     return figure
 
 
@@ -129,7 +133,7 @@ class ExplorerView(Teller):
 
     def _words(self) -> list[tuple[str, int]]:
         words = self.explorer.words(self.state.sentence)
-        return [("all words", ALL), *((word.text, number) for number, word in enumerate(words))]
+        return [("all words", ALL), *((shortened(word.text), number) for number, word in enumerate(words))]
 
     def _heads(self) -> list[tuple[str, int]]:
         return [(MEAN, ALL), *((str(head), head) for head in range(self.explorer.heads(self.state)))]
@@ -141,7 +145,8 @@ class ExplorerView(Teller):
         self._changing = True
         try:
             self._take(change.owner)
-            self.message.value = ""
+            unread = self.explorer.unread(self.state.sentence)
+            self.message.value = f"not read: {unread}" if unread else ""
             self._draw()
         except WorkbenchError as error:
             self.message.value = str(error)
@@ -168,7 +173,7 @@ class ExplorerView(Teller):
 
     def _draw(self) -> None:
         content = io.BytesIO()
-        draw(self.explorer, self.state).savefig(content, format="png", dpi=SHARP)
+        draw(self.explorer, self.state).savefig(content, format="png", dpi=SHARP, pil_kwargs={"compress_level": 1})
         self.image.value = content.getvalue()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import unicodedata
 from matplotlib.font_manager import FontProperties, findfont, fontManager
 from matplotlib.ft2font import FT2Font
 
-from workbench.paper.style import RC
+from workbench.paper.style import RC, wrapped
 
 FIRST = str(RC["font.family"])
 BOXES = "Last Resort"
@@ -27,6 +27,17 @@ def drawable(text: str) -> tuple[str, list[str]]:
         if family is not None and family not in families:
             families.append(family)
     return "".join(shown), families
+
+
+def fitted(text: str, width: float, size: float) -> str:
+    """The text as `drawable` shows it, in lines of at most `width` inches."""
+    shown, families = drawable(" ".join(text.split()))
+    return wrapped(shown, width, size, tuple(families))
+
+
+def families_of(text: str) -> list[str]:
+    """The font families that a text needs, which `drawable` has shown or `fitted` put into lines."""
+    return drawable(" ".join(text.split()))[1]
 
 
 def is_right_to_left(text: str) -> bool:

@@ -80,32 +80,32 @@ def line_height(size: float) -> float:
     return 1.25 * size / 72
 
 
-def text_width(text: str, size: float) -> float:
-    """Inches that a line of text takes in this style's font."""
-    return _points(text) * size / 10 / 72
+def text_width(text: str, size: float, families: tuple[str, ...] = ()) -> float:
+    """Inches that a line of text takes in this style's font, or in those families."""
+    return _points(text, families) * size / 10 / 72
 
 
 @functools.lru_cache(maxsize=4096)
-def _points(text: str) -> float:
+def _points(text: str, families: tuple[str, ...]) -> float:
     """At ten points. A space at the end counts as nothing, as where it is drawn."""
-    font = FontProperties(family=RC["font.family"], size=10)
+    font = FontProperties(family=list(families) or RC["font.family"], size=10)
     return float(TextPath((0, 0), text, prop=font).get_extents().x1) if text.strip() else 0.0
 
 
-def wrapped(text: str, width: float, size: float) -> str:
-    """A text in lines of at most `width` inches; a word that is longer is broken."""
+def wrapped(text: str, width: float, size: float, families: tuple[str, ...] = ()) -> str:
+    """A text in lines of at most `width` inches; a word that is longer is broken. See `text_width`."""
     # On a screen, letters are moved to whole pixels, which makes lines up to two per cent longer.
     width = 0.98 * width
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}".strip()
-        if text_width(joined, size) <= width:
+        if text_width(joined, size, families) <= width:
             lines[-1] = joined
             continue
         if lines[-1]:
             lines.append("")
         for letter in word:
-            if lines[-1] and text_width(lines[-1] + letter, size) > width:
+            if lines[-1] and text_width(lines[-1] + letter, size, families) > width:
                 lines.append("")
             lines[-1] += letter
     return "\n".join(lines)

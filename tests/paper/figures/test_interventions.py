@@ -13,12 +13,15 @@ from PIL import Image
 
 from tests import stored
 from tests.conftest import Outcome
+from tests.paper.figures.boxes import mistakes
 from workbench.analysis.comparison import compare
-from workbench.analysis.kept_maps import ALL, UNDISTURBED, Kept, of, write_map
+from workbench.analysis.kept_maps import ALL, DECODER, UNDISTURBED, Kept, of, write_map
 from workbench.grids import Grid
 from workbench.grids.evaluated import evaluated
 from workbench.paper.artefacts import current_files, draw_figure, obstacle
-from workbench.paper.style import WIDTH
+from workbench.paper.figures import figures
+from workbench.paper.figures.interventions import caption
+from workbench.paper.style import WIDTH, styled
 from workbench.results.folders import RunFolder, StoreError
 from workbench.results.frames import RunFolders
 
@@ -79,6 +82,30 @@ def test_differences_are_paired_by_seed_and_image(made_up: tuple[Grid, Path]) ->
     expected = (found.interval.value, found.interval.low, found.interval.high)
     assert (rows[1]["value"], rows[1]["low"], rows[1]["high"]) == pytest.approx(expected)
     assert rows[1]["value"] < -0.05
+
+
+def test_the_mask_decoder_stands_beside_the_blocks_and_hides_none_of_them(made_up: tuple[Grid, Path]) -> None:
+    """Its changes may be a hundred times as large: then the scale is logarithmic beyond one point."""
+    grid, results = made_up
+    kept = keep(results, grid, 0)
+    small = kept.rows["layer"] == 1
+    undisturbed = of(kept.rows, UNDISTURBED, ALL, ALL)
+    rows = kept.rows.copy()
+    rows.loc[small, "intersection"] = (undisturbed["intersection"] * 0.999).astype(int).to_numpy()
+    rows.loc[rows["layer"] == ALL, "intersection"] = np.tile(undisturbed["intersection"], 2)
+    decoder = undisturbed.assign(
+        intersection=0, iou=0.0, delta=-undisturbed["iou"], intervention="hide_words", layer=DECODER
+    )
+    rows["iou"] = rows["intersection"] / rows["union"]
+    write_map(RunFolder.of(results, grid.settings["l_dit"], 0), Kept(pd.concat([rows, decoder]), kept.about))
+    data = figures["interventions"].data(evaluated(grid, RunFolders(results)), results)
+    assert {row["layer"] for row in data.document["rows"]} == {0, 1, ALL, DECODER}
+    (page,) = styled(figures["interventions"].draw)(data)
+    (panel,) = (axes for axes in page.axes if axes.get_title())
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["0", "1", "all", "dec."]
+    assert panel.get_yscale() == "symlog"
+    assert "dec.: what the mask decoder reads. Beyond ±1 the scale is logarithmic." in caption(data.document)
+    assert mistakes(page) == []
 
 
 def test_it_is_drawn_again_when_something_was_measured_again(made_up: tuple[Grid, Path]) -> None:

@@ -108,16 +108,39 @@ def test_what_is_missing_or_damaged_is_said_in_one_line(
 ) -> None:
     grid, results = made_up
     runs = evaluated(grid, RunFolders(results))
-    with pytest.raises(StoreError, match="no figure layers: no run has statistics of its attention; write them with"):
+    with pytest.raises(
+        StoreError, match="no figure layers: no run has statistics of its attention on val; write them with"
+    ):
         draw_figure("layers", runs, results)
     done = workbench("figure", "layers", grid.file, "--results", results)
     assert done.code == 2
     assert "write them with: workbench attention" in done.err
+    assert done.err.endswith(" --split val\n")
     file = file_of(RunFolder.of(results, grid.settings["l_dit"], 0), "val")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("point,head\nx,1\n")
     with pytest.raises(DamagedFile, match="write it again with `workbench attention`"):
         draw_figure("layers", runs, results)
+
+
+def test_what_was_measured_on_another_split_is_drawn_when_asked_for(
+    made_up: tuple[Grid, Path], workbench: Callable[..., Any]
+) -> None:
+    grid, results = made_up
+    folder = RunFolder.of(results, grid.settings["l_dit"], 0)
+    written(folder, (1, 3), (3, 1))
+    file_of(folder, "val").rename(file_of(folder, "testA"))
+    runs = evaluated(grid, RunFolders(results))
+    with pytest.raises(
+        StoreError, match=r"attention on val \(there are some of testA: --split testA\); write them with"
+    ):
+        draw_figure("layers", runs, results)
+    done = workbench("figure", "layers", grid.file, "--results", results, "--split", "testA")
+    assert done.code == 0, done.err
+    assert json.loads((results / "tiny" / "layers.json").read_text())["split"] == "testA"
+    wrong = workbench("figure", "layers", grid.file, "--results", results, "--split", "testB")
+    assert wrong.code == 2
+    assert "'testB' is not evaluated by setting 'default' (did you mean 'testA'?)" in wrong.err
 
 
 def heatmaps(names: list[str], layers: int, heads: int) -> FigureData:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,30 @@ def test_texts_neither_overlap_nor_are_clipped(name: str, settings: int, columns
     for page in check(FigureData(document, made.arrays)):
         assert page.get_figwidth() == WIDTHS[2 if name == "pipeline" else columns]
         assert page.get_figheight() <= PAGE or len(page.axes) < 3 or (columns == 1 and settings > FEW)
+
+
+@pytest.mark.parametrize("name", ["predictions", "failures", "attention"])
+def test_sentences_in_any_script_are_drawn_without_boxes(name: str) -> None:
+    """matplotlib warns of each character that a font lacks, and draws a box."""
+    made = pictures(3, 2)
+    texts = [
+        "the 红圆 🙂 next to $x_1$ and 🦀 and so on until the end of the line and past it 红圆 红圆 红圆",
+        "העיגול האדום משמאל",
+    ]
+    expressions = [{**e, "sentence": text} for e, text in zip(made.document["expressions"], texts, strict=True)]
+
+    @styled
+    def check() -> list[Figure]:
+        pages = figures[name].draw(FigureData({**made.document, "expressions": expressions}, made.arrays))
+        assert [mistake for page in pages for mistake in mistakes(page)] == []
+        return pages
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pages = check()
+    shown = " ".join(text.get_text() for page in pages for text in page.texts)
+    assert "🦀" in shown or "‹U+1F980›" in shown
+    assert "האדום" in shown
 
 
 def test_pages_are_files_and_those_of_before_go(tmp_path: Path) -> None:

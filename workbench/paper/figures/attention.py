@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from workbench.analysis.maps import MEAN_OVER, PARTS, UNIT, attention_maps
+from workbench.config import RunConfig
 from workbench.grids.evaluated import Evaluated
 from workbench.paper.figures.chosen import choose
 from workbench.paper.figures.colours import brightness_of, coloured, table
@@ -20,7 +21,7 @@ from workbench.paper.figures.panels import Band, Foot, Panel, compose, image_arr
 from workbench.paper.style import SMALL
 
 if TYPE_CHECKING:
-    from workbench.data.loading import Expression, ReferringDataset
+    from workbench.data.transforms import Placement
 
 BAR = 0.16
 """Inches: the height of the scale."""
@@ -41,12 +42,15 @@ def data(evaluated: Evaluated, results: Path) -> FigureData:
     everything = np.concatenate([maps[setting][part].ravel() for setting, part in columns])
     document = chosen.document() | {
         "columns": [list(column) for column in columns],
-        "extents": [_extent(chosen.dataset, expression) for expression in chosen.expressions],
+        "extents": [
+            extent_of(chosen.dataset.placement(e), e.height, e.width, chosen.dataset.side) for e in chosen.expressions
+        ],
         "shown_seeds": chosen.seeds,
         "scale": [0.0, round(float(np.quantile(everything, 0.995)), 4)],
         "unit": UNIT,
         "mean_over": MEAN_OVER,
         "no_text_in_image_encoder": [setting for setting in maps if "image encoder" not in maps[setting]],
+        "unread": [name for name in maps if "image encoder" in maps[name] and not _is_read(grid.settings[name])],
         "note": "in L-DIT a block's word rows are computed for display only: nothing reads them",
     }
     return FigureData(document, arrays)
@@ -60,7 +64,7 @@ def draw(figure_data: FigureData) -> list[Figure]:
         image, truth = arrays[f"image.{i}"], arrays[f"ground_truth.{i}"]
         panels = [
             Panel(
-                _map(image, truth, arrays[f"map.{c}.{i}"], extent, document["scale"]),
+                over_picture(image, truth, arrays[f"map.{c}.{i}"], extent, document["scale"]),
                 f"{_title(document, setting)}\n{part}",
                 part,
             )
@@ -68,22 +72,32 @@ def draw(figure_data: FigureData) -> list[Figure]:
         ]
         bands.append(Band(expression["sentence"], panels, _picture(image, truth), ratio_of(image)))
     columns, width = width_of(document)
-    return compose(bands, Foot(caption(document), KEY_HEIGHT, _scale(document["scale"], width)), columns, width)
+    return compose(bands, Foot(caption(document), KEY_HEIGHT, scale_key(document["scale"], width)), columns, width)
 
 
 def caption(document: Mapping[str, Any]) -> str:
     """What the map is, and how the expressions were chosen."""
     without = [label_of(document, setting) for setting in document["no_text_in_image_encoder"]]
     shown = sorted(set(document["shown_seeds"].values()))
+    unread = [label_of(document, setting) for setting in document.get("unread", ())]
     parts = [
         "Attention of the words to the image, in multiples of uniform attention: mean over words, heads and layers; "
         "one scale for all panels, cut at the 99.5th percentile. Upwards in the scale: the picture's brightness; "
         "dotted: uniform attention.",
         f"Outlined: the referent. Seed {', '.join(map(str, shown))}.",
         f"{', '.join(without)}: no text in the image encoder." if without else "",
+        f"{', '.join(unread)}: nothing reads what its words collect in the image encoder; shown is what they would."
+        if unread else "",
         f"Expressions: {document['chosen']}.",
-    ]
+    ]  # fmt: skip
     return " ".join(part for part in parts if part)
+
+
+def _is_read(config: RunConfig) -> bool:
+    """Whether words go on from one block of the image encoder to the next."""
+    from workbench.models.fusion import variants
+
+    return variants[config.fusion.variant].evolves
 
 
 def _title(document: Mapping[str, Any], setting: str) -> str:
@@ -95,7 +109,7 @@ def _picture(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> Callable[[Ax
     return lambda axes: photo(axes, image, truth)
 
 
-def _map(
+def over_picture(
     image: NDArray[np.uint8],
     truth: NDArray[np.uint8],
     attention: NDArray[np.float32],
@@ -116,8 +130,8 @@ def _map(
     return lambda axes: photo(axes, pixels, truth)
 
 
-def _scale(scale: Sequence[float], width: float) -> Callable[[Figure, float], None]:
-    """The whole table of colours: attention across, the picture's brightness upwards."""
+def scale_key(scale: Sequence[float], width: float) -> Callable[[Figure, float], None]:
+    """Draws the whole table of colours, on a figure of so many inches: attention across, brightness upwards."""
 
     def key(figure: Figure, top: float) -> None:
         height = figure.get_figheight()
@@ -134,9 +148,8 @@ def _scale(scale: Sequence[float], width: float) -> Callable[[Figure, float], No
     return key
 
 
-def _extent(dataset: ReferringDataset, expression: Expression) -> list[float]:
+def extent_of(placement: Placement, height: int, width: int, side: int) -> list[float]:
     """Where the model's whole square lies in pixels of the original image (left, right, bottom, top)."""
-    placement = dataset.placement(expression)
-    across, down = expression.width / placement.width, expression.height / placement.height
+    across, down = width / placement.width, height / placement.height
     left, top = -0.5 - placement.left * across, -0.5 - placement.top * down
-    return [left, left + dataset.side * across, top + dataset.side * down, top]
+    return [left, left + side * across, top + side * down, top]

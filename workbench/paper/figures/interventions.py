@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from workbench.analysis.comparison import compare
-from workbench.analysis.kept_maps import ALL, METRIC, UNDISTURBED, Kept, about_map, file_of, of, read_map
+from workbench.analysis.kept_maps import ALL, DECODER, METRIC, UNDISTURBED, Kept, about_map, file_of, of, read_map
 from workbench.evaluation.metrics import metrics
 from workbench.files import digest_of
 from workbench.grids.evaluated import Evaluated
@@ -31,6 +32,8 @@ KINDS = {
     "heads_mean": ("attention as its mean", PALETTE[7], "v"),
 }
 """What the key says of each kind, its colour and its mark."""
+LINEAR = 1.0
+"""Points up to which a scale that is logarithmic beyond is linear."""
 PANEL = 1.45
 """Inches: the height of a panel."""
 
@@ -151,7 +154,9 @@ def caption(document: Mapping[str, Any]) -> str:
     label = metrics[document["metric"]].label
     parts = [
         f"{document['title']}: change of {label}, in points, where one block of the image encoder is changed; "
-        "all: all of them together.",
+        "all: all of them together"
+        + ("; dec.: what the mask decoder reads." if any(row["layer"] == DECODER for row in document["rows"]) else ".")
+        + (f" Beyond ±{LINEAR:g} the scale is logarithmic." if _is_wide(document["rows"]) else ""),
         f"{document['split']}, {' to '.join(f'{n:,}' for n in dict.fromkeys((expressions[0], expressions[-1])))} "
         f"expressions; 95 % intervals over {'seeds and images' if several else 'images alone, of one seed'}.",
         *(f"{label_of(document, name)}: {why}." for name, why in document["without"].items()),
@@ -175,13 +180,17 @@ def _page(
     axes = figure.subplots(len(rows), max(map(len, rows)), squeeze=False, sharey=True)
     names = [name for row in rows for name in row]
     kinds = [kind for kind in KINDS if any(one["kind"] == kind for one in document["rows"])]
+    places = _places(document["rows"])
     shown: dict[str, Any] = {}
     for panel, name in zip(axes.ravel(), names, strict=False):
-        shown |= _panel(panel, [one for one in document["rows"] if one["setting"] == name], kinds)
+        shown |= _panel(panel, [one for one in document["rows"] if one["setting"] == name], kinds, places)
         panel.set_title(titles[name], fontsize=SMALL)
         panel.tick_params(labelsize=SMALL)
     for panel in axes.ravel()[len(names) :]:
         panel.set_axis_off()
+    if _is_wide(document["rows"]):
+        axes[0, 0].set_yscale("symlog", linthresh=LINEAR, linscale=1.5)
+        axes[0, 0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
     figure.supylabel(f"Δ{metrics[document['metric']].label} (points)", fontsize=SMALL)
     figure.supxlabel(text, x=0.01, ha="left", fontsize=SMALL)
     figure.legend(
@@ -191,31 +200,57 @@ def _page(
     return figure
 
 
-def _panel(axes: Axes, rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> dict[str, Any]:
+def _places(rows: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """Where each layer stands: the blocks, then all together, then the mask decoder, as far as any row is of these."""
+    depth = 1 + max((row["layer"] for row in rows), default=-1)
+    places: dict[int, float] = {layer: float(layer) for layer in range(max(0, depth))}
+    for layer in (ALL, DECODER):
+        if any(row["layer"] == layer for row in rows):
+            places[layer] = max(places.values(), default=-1.0) + max(1.5, 1 + 0.1 * depth)
+    return places
+
+
+def _is_wide(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the changes in the mask decoder are so large that those of blocks would not be seen beside them."""
+
+    def reach(of_decoder: bool) -> float:
+        ends = [(row["low"], row["high"]) for row in rows if (row["layer"] == DECODER) == of_decoder]
+        return 100 * float(np.abs(ends).max(initial=0.0))
+
+    return reach(True) > 5 * LINEAR and 0 < 5 * reach(False) < reach(True)
+
+
+def _panel(
+    axes: Axes, rows: Sequence[Mapping[str, Any]], kinds: Sequence[str], places: Mapping[int, float]
+) -> dict[str, Any]:
     """Draws a setting; returns what the key shows, by its text."""
     shown: dict[str, Any] = {}
-    depth = 1 + max((row["layer"] for row in rows), default=0)
-    together = depth + max(0.5, 0.1 * depth)
+    blocks, end = [layer for layer in places if layer >= 0], max(places.values())
     axes.axhline(0, color="#999999", linewidth=0.8)
-    axes.axvline((depth - 1 + together) / 2, color="#CCCCCC", linewidth=0.8, linestyle=":")
+    for layer in (ALL, DECODER):
+        if layer in places:
+            before = max((place for place in places.values() if place < places[layer]), default=None)
+            if before is not None:
+                axes.axvline((before + places[layer]) / 2, color="#CCCCCC", linewidth=0.8, linestyle=":")
     for number, kind in enumerate(kinds):
         label, colour, mark = KINDS[kind]
         here = [row for row in rows if row["kind"] == kind]
         if not here:
             continue
-        shift = (number - (len(kinds) - 1) / 2) * min(0.17, 0.02 * (together + 1))
-        x = np.array([together if row["layer"] == ALL else row["layer"] for row in here]) + shift
+        shift = (number - (len(kinds) - 1) / 2) * min(0.17, 0.02 * (end + 1))
+        x = np.array([places[row["layer"]] for row in here]) + shift
         value, low, high = (np.array([100 * row[name] for row in here]) for name in ("value", "low", "high"))
         shown[label] = axes.errorbar(
             x, value, yerr=[value - low, high - value], fmt=mark, color=colour, markersize=3.5, elinewidth=0.8,
             capsize=1.5,
         )  # fmt: skip
-        single = x < together - 0.5
+        single = np.array([row["layer"] >= 0 for row in here])
         axes.plot(x[single], value[single], color=colour, linewidth=0.9)
-    step = max(1, -(-depth // 4))
-    places = list(range(0, depth, step))
-    axes.set_xticks([*places, together], [*map(str, places), "all"])
-    beside = max(0.6, 0.07 * depth)
-    axes.set_xlim(-beside, together + beside)
+    numbered = blocks[:: max(1, -(-len(blocks) // 4))]
+    named = {ALL: "all", DECODER: "dec."}
+    ticks = [*numbered, *(layer for layer in named if layer in places)]
+    axes.set_xticks([places[layer] for layer in ticks], [named.get(layer, str(layer)) for layer in ticks])
+    beside = max(0.6, 0.07 * len(blocks))
+    axes.set_xlim(-beside, end + beside)
     axes.set_xlabel("block", fontsize=SMALL)
     return shown

@@ -72,18 +72,19 @@ def file_of(folder: RunFolder, split: str) -> Path:
 
 
 def sources(evaluated: Evaluated, results: Path) -> dict[tuple[str, int], Path]:
-    """The files to show, by setting and seed: of the first split that has any, and of the seed that is named."""
+    """The files to show, by setting and seed: of the report's split, and of the seed that is named."""
+    return _measured(evaluated, results, evaluated.grid.report.figure_split)
+
+
+def _measured(evaluated: Evaluated, results: Path, split: str) -> dict[tuple[str, int], Path]:
     grid, wanted = evaluated.grid, evaluated.grid.report.seed
-    for split in grid.splits:
-        files = {
-            (setting, seed): file_of(RunFolder(results, evaluated.run_of(setting, seed)), split)
-            for setting in grid.settings
-            for seed in evaluated.seeds(setting)
-            if wanted in (None, seed)
-        }
-        if there := {key: file for key, file in files.items() if file.is_file()}:
-            return there
-    return {}
+    files = {
+        (setting, seed): file_of(RunFolder(results, evaluated.run_of(setting, seed)), split)
+        for setting in grid.settings
+        for seed in evaluated.seeds(setting)
+        if wanted in (None, seed)
+    }
+    return {key: file for key, file in files.items() if file.is_file()}
 
 
 def kept_files(evaluated: Evaluated, results: Path) -> dict[str, str]:
@@ -96,8 +97,12 @@ def obstacle(evaluated: Evaluated, results: Path) -> str | None:
     """Nothing is shown that was not measured."""
     if sources(evaluated, results):
         return None
-    runs = (evaluated.run_of(name, seed) for name in evaluated.grid.settings for seed in evaluated.seeds(name))
-    return f"no run has statistics of its attention; write them with: workbench attention {next(runs, 'RUN')}"
+    grid = evaluated.grid
+    runs = (evaluated.run_of(name, seed) for name in grid.settings for seed in evaluated.seeds(name))
+    command = f"workbench attention {next(runs, 'RUN')} --split {grid.report.figure_split}"
+    others = [split for split in grid.splits if _measured(evaluated, results, split)]
+    there = f" (there are some of {', '.join(others)}: --split {others[0]})" if others else ""
+    return f"no run has statistics of its attention on {grid.report.figure_split}{there}; write them with: {command}"
 
 
 def data(evaluated: Evaluated, results: Path) -> FigureData:
@@ -111,13 +116,12 @@ def data(evaluated: Evaluated, results: Path) -> FigureData:
     if not files:
         raise StoreError(str(obstacle(evaluated, results)))
     grid, frames = evaluated.grid, {key: _read(file) for key, file in files.items()}
-    split = next(iter(files.values())).stem.removeprefix("attention_")
     settings = [name for name in grid.settings if any(setting == name for setting, _ in frames)]
     shown = [found for statistic in STATISTICS if (found := _matrices(statistic, settings, frames))]
     return FigureData(
         {
             "title": grid.title,
-            "split": split,
+            "split": grid.report.figure_split,
             "settings": settings,
             "labels": {name: grid.label(name) for name in settings},
             "seeds": {name: [seed for setting, seed in frames if setting == name] for name in settings},

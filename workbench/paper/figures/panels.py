@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from workbench.paper.figures.chosen import Chosen
 from workbench.paper.figures.colours import brightness_of
-from workbench.paper.style import ERROR, MARGIN, PAGE, SMALL, line_height, wrapped
+from workbench.paper.fonts import families_of, fitted
+from workbench.paper.style import ERROR, MARGIN, PAGE, SMALL, line_height
 
 GAP = 0.07
 """Inches between panels."""
@@ -91,7 +92,7 @@ class Sheet:
     def text(self, left: float, top: float, text: str, size: float = SMALL, centred: bool = False, **how: Any) -> None:
         """A text whose upper edge is at `top`."""
         align = "center" if centred else "left"
-        how = {"va": "top", **how}
+        how = {"va": "top", "fontfamily": families_of(text), **how}
         self.figure.text(
             left / self.width, 1 - top / self.height, text, fontsize=size, ha=align, linespacing=1.1, **how
         )  # fmt: skip
@@ -137,7 +138,7 @@ def _parts(line: list[int], most: int) -> list[list[int]]:
 def compose(bands: Sequence[Band], foot: Foot, columns: int, width: float) -> list[Figure]:
     """The pages: as many bands on each as fit, with the foot below."""
     shape = _shape(bands, columns, width)
-    caption = wrapped(foot.caption, width - 2 * MARGIN, SMALL)
+    caption = fitted(foot.caption, width - 2 * MARGIN, SMALL)
     end = foot.key_height + line_height(SMALL) * (caption.count("\n") + 1) + 2 * MARGIN
     shared = len(shape.lines) == 1 and all(
         [panel.title for panel in band.panels] == [panel.title for panel in bands[0].panels] for band in bands
@@ -178,7 +179,7 @@ def _titles(band: Band, line: Sequence[int], side: float) -> tuple[list[str], fl
 
 
 def _in_lines(text: str, width: float) -> str:
-    return "\n".join(wrapped(line, width, SMALL) for line in text.split("\n")) if text else ""
+    return "\n".join(fitted(line, width, SMALL) for line in text.split("\n")) if text else ""
 
 
 def _labels(band: Band, line: Sequence[int], side: float) -> tuple[list[str], float]:
@@ -189,7 +190,7 @@ def _labels(band: Band, line: Sequence[int], side: float) -> tuple[list[str], fl
 
 
 def _heading(band: Band, width: float) -> tuple[str, float]:
-    text = wrapped(band.heading, width - 2 * MARGIN, 8) if band.heading else ""
+    text = fitted(band.heading, width - 2 * MARGIN, 8) if band.heading else ""
     return text, (line_height(8) * (text.count("\n") + 1) + 0.04) if text else 0.0
 
 

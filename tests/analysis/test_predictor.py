@@ -94,6 +94,24 @@ def test_the_command_writes_masks_and_overlays_at_the_picture_s_size(
         assert row["area"] == pytest.approx(mask.mean(), abs=1e-4)
 
 
+def test_the_shipped_model_segments_a_drawing_without_any_run(tmp_path: Path, workbench: Command) -> None:
+    drawing = np.full((220, 300, 3), 200, np.uint8)
+    drawing[110:180, 180:250] = 40, 70, 210
+    rows, columns = np.ogrid[:220, :300]
+    circle = (rows - 80) ** 2 + (columns - 70) ** 2 < 40**2
+    drawing[circle] = 215, 40, 40
+    Image.fromarray(drawing).save(tmp_path / "mine.png")
+    nothing = ("--results", tmp_path / "nothing", "--out", tmp_path / "out")
+    done = workbench(
+        "predict", tmp_path / "mine.png", "the red circle", "the blue square", "--run", "builtin", *nothing
+    )
+    assert done.code == 0, done.err
+    square = (drawing == (40, 70, 210)).all(axis=2)
+    for place, truth in enumerate((circle, square), start=1):
+        mask = np.array(Image.open(tmp_path / "out" / f"mine-{place}.png")) > 0
+        assert (mask & truth).sum() / (mask | truth).sum() > 0.5
+
+
 def test_an_imported_checkpoint_is_asked_as_the_released_code_does(tmp_path: Path, workbench: Command) -> None:
     state = weights_of("l_dit_cross_attention_ffn") | bert_weights(True)[0]
     for table, rows in (("word", 200), ("position", 20)):

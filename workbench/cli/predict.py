@@ -26,8 +26,8 @@ def predict(
     run: Annotated[
         str,
         typer.Option(
-            help="A trained run, as plan and status name it (<setting id>/seed<N>), its folder, or a .safetensors file "
-            "of a run or from import-released.",
+            help="A trained run, as plan and status name it (<setting id>/seed<N>), its folder, a .safetensors file of "
+            "a run or from import-released, or builtin: a shipped miniature that knows coloured shapes.",
             show_default=False,
         ),
     ],
@@ -46,9 +46,10 @@ def predict(
 
     from workbench.analysis.predictor import Predictor
     from workbench.data.images import read_image
-    from workbench.files import replacing, write_text
+    from workbench.files import check_writable, replacing, write_text
     from workbench.paper.overlay import overlay
 
+    check_writable(out, "name a folder of your own with --out")
     pictures = [read_image(image) for image in images]  # a broken one is named before a model is loaded
     predictor = Predictor.load(run, results, checkpoint_root or Path("checkpoints"))
     out.mkdir(parents=True, exist_ok=True)

@@ -94,6 +94,7 @@ def shared(grid_file: Callable[[str], Path], data_root: Path) -> Iterator[Shared
         own.mkdir()
         os.chown(own, NOBODY, NOBODY)
         shutil.copytree(data_root, folder / "data")
+        (folder / "data").chmod(0o755)
         written = grid_file("settings: {a: {}, b: {fusion.variant: l_dit}}\nbaseline: a\n").read_text()
         grid.write_text(written.replace(str(data_root), str(folder / "data")))
         loaded, slurm = load_grid(grid), FakeSlurm.pretending(folder / "slurm")

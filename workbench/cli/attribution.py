@@ -69,7 +69,7 @@ def attribute(
         str,
         typer.Option(
             help="A trained run, as plan and status name it (<setting id>/seed<N>), its folder, a .safetensors file of "
-            "a run or from import-released, or builtin: a shipped miniature that knows coloured shapes.",
+            "a run or from import-released, or builtin: a shipped miniature, for refshapes' pictures.",
             show_default=False,
         ),
     ],

@@ -27,7 +27,7 @@ def predict(
         str,
         typer.Option(
             help="A trained run, as plan and status name it (<setting id>/seed<N>), its folder, a .safetensors file of "
-            "a run or from import-released, or builtin: a shipped miniature that knows coloured shapes.",
+            "a run or from import-released, or builtin: a shipped miniature, for refshapes' pictures.",
             show_default=False,
         ),
     ],

@@ -150,7 +150,7 @@ def made_whole(place: Path, replace: bool = False) -> Iterator[Path]:
         place.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
     except OSError as error:
-        raise DataError(f"cannot write {place}: {error.strerror}") from None
+        raise DataError(f"cannot write {place}: {reason_of(error)}") from None
     try:
         yield partial
         partial.chmod(0o755)
@@ -211,6 +211,59 @@ def owner_of(path: Path) -> str:
         return path.owner()
     except KeyError:  # a user that this machine does not know
         return f"user {path.stat().st_uid}"
+
+
+def reason_of(error: OSError) -> str:
+    """Why the system refused something; where a user lacks a right, to what, and whose that is."""
+    where = f": {error.filename}" if error.filename else ""
+    denial = _denial(Path(str(error.filename))) if where and isinstance(error, PermissionError) else None
+    return denial or f"{error.strerror or error}{where}"
+
+
+def check_writable(folder: Path, remedy: str) -> None:
+    """That this user may write in a folder, or make it: before something long is computed that is to be kept there.
+
+    Args:
+        remedy: what to do where not.
+
+    Raises:
+        WorkbenchError: not; names the folder that is closed, whose it is, and the remedy.
+    """
+    if not is_writable(folder):
+        raise WorkbenchError(f"{_denial(folder)}; {remedy}")
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether this user may write in a folder, or make it."""
+    there = _nearest(folder)
+    return not there.is_dir() or os.access(there, os.W_OK | os.X_OK)
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there, as far as this user can see."""
+    while not os.path.lexists(path) and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _denial(path: Path) -> str | None:
+    """What this user may not do at a path, and whose that is; None where it may do all."""
+    there = _nearest(path)
+    folder = there.is_dir()
+    if there == path and not os.access(there, os.R_OK | (os.X_OK if folder else 0)):
+        what = "read"
+    elif folder and not os.access(there, os.X_OK):
+        what = "look into"
+    elif not os.access(there, os.W_OK):
+        what = "write in" if folder else "write"
+    elif there == path and not os.access(there.parent, os.W_OK):
+        there, what = there.parent, "write in"
+    else:
+        return None
+    status = there.stat()
+    mine = status.st_uid == os.geteuid()
+    whose = f": its mode is {status.st_mode & 0o777:o}" if mine else f", which belongs to {owner_of(there)}"
+    return f"you may not {what} {there.absolute()}{whose}"
 
 
 def digest_of(path: Path) -> str:

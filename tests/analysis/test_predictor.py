@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import Outcome
 from tests.models.test_released import bert_weights, weights_of
 from workbench.analysis.predictor import Predictor
-from workbench.config import SHIPPED_BERTS, RunConfig
+from workbench.config import SHIPPED_BERTS, DataConfig, RefshapesRecipe, RunConfig
 from workbench.data import masks
-from workbench.data.datasets import open_dataset
-from workbench.data.loading import Expressions
+from workbench.data.datasets import open_data, open_dataset
+from workbench.data.loading import Expressions, ReferringDataset
 from workbench.errors import CheckpointError, DataError
 from workbench.results.folders import RunFolder
 from workbench.training.train import train
@@ -106,6 +106,21 @@ def test_a_photo_is_segmented_as_people_see_it(run: RunFolder, tmp_path: Path) -
     assert of_file.mask.shape == (64, 40)
     with pytest.raises(DataError, match="the tokenizer keeps nothing of it"):
         predictor(pixels, ["red", "\u200b"])
+
+
+def test_the_shipped_model_segments_without_any_run(tmp_path: Path, workbench: Command) -> None:
+    data = open_data(DataConfig(recipe=RefshapesRecipe(seed=5, train_images=4, eval_images=6, version=2)), tmp_path)
+    expressions, ious = ReferringDataset(data, "testA", 64, DataConfig()), []
+    predictor = Predictor.load("builtin", tmp_path)
+    for expression in expressions.expressions:
+        (found,) = predictor(data.image_folder / expression.file_name, [expression.sentence])
+        truth = expressions.mask(expression) > 0
+        ious.append((found.mask & truth).sum() / (found.mask | truth).sum())
+    assert np.mean(ious) > 0.3, "the largest object would be 0.24"
+    picture = data.image_folder / expressions.expressions[0].file_name
+    done = workbench("predict", picture, "red circle", "--run", "builtin", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert (tmp_path / "out" / f"{picture.stem}-1.png").is_file()
 
 
 def test_an_imported_checkpoint_is_asked_as_the_released_code_does(tmp_path: Path, workbench: Command) -> None:

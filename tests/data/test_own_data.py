@@ -8,15 +8,18 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.conftest import ROOT, Outcome
 from workbench.config import DataConfig, RefshapesRecipe
 from workbench.data.datasets import open_data
 from workbench.data.loading import Expressions
+from workbench.data.masks import decode, to_rle
 from workbench.data.prepared import open_prepared
 from workbench.data.refshapes import ensure
 
@@ -53,7 +56,7 @@ def place(tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def test_from_a_folder_to_a_table(place: Path, workbench: Command) -> None:
-    (script,) = blocks("python")
+    _, script = blocks("python")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (grid,) = blocks("yaml")
@@ -76,6 +79,37 @@ def test_from_a_folder_to_a_table(place: Path, workbench: Command) -> None:
     assert "mydata-vit_mini-l_dit-" in printed["plan mygrid.yaml"]
     assert re.search(r"\| l_dit - default|\| l_dit − default", printed["table mygrid.yaml"])
     assert (place / "results" / "data" / "mydata-0.png").is_file()
+
+
+def test_masks_that_are_pictures_are_the_same_masks(place: Path, workbench: Command) -> None:
+    file = place / "data" / "mydata" / "instances.json"
+    before = json.loads(file.read_text())
+    shapes = {image["id"]: (image["height"], image["width"]) for image in before["images"]}
+    names = {image["id"]: image["file_name"] for image in before["images"]}
+    masks = file.parent / "masks"
+    masks.mkdir()
+    drawn, counts = {}, Counter[str]()
+    for annotation in before["annotations"]:
+        size, name = shapes[annotation["image_id"]], names[annotation["image_id"]]
+        mask = decode(to_rle(annotation["segmentation"], *size), *size)
+        counts[name] += 1
+        drawn[f"{Path(name).stem}-{counts[name]}.png"] = mask
+        Image.fromarray(255 * mask).save(masks / f"{Path(name).stem}-{counts[name]}.png")
+    file.unlink()
+    script, _ = blocks("python")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    printed = list(csv.DictReader(done.stdout.splitlines()))
+    assert len(printed) == len(drawn)
+    after = {annotation["id"]: annotation for annotation in json.loads(file.read_text())["annotations"]}
+    for row in printed:
+        segmentation, mask = after[int(row["ann_id"])]["segmentation"], drawn[row["mask"]]
+        assert (decode(to_rle(segmentation, *mask.shape), *mask.shape) == mask).all()
+    (place / "sentences.csv").write_text(
+        "split,image_id,ann_id,sentence\n"
+        + "".join(f"train,{row['image_id']},{row['ann_id']},it\n" for row in printed[:3])
+    )
+    subprocess.run([sys.executable, "-c", blocks("python")[1]], check=True)
+    assert workbench("data", "check", "mydata", "--split-by", "mine", "--text-encoder", "bert_mini2").code == 0
 
 
 def test_a_data_set_that_is_not_there_is_named_with_those_that_are(place: Path, workbench: Command) -> None:

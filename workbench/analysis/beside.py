@@ -21,7 +21,7 @@ from workbench.config import RunConfig
 from workbench.data.datasets import open_dataset
 from workbench.data.loading import ReferringDataset
 from workbench.errors import CheckpointError
-from workbench.files import replacing
+from workbench.files import check_writable, replacing
 from workbench.models.referring_sam import ReferringSam
 from workbench.models.text_encoder import Tokenizer, load_tokenizer
 from workbench.results.folders import RunFolder
@@ -102,6 +102,22 @@ def keep_attention(
     source = {"run": run, "finished": folder.record().finished, "code": code_digest(), "split": split, "points": names}
     store = TextStore(folder.artefact("attention", split), source)
     return record_split(model, tokenizer, dataset, config, names, store, step), store.folder
+
+
+def check_beside(runs: Sequence[str], results: Path) -> None:
+    """Before anything is computed: that this user may keep something beside each run.
+
+    Raises:
+        CheckpointError: no such run.
+        WorkbenchError: a run is another user's; says how to measure a copy of it.
+    """
+    for run in runs:
+        folder, _ = run_of(run, results, None)
+        own = f"own/runs/{folder.id.setting_id}"
+        remedy = (
+            f"measure a copy of the run: mkdir -p {own} && cp -r {folder.path.absolute()} {own}, then --results own"
+        )
+        check_writable(folder.artefacts, remedy)
 
 
 def run_of(run: str, results: Path, data_root: Path | None) -> tuple[RunFolder, RunConfig]:

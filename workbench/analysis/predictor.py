@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workbench.analysis.words import check_sentence
-from workbench.config import RunConfig
+from workbench.config import BUILTIN, REFERRING_MINI, RunConfig
 from workbench.data.images import read_upright
 from workbench.data.transforms import place, place_image, resize_image, restore_logits
 from workbench.errors import CheckpointError, ConfigError, DataError
@@ -26,6 +26,7 @@ from workbench.registry import unknown_name
 from workbench.results.folders import RUNS, RunFolder, all_runs
 from workbench.results.record import RunId
 from workbench.training.checkpointing import CONFIG, load_trained, load_weights
+from workbench.training.pretrain_referring import NAME, STEPS, referring_config
 
 BATCH = 16
 """Sentences that are computed at once."""
@@ -72,7 +73,8 @@ class Predictor:
 
         Args:
             source: a run's id, `<setting id>/seed<N>`, or the setting's id alone where it has one seed; a run's
-                folder; a run's checkpoint; or a file that `import-released` wrote.
+                folder; a run's checkpoint; a file that `import-released` wrote; or `builtin`, the shipped default SAM
+                in miniature.
             results: where run ids are looked for.
             checkpoint_root: where text encoders are that are not shipped.
 
@@ -84,6 +86,8 @@ class Predictor:
             config, model, name = _from_file(place)
         elif (place / "run.json").is_file():
             config, model, name = _from_run(_run_at(place.absolute()))
+        elif str(source) == BUILTIN:
+            config, model, name = _shipped()
         else:
             config, model, name = _from_run(_named_run(str(source), results))
         config = config.model_copy(
@@ -160,6 +164,11 @@ def _from_file(file: Path) -> tuple[RunConfig, ReferringSam, str]:
     )
 
 
+def _shipped() -> tuple[RunConfig, ReferringSam, str]:
+    config = referring_config(Path("data"), STEPS)
+    return config, load_weights(config, REFERRING_MINI, "the shipped weights"), NAME
+
+
 def _run_at(folder: Path) -> RunFolder:
     """The run of a folder `<results>/runs/<setting id>/seed<N>`."""
     return RunFolder(folder.parents[2], "/".join(folder.parts[-2:]))
@@ -193,5 +202,8 @@ def _named_run(name: str, results: Path) -> RunFolder:
             f"{name} has {len(seeds)} seeds; name one of them: {', '.join(run.name for run in seeds)}"
         )
     if not runs:
-        raise CheckpointError(f"{name}: no such file, and no run of that name: {results / RUNS} has none")
+        raise CheckpointError(
+            f"{name}: no such file, and no run of that name: {results / RUNS} has none; name a run's file, or builtin, "
+            "which is shipped"
+        )
     raise CheckpointError(f"{unknown_name('run', name, [run.name for run in runs])} (nor is there such a file)")

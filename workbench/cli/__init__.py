@@ -72,12 +72,19 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        print(f"error: {_line(f'{error.strerror or error}{where}')}", file=sys.stderr)
+        print(f"error: {_line(_refused(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _refused(error: OSError) -> str:
+    from workbench.files import reason_of
+
+    reason = reason_of(error)
+    elsewhere = "; to write elsewhere, name a folder of your own with --out or --results"
+    return reason + (elsewhere if reason.startswith("you may not write") else "")
 
 
 def _line(message: str, most: int = 1500) -> str:

@@ -68,8 +68,8 @@ def attribute(
     run: Annotated[
         str,
         typer.Option(
-            help="A trained run, as plan and status name it (<setting id>/seed<N>), its folder, or a .safetensors file "
-            "of a run or from import-released.",
+            help="A trained run, as plan and status name it (<setting id>/seed<N>), its folder, a .safetensors file of "
+            "a run or from import-released, or builtin: a shipped miniature, for refshapes' pictures.",
             show_default=False,
         ),
     ],
@@ -112,11 +112,13 @@ def attribute(
     from workbench.analysis.predictor import Predictor
     from workbench.data.images import read_upright
     from workbench.errors import DataError
+    from workbench.files import check_writable
     from workbench.paper.figures.attribution_panel import draw
     from workbench.paper.style import save, styled
 
     if not all(sentence.strip() for sentence in sentences):
         raise DataError("a sentence is empty")
+    check_writable(out, "name a folder of your own with --out")
     pixels = read_upright(image)
     truth = None if referent is None else _mask_of(referent)
     predictor = Predictor.load(run, results, checkpoint_root or Path("checkpoints"))

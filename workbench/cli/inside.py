@@ -100,8 +100,9 @@ def attention(
     as_json: Json = False,
 ) -> None:
     """Measure where words look, layer by layer and head by head, and write maps and statistics beside each run."""
-    from workbench.analysis.beside import keep_attention, write_attention
+    from workbench.analysis.beside import check_beside, keep_attention, write_attention
 
+    check_beside(runs, results)
     header = ("run", "point", "head", "statistic", "mean", "95 % interval", "against shuffled words", "with IoU")
     rows, documents = [], []
     for name in runs:
@@ -168,12 +169,14 @@ def interventions(
     """
     import json
 
+    from workbench.analysis.beside import check_beside
     from workbench.analysis.causal_map import POINTS, Request, check_runs, map_run
     from workbench.analysis.interventions import OF_WORDS
 
     kinds: Any = tuple(dict.fromkeys(one.value for one in kind)) if kind else OF_WORDS
     request = Request(split, kinds, tuple(points or POINTS), heads, limit)
     check_runs(runs, request, results)
+    check_beside(runs, results)
     documents = []
     for run in runs:
         with progress_of(f"intervening in {run}", "masks") as step:

@@ -37,8 +37,10 @@ def run_notebooks(
 ) -> None:
     """Run notebooks from top to bottom and write each as an HTML page; one that fails does not stop the others."""
     from workbench.errors import WorkbenchError
+    from workbench.files import check_writable
     from workbench.paper.notebooks import find_notebooks
 
+    check_writable(out or results / "notebooks", "name a folder of your own with --out")
     if grid is not None and not grid.is_file():
         raise WorkbenchError(f"{grid}: no such file")
     if preset is not None and grid is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -215,9 +214,11 @@ def writable(results: Path, grid: str) -> Path:
 
     Which of the two is told when it is not the first.
     """
-    place = results / grid if (results / grid).is_dir() else results
-    if not place.is_dir() or os.access(place, os.W_OK | os.X_OK):
+    from workbench.files import is_writable
+
+    if is_writable(results / grid):
         return results
+    place = results / grid if (results / grid).is_dir() else results
     warn(f"you may not write {place}; the files are written to the working folder: {Path(grid).absolute()}")
     return Path()
 

@@ -83,7 +83,8 @@ def summarise(
 ) -> None:
     """Keep what the grid's table and bars need as Parquet files; `table --from FOLDER` makes them without the runs."""
     stored = stored_of(grid, seeds, None, results, data_root, None, preset)
-    folder = stored.write_summary(out or results / stored.grid.name / "summary")
+    name = stored.grid.name
+    folder = stored.write_summary(out or writable(results, name) / name / "summary")
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if as_json:
         print_written([folder], as_json, bytes=size)
@@ -139,11 +140,15 @@ def evaluate(
     from workbench.errors import WorkbenchError
     from workbench.evaluation.metrics import metrics
     from workbench.evaluation.predictions import metrics_of, score_predictions, store_scores
+    from workbench.files import check_writable
     from workbench.paper.breakdowns import breakdown_text
     from workbench.results.scored import ScoredFolder
 
     if name is not None:
         plain_name(name, "--name")
+        check_writable(
+            ScoredFolder(results, name).path, "leave out --name, or name a folder of your own with --results"
+        )
     if split and len(set(split)) < len(split):
         raise WorkbenchError(f"--split {split[0]}: a split is named twice")
     data, wanted = open_named(dataset, root, split_by)

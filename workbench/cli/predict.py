@@ -43,8 +43,8 @@ def predict(
     run: Annotated[
         str,
         typer.Option(
-            help="A trained run, as plan and status name it (<setting id>/seed<N>), its folder, or a .safetensors file "
-            "of a run or from import-released.",
+            help="A trained run, as plan and status name it (<setting id>/seed<N>), its folder, a .safetensors file of "
+            "a run or from import-released, or builtin: a shipped miniature, for refshapes' pictures.",
             show_default=False,
         ),
     ],
@@ -67,9 +67,10 @@ def predict(
     from workbench.analysis.predictor import Predictor
     from workbench.analysis.words import check_sentence
     from workbench.data.images import read_upright
-    from workbench.files import replacing, write_text
+    from workbench.files import check_writable, replacing, write_text
     from workbench.paper.overlay import overlay
 
+    check_writable(out, "name a folder of your own with --out")
     pictures = [read_upright(image) for image in images]  # a broken one is named before a model is loaded
     predictor = Predictor.load(run, results, checkpoint_root or Path("checkpoints"))
     for sentence in sentences:

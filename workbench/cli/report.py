@@ -18,6 +18,7 @@ from workbench.cli.options import (
     load_grid_file,
     print_written,
     warn,
+    writable,
 )
 from workbench.cli.outputs import Seeds
 
@@ -79,16 +80,17 @@ def write_report(
 
     parts: list[Part] = []
     failures: list[StoreError] = []
+    place = writable(results, loaded[0].name if len(loaded) == 1 else "")
     for number, grid in enumerate(loaded):
         summary = summaries[number] if summaries else None
         try:
-            parts.append(_part(number, loaded, summary, seeds, results))
+            parts.append(_part(number, loaded, summary, seeds, results, place))
         except StoreError as error:
             failures.append(error)
             parts.append(empty_part(number, grid, str(error)))
     if len(failures) == len(loaded):
         raise failures[0]
-    file = out or report_file(loaded, results)
+    file = out or report_file(loaded, place)
     content = page_html(parts)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, content)
@@ -100,7 +102,7 @@ def report_file(grids: list[Grid], results: Path) -> Path:
     return (results / grids[0].name if len(grids) == 1 else results) / "report.html"
 
 
-def _part(number: int, grids: list[Grid], summary: Path | None, seeds: str | None, results: Path) -> Part:
+def _part(number: int, grids: list[Grid], summary: Path | None, seeds: str | None, results: Path, place: Path) -> Part:
     from workbench.grids import parse_seeds
     from workbench.grids.evaluated import evaluated
     from workbench.paper.page import part_of
@@ -111,4 +113,4 @@ def _part(number: int, grids: list[Grid], summary: Path | None, seeds: str | Non
     for run in stored.incomplete:
         if run.state == "damaged":
             warn(str(run.message))
-    return part_of(number, len(grids), stored, results, summary is not None)
+    return part_of(number, len(grids), stored, results, summary is not None, place)

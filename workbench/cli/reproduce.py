@@ -27,6 +27,7 @@ from workbench.cli.options import (
 from workbench.cli.report import report_file, write_report
 from workbench.cli.runs import ProfileFile, Workers, submit_grid
 from workbench.errors import WorkbenchError, counted
+from workbench.files import check_writable
 
 if TYPE_CHECKING:
     from workbench.grids import Grid
@@ -76,6 +77,7 @@ def reproduce(
     if not submit:
         print("nothing was changed; the same command with --submit trains, and makes all that is shown of the grids")
         return
+    check_writable(results, "name a folder of your own with --results")
     plans, failed = _train(plans, results, profile, workers)
     if profile is not None and any(planned.to_train for planned in plans) and _on_cluster(profile):
         print("when the runs have ended, the same command makes tables, figures, report and notebooks")

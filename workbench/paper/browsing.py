@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from workbench.errors import WorkbenchError
 from workbench.evaluation.breakdowns import BREAKDOWNS
 from workbench.evaluation.metrics import metrics
+from workbench.files import is_writable
 from workbench.grids import Grid, load_grid
 from workbench.grids.evaluated import Evaluated, evaluated
 from workbench.paper.artefacts import draw_figure
@@ -254,8 +255,9 @@ class GridView(Teller):
 
     @told
     def figure(self, name: str) -> Image:
-        """A figure as `workbench figure NAME` draws it; its files go to `<results>/<grid>/`."""
+        """A figure as `workbench figure NAME` draws it; its files go to `<results>/<grid>/`, where one may."""
         if name not in figures:
             raise StoreError(f"no figure {name!r}; there are {', '.join(figures)}")
-        png = next(file for file in draw_figure(name, self.stored, self.results) if file.suffix == ".png")
+        out = self.results if is_writable(self.results / self.grid.name) else Path()
+        png = next(file for file in draw_figure(name, self.stored, self.results, out=out) if file.suffix == ".png")
         return Image(str(png), width=800)

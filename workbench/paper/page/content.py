@@ -46,18 +46,21 @@ class Part:
     gallery: Gallery | None = None
 
 
-def part_of(number: int, parts: int, stored: Evaluated, results: Path, from_summary: bool = False) -> Part:
+def part_of(
+    number: int, parts: int, stored: Evaluated, results: Path, from_summary: bool = False, out: Path | None = None
+) -> Part:
     """A grid's part of the page.
 
     Args:
         number: its place among the page's parts, from 0.
         parts: how many there are; they share the page's room for pictures.
-        results: the results folder; figures that are not up to date are drawn there first.
+        results: the results folder.
         from_summary: read no run folder, image or mask: there is a kept summary alone.
+        out: where figures that are not up to date are drawn first; None: in the results folder.
     """
     anchor, table = f"g{number}", lay_out(stored)
     settings = settings_of(anchor, stored, None if from_summary else results)
-    drawn, not_drawn = pictures(stored, results, from_summary, parts)
+    drawn, not_drawn = pictures(stored, results, from_summary, parts, out)
     expressions = gallery(stored, None if from_summary else results, parts)
     return Part(
         anchor=anchor,

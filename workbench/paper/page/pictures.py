@@ -32,12 +32,15 @@ class Picture:
     height: int
 
 
-def pictures(stored: Evaluated, results: Path, from_summary: bool, parts: int) -> tuple[list[Picture], list[str]]:
+def pictures(
+    stored: Evaluated, results: Path, from_summary: bool, parts: int, out: Path | None = None
+) -> tuple[list[Picture], list[str]]:
     """The figures of a grid, drawn first where they are not up to date; and a line for each that there is none of.
 
     Args:
         from_summary: only those that need no run folders.
         parts: how many grids share the page's room.
+        out: in whose folder of the grid they are drawn, where that is not the results folder.
     """
     drawn, not_drawn, room = [], [], FIGURE_BYTES // parts
     for name, drawing in figures.items():
@@ -45,7 +48,8 @@ def pictures(stored: Evaluated, results: Path, from_summary: bool, parts: int) -
             not_drawn.append(f"Figure {name}: it needs the run folders.")
             continue
         try:
-            files = current_files(name, stored, results) or draw_figure(name, stored, results, from_summary)
+            files = current_files(name, stored, results) or current_files(name, stored, results, out=out)
+            files = files or draw_figure(name, stored, results, from_summary, out=out)
         except WorkbenchError as error:
             not_drawn.append(f"Figure {name}: {error}")
             continue

@@ -116,19 +116,19 @@ def places(model: ReferringSam, kinds: Sequence[Kind], patterns: Sequence[str], 
                 f"{point.name}: interventions act on whole blocks of the image encoder, such as encoder.blocks[0].attn"
             )
     by_layer = {int(point.name.split("[")[1].split("]")[0]): point.name for point in chosen}
-    found: list[Place] = []
+    all_places: list[Place] = []
     for kind in kinds:
         layers = [layer for layer in by_layer if kind not in OF_WORDS or layer in model.fusion.layers]
         if not layers:
             raise InterventionError(f"{kind}: {_nowhere(model, patterns)}")
         for layer in layers:
-            found += _at(model, kind, layer, by_layer[layer], by_head)
+            all_places += _at(model, kind, layer, by_layer[layer], by_head)
         if len(layers) > 1:
             name = in_words(by_layer[layer] for layer in layers)
-            found.append(Place(Intervention(kind, tuple(layers)), name, ALL, ALL))
-    for place in found:
+            all_places.append(Place(Intervention(kind, tuple(layers)), name, ALL, ALL))
+    for place in all_places:
         check(model, place.intervention)
-    return found
+    return all_places
 
 
 def _nowhere(model: ReferringSam, patterns: Sequence[str]) -> str:
@@ -336,16 +336,16 @@ def map_run(
     whole.asked = asked_words(whole.expressions, config.evaluation.words)
     of_split, dataset = len(whole), chosen_of(whole, request.limit)
     wanted = places(predictor.model, request.kinds, request.points, request.by_head)
-    found = measure(predictor, dataset, wanted, others, progress)
+    measured = measure(predictor, dataset, wanted, others, progress)
     about = {
         "run": run,
         "split": request.split,
         "expressions": len(dataset),
         "of": of_split,
         "chosen": "all" if len(dataset) == of_split else SAMPLED,
-        "changes": [[*key, change] for key, change in found.changes.items()],
+        "changes": [[*key, change] for key, change in measured.changes.items()],
         "finished": folder.record().finished,
         "code": code_digest(),
     }
-    kept = Kept(found.rows, about)
+    kept = Kept(measured.rows, about)
     return kept, write_map(folder, kept)

@@ -193,7 +193,7 @@ def _print_settings(statuses: list[RunStatus]) -> None:
 def logs(
     grid: GridFile,
     setting: Annotated[str, typer.Argument(help="A setting of the grid.", show_default=False)],
-    seed: Annotated[int | None, typer.Option(min=0, help="Without it, the grid's first seed.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the run; by default the grid's first.")] = None,
     lines: Annotated[int, typer.Option(min=1, help="How many lines to print, the last ones.")] = 40,
     follow: Annotated[bool, typer.Option("--follow", help="Keep printing until the run has ended.")] = False,
     preset: Preset = None,

@@ -50,8 +50,8 @@ def data_make(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the images and expressions.")] = 0,
     train_images: Annotated[int, typer.Option(min=1, help="Images to train on.")] = 5000,
     eval_images: Annotated[int, typer.Option(min=1, help="Images of each other split.")] = 150,
-    width: Annotated[int, typer.Option(min=48, max=4096, help="Of the images, in pixels.")] = 64,
-    height: Annotated[int, typer.Option(min=48, max=4096, help="Of the images, in pixels.")] = 64,
+    width: Annotated[int, typer.Option(min=48, max=4096, help="Width of the images, in pixels.")] = 64,
+    height: Annotated[int, typer.Option(min=48, max=4096, help="Height of the images, in pixels.")] = 64,
     version: Annotated[
         int, typer.Option(min=1, max=2, help="Version of the recipe; the first can be solved by shortcuts.")
     ] = 2,

@@ -26,13 +26,15 @@ from workbench.errors import counted
 if TYPE_CHECKING:
     from workbench.analysis.kept_maps import Kept
 
-tracing = typer.Typer(cls=Commands, help="Recording of attention.", no_args_is_help=True, rich_markup_mode=None)
+tracing = typer.Typer(
+    cls=Commands, help="Check how exactly attention is recorded.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(tracing, name="trace")
 
 
 @tracing.callback()
 def _trace() -> None:
-    """Recording of attention."""
+    """Check how exactly attention is recorded."""
 
 
 @tracing.command()

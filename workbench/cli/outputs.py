@@ -232,7 +232,7 @@ def figure(
         stored = _of_variant(name, grid, variant, backbone, changes, of_results)
         file_name = file_name or f"{name.value}-{variant}"
     elif changes:
-        raise WorkbenchError("-o goes with --variant; a grid's settings are in its file")
+        raise WorkbenchError("-o is for --variant; a grid's settings are in its file")
     elif of_results:
         stored = stored_of(grid, seeds, summary, results, data_root, checkpoint_root, preset)
     else:

@@ -116,19 +116,19 @@ def places(model: ReferringSam, kinds: Sequence[Kind], patterns: Sequence[str], 
                 f"{point.name}: interventions act on whole blocks of the image encoder, such as encoder.blocks[0].attn"
             )
     by_layer = {int(point.name.split("[")[1].split("]")[0]): point.name for point in chosen}
-    all_places: list[Place] = []
+    found: list[Place] = []
     for kind in kinds:
         layers = [layer for layer in by_layer if kind not in OF_WORDS or layer in model.fusion.layers]
         if not layers:
             raise InterventionError(f"{kind}: {_nowhere(model, patterns)}")
         for layer in layers:
-            all_places += _at(model, kind, layer, by_layer[layer], by_head)
+            found += _at(model, kind, layer, by_layer[layer], by_head)
         if len(layers) > 1:
             name = in_words(by_layer[layer] for layer in layers)
-            all_places.append(Place(Intervention(kind, tuple(layers)), name, ALL, ALL))
-    for place in all_places:
+            found.append(Place(Intervention(kind, tuple(layers)), name, ALL, ALL))
+    for place in found:
         check(model, place.intervention)
-    return all_places
+    return found
 
 
 def _nowhere(model: ReferringSam, patterns: Sequence[str]) -> str:

@@ -159,8 +159,7 @@ def interventions(
         ),
     ] = None,
     points: Annotated[
-        list[str] | None,
-        typer.Option(help="Names or patterns of blocks, e.g. 'encoder.blocks[2].attn'; by default all."),
+        list[str] | None, typer.Option(help="Names or patterns of blocks, e.g. 'encoder.blocks[2].attn'; else all.")
     ] = None,
     heads: Annotated[
         bool, typer.Option("--heads", help="Also change each head alone, with kinds that take heads.")
@@ -182,7 +181,7 @@ def interventions(
     from workbench.analysis.causal_map import Request, check_runs, map_run
     from workbench.analysis.interventions import OF_WORDS
 
-    kinds: Any = tuple(dict.fromkeys(chosen.value for chosen in kind)) if kind else OF_WORDS
+    kinds: Any = tuple(dict.fromkeys(one.value for one in kind)) if kind else OF_WORDS
     request = Request(split, kinds, tuple(points or ("encoder.blocks[*].attn",)), heads, limit)
     check_runs(runs, request, results)
     documents = []

@@ -202,9 +202,7 @@ def figure(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Show masks and maps of this seed; by default the lowest that all have.")
     ] = None,
-    columns: Annotated[
-        int | None, typer.Option(min=1, max=2, help="The figure's width, in columns of a two-column page.")
-    ] = None,
+    columns: Annotated[int | None, typer.Option(min=1, max=2, help="Of a page: the figure's width.")] = None,
     file_name: Annotated[
         str | None, typer.Option("--as", metavar="NAME", help="Name of the written files; by default the figure's.")
     ] = None,

@@ -58,17 +58,17 @@ def predict(
             name = (
                 f"{image.stem}-{number + 1}" if [other.stem for other in images].count(image.stem) > 1 else image.stem
             )
-            for place, result in enumerate(predictor(pixels, sentences), start=1):
+            for place, found in enumerate(predictor(pixels, sentences), start=1):
                 mask_file, overlay_file = out / f"{name}-{place}.png", out / f"{name}-{place}-overlay.png"
-                for file, picture in ((mask_file, result.mask), (overlay_file, overlay(pixels, result.mask))):
+                for file, picture in ((mask_file, found.mask), (overlay_file, overlay(pixels, found.mask))):
                     with replacing(file) as partial:
                         Image.fromarray(picture).save(partial, "PNG")
                 rows.append(
                     {
                         "image": str(image),
-                        "sentence": result.sentence,
-                        "area": round(result.area, 4),
-                        "score": round(result.score, 4),
+                        "sentence": found.sentence,
+                        "area": round(found.area, 4),
+                        "score": round(found.score, 4),
                         "mask": str(mask_file),
                         "overlay": str(overlay_file),
                     }
@@ -89,13 +89,13 @@ def _images_and_sentences(inputs: list[str]) -> tuple[list[Path], list[str]]:
     from workbench.errors import DataError
 
     images, sentences = [], []
-    for text in inputs:
-        if Path(text).is_file():
-            images.append(Path(text))
-        elif text.lower().endswith(IMAGE_ENDINGS):
-            raise DataError(f"missing image {text}")
+    for given in inputs:
+        if Path(given).is_file():
+            images.append(Path(given))
+        elif given.lower().endswith(IMAGE_ENDINGS):
+            raise DataError(f"missing image {given}")
         else:
-            sentences.append(text)
+            sentences.append(given)
     if not images:
         raise DataError("name at least one image file; none of these is one: " + ", ".join(map(repr, sentences)))
     if not all(sentence.strip() for sentence in sentences):

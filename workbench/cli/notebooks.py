@@ -28,8 +28,8 @@ def run_notebooks(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Notebooks, e.g. 01_results or 01; by default all.")
     ] = None,
-    grid: Annotated[Path | None, typer.Option(help="Show this grid in each notebook, in place of its own.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the pages; by default <results>/notebooks.")] = None,
+    grid: Annotated[Path | None, typer.Option(help="Show this grid in each, in place of its own.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the pages; <results>/notebooks where not given.")] = None,
     results: Results = RESULTS,
     data_root: DataRoot = None,
     as_json: Json = False,

@@ -103,7 +103,7 @@ def plan(
 @app.command("config")
 def show_config(
     config: Annotated[Path, typer.Argument(help="A grid, or a preset.", show_default=False)],
-    setting: Annotated[str | None, typer.Argument(help="A setting of the grid.", show_default=False)] = None,
+    setting: Annotated[str | None, typer.Argument(help="Which setting of the grid.", show_default=False)] = None,
     data_root: DataRoot = None,
     checkpoint_root: CheckpointRoot = None,
     changes: Changes = None,

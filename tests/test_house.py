@@ -1,14 +1,20 @@
-"""The project's own promises: imports, prints and exits, sizes of files, tests of modules, names in the README."""
+"""The project's own promises: imports, prints and exits, sizes of files, tests of modules, what its pages name."""
 
 from __future__ import annotations
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.conftest import ALONE, ROOT, group_of
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_imports_point_one_way() -> None:
@@ -17,24 +23,65 @@ def test_imports_point_one_way() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_every_command_of_the_readme_exists() -> None:
+def commands_of(page: Path) -> list[str]:
+    """The command lines of a page: those of its code blocks, and those in a sentence."""
+    text = page.read_text()
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    sentences = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    lines += [inline.replace("\n", " ") for inline in re.findall(r"`(workbench [^`]+)`", sentences)]
+    return [line for line in lines if re.match(r"(\.venv/bin/)?workbench [a-z]", line)]
+
+
+def unknown_words(line: str, command: Any) -> list[str]:
+    """The commands and options of a line that do not exist."""
+    words = [word.strip("[]….") for word in shlex.split(line, comments=True)[1:]]
+    while hasattr(command, "commands") and words:
+        if words[0] not in command.commands:
+            return words[:1]
+        command = command.commands[words.pop(0)]
+    known = {name for parameter in command.params for name in parameter.opts} | {"--help", ""}
+    options = (word.partition("=")[0] for word in words if word.startswith("-"))
+    return [option for option in options if option not in known]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_option_and_grid_of_a_page_exists(page: Path) -> None:
     import typer
 
     from workbench.cli import app
 
-    known = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-    used = set(re.findall(r"^(?:\.venv/bin/)?workbench ([\w-]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
-    assert used
-    assert used <= known
-    for grid in re.findall(r"(ablations/[\w/-]+\.yaml)", (ROOT / "README.md").read_text()):
+    program = typer.main.get_command(app)
+    unknown = {line: words for line in commands_of(page) if (words := unknown_words(line, program))}
+    assert unknown == {}
+    for grid in re.findall(r"\b(ablations/[\w/+-]+\.yaml)", page.read_text()):
         assert (ROOT / grid).is_file(), grid
 
 
-def test_every_file_the_readme_links_is_kept_in_git() -> None:
-    links = re.findall(r"\]\(([\w./-]+)\)", (ROOT / "README.md").read_text())
+def test_commands_are_found_on_the_pages_and_wrong_ones_are_named() -> None:
+    import typer
+
+    from workbench.cli import app
+
+    assert len(commands_of(ROOT / "README.md")) > 30
+    program = typer.main.get_command(app)
+    assert unknown_words("workbench data chek refcoco", program) == ["chek"]
+    assert unknown_words("workbench table GRID --form md [--seeds 0-4]", program) == ["--form"]
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Where links into a page may lead: its headings, as GitHub writes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_of_a_page_leads_to_a_file_in_git_and_to_a_heading(page: Path) -> None:
     kept = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    assert links
-    assert set(links) <= set(kept)
+    for link, anchor in re.findall(r"\]\(([\w./+-]*)(?:#([\w-]+))?\)", page.read_text()):
+        target = (page.parent / link).resolve() if link else page
+        assert str(target.relative_to(ROOT)) in kept, link
+        assert not anchor or anchor in anchors_of(target), f"{link}#{anchor}"
 
 
 PRINTING = {"print", "exit", "quit", "input", "typer.echo", "typer.secho", "sys.stdout.write", "sys.stderr.write"}

@@ -27,6 +27,16 @@ def test_summaries_in_help_are_whole(workbench: Any, group: tuple[str, ...], mon
         assert f"{name} {summary}" in listed
 
 
+def test_every_option_and_argument_has_a_help_text() -> None:
+    def without_help(command: Any, name: str) -> list[str]:
+        names = [f"{name} {parameter.opts[0]}" for parameter in command.params if not getattr(parameter, "help", None)]
+        for key, subcommand in getattr(command, "commands", {}).items():
+            names += without_help(subcommand, f"{name} {key}")
+        return names
+
+    assert without_help(typer.main.get_command(cli.app), "workbench") == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "meant"),
     [

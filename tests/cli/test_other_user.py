@@ -121,8 +121,8 @@ def test_another_user_sees_what_is_not_private_and_writes_nothing_there(shared: 
         f"table {shared.grid}", f"figure bars {shared.grid}", f"submit {shared.grid} --workers 1",
     )  # fmt: skip
     note = (
-        f"warning: {shared.results}/submissions: 1 folder may be read by root alone, and left out: of what waits or "
-        "runs from there, the run folders alone tell\n"
+        f"warning: {shared.results}/submissions: 1 folder may be read by root alone, and left out: runs submitted "
+        "from there are shown as their run folders record them\n"
     )
     for shown in (plan, status, everything, logs):
         assert (shown.code, shown.err) == (0, note), shown.err

@@ -78,7 +78,7 @@ def test_another_preset_makes_another_page(workbench: Callable[..., Outcome], tm
     logged = workbench("logs", file, "a", "--preset", "short", *options)
     assert logged.code == 0 or "(state: completed)" in logged.err
     assert "has not begun (state: new)" in workbench("logs", file, "a", *options).err
-    assert "nothing of it waits" in workbench("cancel", file, "--preset", "short", *options).out
+    assert "none of its runs is queued" in workbench("cancel", file, "--preset", "short", *options).out
     for command in (("report", file), ("logs", file, "a"), ("cancel", file)):
         wrong = workbench(*command, "--preset", "shrt", *options)
         assert wrong.code == 2

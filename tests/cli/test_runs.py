@@ -75,7 +75,7 @@ def test_overrides_are_laid_over_every_setting(workbench: Any, grid_file: Write,
     fails(workbench("plan", grid, "-o", "training.steps"), "-o training.steps", "KEY=VALUE is expected")
     fails(workbench("plan", grid, "-o", "training.steps=[1"), "not readable as YAML")
     fails(workbench("plan", grid, "-o", f"training.steps={'9' * 5000}"), "-o training.steps", "5,000 digits")
-    fails(workbench("plan", grid, "-o", "machine=&a [*a]"), "-o machine", "*a stands inside of what it names")
+    fails(workbench("plan", grid, "-o", "machine=&a [*a]"), "-o machine", "*a is inside the value that it refers to")
     fails(workbench("config", grid, "c"), "unknown setting 'c'", "known: a, b")
     fails(workbench("config", grid), "name a setting of the grid: a, b")
 

@@ -57,7 +57,7 @@ def test_dead_launchers_a_controller_that_restarts_and_no_sacct(
     runs = folders(grid, results)
     dev_cluster.control("stop", "slurmctld")
     said = workbench("status", grid, "--results", results)
-    assert "warning: what was submitted to a cluster is judged by the run folders alone" in said
+    assert "warning: states of runs on a cluster are taken from the run folders alone" in said
     assert "Traceback" not in said
     refused = workbench("submit", grid, "--results", results, "--profile", usual, check=False)
     assert "error: squeue says: " in refused

@@ -89,5 +89,5 @@ def test_another_preset_takes_the_place_of_the_bases_own(grid_file: Callable[[st
     assert type(grid).from_document(short.document()).name == "g-short"
     with pytest.raises(GridError, match="preset"):
         load_grid(file, preset="shrt")
-    with pytest.raises(GridError, match="there is none that 'short' could take the place of"):
+    with pytest.raises(GridError, match="the grid has none that 'short' could replace"):
         load_grid(grid_file("settings: {a: {}}\n"), preset="short")

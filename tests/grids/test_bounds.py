@@ -22,7 +22,7 @@ LAUGHS = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         (HEAD + "base: " + "{a: " * 3000 + "1" + "}" * 3000, "line 3: nested more than 50 deep"),
         (HEAD + "base: {a: " + "[" * 100_000 + "]" * 100_000 + "}", "line 3: nested more than 50 deep"),
         (HEAD + "seeds: [" + "9" * 5000 + "]", "line 3: a number of 5,000 digits; at most 100 are read"),
-        (HEAD + "base: &a {x: [*a]}", "line 3: *a stands inside of what it names"),
+        (HEAD + "base: &a {x: [*a]}", "line 3: *a is inside the value that it refers to"),
         (LAUGHS, "more than 1,000,000 values"),
         (HEAD + "#" * (5 << 20), "larger than 4 MiB"),
         ("title: \xff", "unreadable YAML"),
@@ -85,7 +85,7 @@ def test_more_settings_than_anybody_means_are_refused(
     [
         ('title: "a\\e[31m"\nsettings: {a: {}}\n', r"title: 'a\x1b[31m' holds a line break or another character"),
         ('title: t\nsettings: {"a\\e[31m": {}}\n', r"the setting's name 'a\x1b[31m' holds a character that is not"),
-        ("title: t\nsettings: {a: {}}\nreport: {models: [../../x]}\n", "models: '../../x' is no name of a model"),
+        ("title: t\nsettings: {a: {}}\nreport: {models: [../../x]}\n", "models: '../../x' is not a model's name"),
         ("title: t\nsettings: {a: {start_from.run: ../../x}}\n", "start_from.run: '../../x' is no id of a setting"),
     ],
 )

@@ -90,7 +90,7 @@ def test_every_file_that_was_read_is_a_source_and_its_change_is_seen(grid_file: 
     ("path", "value", "message"),
     [
         (("title",), 3, "title: 3 is not valid: input should be a valid string"),
-        (("seeds",), [0, 0], "seeds: a seed stands twice"),
+        (("seeds",), [0, 0], "seeds: a seed is listed twice"),
         (("seeds",), [-1], "seeds.0: -1 is not valid"),
         (("seeds",), [], "seeds: "),
         (("baseline",), "c", "baseline: unknown setting 'c'; known: a, b"),

@@ -229,7 +229,7 @@ def test_a_preset_may_stand_over_another(tmp_path: Path) -> None:
     assert (grid.settings["a"].training.steps, grid.settings["a"].training.batch_size) == (2, 7)
     assert {source.name for source in grid.sources} == {"grid.yaml", "one.yaml", "two.yaml"}
     file.write_text("title: t\nbase: {preset: round}\nsettings: {a: {}}\n")
-    with pytest.raises(GridError, match=r"round\.yaml: preset: it names itself, by way of round\.yaml, about\.yaml"):
+    with pytest.raises(GridError, match=r"round\.yaml: preset: it includes itself, through round\.yaml, about\.yaml"):
         load_grid(file)
 
 
@@ -258,7 +258,7 @@ def test_a_setting_can_begin_from_another_grids(grid_file: Callable[..., Path]) 
     [
         ("{grid: first.yaml, setting: bas}", "start_from.setting: unknown setting 'bas' (did you mean 'base'?)"),
         ("{grid: nope.yaml, setting: base}", "nope.yaml: no such file"),
-        ("{grid: second.yaml, setting: a}", "second.yaml: begins from itself, by way of second.yaml"),
+        ("{grid: second.yaml, setting: a}", "second.yaml: starts from itself, through second.yaml"),
         ("{grid: first.yaml, setting: base, file: x, sha256: y}", "either a file or a run, not both"),
         ("{seed: 3}", "'seed' is only for a 'run' to begin from"),
     ],

@@ -145,7 +145,7 @@ def test_status_says_so_and_retry_submits_it_anew(submitted: Submitted, workbenc
     assert (found["state"], found["cause"]) == ("failed", "tampered")
     said = workbench("status", submitted.grid, *options).out
     assert f"1 × tampered: {submitted.submission.folder}/task.pkl is not what was submitted" in said
-    assert "way out: ask who else may write the results folder; workbench retry --class tampered" in said
+    assert "to fix it: ask who else may write the results folder; workbench retry --class tampered" in said
     profile = ("--profile", tmp_path / "cluster.yaml")
     assert "1 failed before and is left alone" in workbench("submit", submitted.grid, *options, *profile).out
     again = workbench("retry", submitted.grid, "--class", "tampered", *options, *profile)

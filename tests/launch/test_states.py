@@ -176,7 +176,7 @@ def test_a_scheduler_that_does_not_answer_is_no_reason_to_hand_over_again(
     folder.update(state="running")
     assert plan(grid, results, look)[0].state == "running"
     assert to_train(plan(grid, results, look)) == []
-    assert said[0] == "what was submitted to a cluster is judged by the run folders alone: squeue says: no"
+    assert said[0] == "states of runs on a cluster are taken from the run folders alone: squeue says: no"
 
 
 def test_failures_are_grouped_by_cause_the_most_frequent_first(

@@ -78,7 +78,7 @@ def test_retry_takes_a_class_and_leaves_the_rest(
         state = "interrupted" if kind == "node_failure" else "failed"
         planned.folder.update(state=state, error={"class": kind, "message": f"because of {kind}", "type": "E"})
     said = workbench("status", grid, "--results", tmp_path / "r").out
-    assert "1 × out_of_memory: because of out_of_memory [a seed 0]\n    way out: a smaller batch" in said
+    assert "1 × out_of_memory: because of out_of_memory [a seed 0]\n    to fix it: a smaller batch" in said
     done = workbench("retry", grid, *options, "--class", "out_of_memory,node_failure")
     assert done.code == 0, done.err
     assert "2 runs to train" in done.out

@@ -264,13 +264,14 @@ def attribute(
             predictor, pixels, sentence, target, referent, word_baseline, image_baseline, budget
         )  # fmt: skip
         baselines = {"words": WORD_BASELINES[word_baseline], "patches": IMAGE_BASELINES[image_baseline]}
-        found = tuple(
+        attributions = tuple(
             _attribution(name, question, effort, draws, baselines[METHODS[name].over])
             for name in dict.fromkeys(methods)
         )
-    maps = {one.method: question.map_over_picture(one.values) for one in found if METHODS[one.method].over == "patches"}
+    over_patches = [attribution for attribution in attributions if METHODS[attribution.method].over == "patches"]
+    maps = {attribution.method: question.map_over_picture(attribution.values) for attribution in over_patches}
     return Explanation(
-        sentence, question.words, question.mask, target, question.answer, question.target.unit, found, maps
+        sentence, question.words, question.mask, target, question.answer, question.target.unit, attributions, maps
     )
 
 

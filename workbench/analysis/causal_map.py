@@ -370,16 +370,16 @@ def map_run(
     whole.asked = asked_words(whole.expressions, config.evaluation.words)
     of_split, dataset = len(whole), chosen_of(whole, request.limit)
     wanted = places(predictor.model, request.kinds, request.points, request.by_head)
-    found = measure(predictor, dataset, wanted, others, progress)
+    measured = measure(predictor, dataset, wanted, others, progress)
     about = {
         "run": run,
         "split": request.split,
         "expressions": len(dataset),
         "of": of_split,
         "chosen": "all" if len(dataset) == of_split else SAMPLED,
-        "changes": [[*key, change] for key, change in found.changes.items()],
+        "changes": [[*key, change] for key, change in measured.changes.items()],
         "finished": folder.record().finished,
         "code": code_digest(),
     }
-    kept = Kept(found.rows, about)
+    kept = Kept(measured.rows, about)
     return kept, write_map(folder, kept)

@@ -129,21 +129,21 @@ def record(model: ReferringSam, image: Tensor, ids: Tensor, mask: Tensor) -> Rec
     for part, layers in (("encoder", recorded.encoder), ("decoder", recorded.decoder)):
         for layer in layers:
             both: dict[Method, Tensor] = {"words to image": layer.word_to_image, "image to words": layer.image_to_word}
-            maps[f"{part} {layer.layer}"] = {name: (one * layer.keys).cpu().numpy() for name, one in both.items()}
+            maps[f"{part} {layer.layer}"] = {name: (map_ * layer.keys).cpu().numpy() for name, map_ in both.items()}
     return Recorded(maps, recorded.logits)
 
 
 def relevant(model: ReferringSam, image: Tensor, ids: Tensor, mask: Tensor) -> Relevant:
     """Maps of the methods that need a backward pass or all blocks; of one head where they have none."""
-    found, words = relevance(model, image, ids, mask), int(mask.sum())
+    relevances, words = relevance(model, image, ids, mask), int(mask.sum())
     maps: dict[tuple[Method, str], NDArray[np.float32]] = {}
-    for name, one in found.gradient.items():
+    for name, gradient in relevances.gradient.items():
         part, _, number = name.partition("[")
-        maps["gradient", f"{part.split('.')[0]} {number.partition(']')[0]}"] = _over_mean(one)
-    if found.rollout is not None and found.weighted is not None:
-        keys = found.rollout[0].numel() + words
-        maps["rollout", ""] = (found.rollout * keys)[None].cpu().numpy()
-        maps["rollout × gradient", ""] = _over_mean(found.weighted[None])
+        maps["gradient", f"{part.split('.')[0]} {number.partition(']')[0]}"] = _over_mean(gradient)
+    if relevances.rollout is not None and relevances.weighted is not None:
+        keys = relevances.rollout[0].numel() + words
+        maps["rollout", ""] = (relevances.rollout * keys)[None].cpu().numpy()
+        maps["rollout × gradient", ""] = _over_mean(relevances.weighted[None])
     return maps
 
 

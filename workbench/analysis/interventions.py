@@ -150,12 +150,12 @@ def _evolving(model: ReferringSam, intervention: Intervention, words: Mapping[in
     """The blocks to which words that were swapped before go on, with these words: their padding is at other places."""
     if intervention.kind != "swap_words" or words is None or not model.fusion.evolves:
         return {}
-    found: dict[int, Words] = {}
+    by_layer: dict[int, Words] = {}
     for layer in model.fusion.layers:
         before = [swapped for swapped in intervention.layers if swapped < layer and swapped in words]
         if before and layer not in intervention.layers:
-            found[layer] = words[max(before)]
-    return found
+            by_layer[layer] = words[max(before)]
+    return by_layer
 
 
 def check(model: ReferringSam, intervention: Intervention) -> None:

@@ -104,19 +104,19 @@ def table(rows: pd.DataFrame, changes: Mapping[tuple[str, int, int], float]) -> 
         changes: see `causal_map.CausalMap`.
     """
     undisturbed = of(rows, UNDISTURBED, ALL, ALL)
-    found = []
+    table_rows = []
     changed = rows.loc[rows["intervention"] != UNDISTURBED, ["intervention", "layer", "head", "point"]]
     for values in changed.drop_duplicates().to_numpy().tolist():
         kind, layer, head, point = values
         difference = compare(of(rows, kind, layer, head), undisturbed, METRIC)
         interval = difference.interval
-        found.append(
+        table_rows.append(
             {"intervention": kind, "point": point, "layer": layer, "head": head, "delta": interval.value,
              "low": interval.low, "high": interval.high, "images": difference.images, "expressions": len(undisturbed),
              "change_at_point": changes.get((kind, layer, head), float("nan")),
              "verdict": _verdict(interval.low, interval.high)}
         )  # fmt: skip
-    return pd.DataFrame(found)
+    return pd.DataFrame(table_rows)
 
 
 def of(rows: pd.DataFrame, kind: str, layer: int, head: int) -> pd.DataFrame:

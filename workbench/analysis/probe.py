@@ -69,8 +69,8 @@ def asked_of(data: ReferData, recipe: RefshapesRecipe, split: str) -> Iterator[A
 def _first_annotation(data: ReferData) -> dict[int, int]:
     images, ids = data.objects["image_id"].to_numpy(), data.objects["ann_id"].to_numpy()
     # The objects of an image follow each other, in the order of its scene.
-    found, first = np.unique(images, return_index=True)
-    return dict(zip(found.tolist(), ids[first].tolist(), strict=True))
+    distinct, first = np.unique(images, return_index=True)
+    return dict(zip(distinct.tolist(), ids[first].tolist(), strict=True))
 
 
 def _object_baselines(data: ReferData, split: str) -> dict[str, float]:

@@ -123,9 +123,9 @@ class Reducer:
         """By name `<reduction>` of image queries (of column_sum: image keys), B×h×H×W, and `<reduction>_of_words`,
         B×h×L, where words are queries (keys), in windows their mean over windows (their sum)."""
         text = self.call.inputs.text_queries
-        found: dict[str, Tensor] = {}
+        reduced: dict[str, Tensor] = {}
         for name, rows in self._by_row.items():
-            found |= self._apart(name, rows.unflatten(0, (-1, self.heads)), text)
+            reduced |= self._apart(name, rows.unflatten(0, (-1, self.heads)), text)
         if "column_sum" in self.names:
             total = torch.zeros(
                 len(self.call.inputs.q) * self.heads, self.call.inputs.k.shape[2], dtype=self._dtype,
@@ -133,18 +133,18 @@ class Reducer:
             )  # fmt: skip
             for _, (groups, part) in sorted(self._columns.items(), key=lambda item: item[0]):
                 total[groups] += part
-            found |= self._apart("column_sum", total.unflatten(0, (-1, self.heads)), self.call.inputs.text_length)
-        return found
+            reduced |= self._apart("column_sum", total.unflatten(0, (-1, self.heads)), self.call.inputs.text_length)
+        return reduced
 
     def _apart(self, name: str, values: Tensor, words: int) -> dict[str, Tensor]:
-        found = {name: merged(values[..., words:], self.call)}
+        reduced = {name: merged(values[..., words:], self.call)}
         if words:
             of_words = values[..., :words]
             if self.call.windows:
                 by_window = of_words.unflatten(0, (-1, self.call.windows.count))
                 of_words = by_window.sum(dim=1) if name == "column_sum" else by_window.mean(dim=1)
-            found[f"{name}_of_words"] = of_words
-        return found
+            reduced[f"{name}_of_words"] = of_words
+        return reduced
 
 
 def _places(inputs: AttentionInput) -> Tensor:

@@ -188,8 +188,8 @@ class _Recorder(Watcher):
         for point in self._points:
             if point.part == "all":
                 reducers = [sink for sink in self._sinks if isinstance(sink, Reducer)]
-                found = reducers[0].result() if reducers else {}
-                recordings.append(Recording(point, keys, None, found, None if found else call))
+                reduced = reducers[0].result() if reducers else {}
+                recordings.append(Recording(point, keys, None, reduced, None if reduced else call))
         return recordings
 
     def _with_gradients(self, out: Tensor, blocks: list[Block], recordings: list[Recording]) -> Tensor:

@@ -71,8 +71,8 @@ def word_maps(
         logits = model(pixels, ids, mask)
         if by_gradient:
             torch.autograd.grad(target(logits).sum(), pixels)
-    found = {f"{name}.{method}": of_point(seen[name], method) for name in names for method in by_point}
-    return found | {name: rollout(model, seen, weighted=name == "gradient_rollout").image for name in through_all}
+    maps = {f"{name}.{method}": of_point(seen[name], method) for name in names for method in by_point}
+    return maps | {name: rollout(model, seen, weighted=name == "gradient_rollout").image for name in through_all}
 
 
 def check_methods(methods: Sequence[str]) -> None:
@@ -112,5 +112,5 @@ def on_picture(maps: Tensor, placement: Placement, side: int, height: int, width
         return maps[..., row[:, None], column]
     places = torch.stack(torch.meshgrid(2 * columns - 1, 2 * rows - 1, indexing="xy"), dim=-1)
     flat = maps.reshape(1, -1, *maps.shape[-2:]).to(torch.promote_types(maps.dtype, torch.float32))
-    found = F.grid_sample(flat, places[None].to(flat), padding_mode="border", align_corners=False)
-    return found.reshape(*maps.shape[:-2], height, width)
+    sampled = F.grid_sample(flat, places[None].to(flat), padding_mode="border", align_corners=False)
+    return sampled.reshape(*maps.shape[:-2], height, width)

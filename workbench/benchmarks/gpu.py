@@ -1,7 +1,7 @@
-"""`workbench doctor --gpu`: what no machine without a GPU can tell, in parts, of which a failing one stops no other.
+"""`workbench doctor --gpu`: checks and measurements that need a GPU, in parts that do not stop each other.
 
-This module needs the standard library alone, so that it can name what is missing. Each part runs in a process of its
-own, with a time limit: an error of CUDA makes a process useless for what follows.
+This module needs only the standard library, so that it can name missing packages. Each part runs in a process of its
+own, with a time limit, because after an error of CUDA a process cannot compute any more.
 """
 
 from __future__ import annotations

@@ -27,13 +27,13 @@ LEAST_COSINE = 0.97
 
 def card(hour: Hour) -> Figures:
     """What torch and its GPU are; skipped where there is none, and with it all other parts."""
-    found: Figures = {"torch": torch.__version__, "device": hour.device}
+    description: Figures = {"torch": torch.__version__, "device": hour.device}
     if hour.device == "cpu":
-        return found
+        return description
     if not torch.cuda.is_available():
         raise Skipped("torch finds no GPU")
     properties = torch.cuda.get_device_properties(0)
-    return found | {
+    return description | {
         "name": properties.name,
         "cards": torch.cuda.device_count(),
         "memory_gib": properties.total_memory / 2**30,
@@ -101,16 +101,16 @@ def gradients(model: nn.Module, batch: tuple[Tensor, ...], precision: torch.dtyp
     model.zero_grad(set_to_none=True)
     loss = loss_of(model, batch, precision)
     loss.backward()
-    found = {name: p.grad.float().cpu() for name, p in model.named_parameters() if p.grad is not None}
-    return found | {"loss": loss.detach().float().cpu()}
+    by_parameter = {name: p.grad.float().cpu() for name, p in model.named_parameters() if p.grad is not None}
+    return by_parameter | {"loss": loss.detach().float().cpu()}
 
 
-def worst(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> tuple[float, str]:
+def worst(measured: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[float, str]:
     """The largest difference of a gradient, relative to its norm (or, of a tiny one, to all gradients'), and whose."""
-    if found.keys() != wanted.keys():
-        raise WorkbenchError(f"other parameters have gradients: {sorted(found.keys() ^ wanted.keys())[:3]}")
-    floor = 1e-3 * max(float(g.norm()) for name, g in wanted.items() if name != "loss")
-    errors = {name: float((found[name] - g).norm() / max(float(g.norm()), floor)) for name, g in wanted.items()}
+    if measured.keys() != expected.keys():
+        raise WorkbenchError(f"other parameters have gradients: {sorted(measured.keys() ^ expected.keys())[:3]}")
+    floor = 1e-3 * max(float(g.norm()) for name, g in expected.items() if name != "loss")
+    errors = {name: float((measured[name] - g).norm() / max(float(g.norm()), floor)) for name, g in expected.items()}
     name = max(errors, key=errors.__getitem__)
     return errors[name], name
 
@@ -128,9 +128,9 @@ def variants(hour: Hour) -> Figures:
     figures: Figures = {}
     for variant, attention in every_case():
         model = small_model(variant, attention)
-        wanted = gradients(model, random_batch(4, 64, "cpu"))
-        found = gradients(model.to(hour.device), random_batch(4, 64, hour.device))
-        error, name = worst(found, wanted)
+        expected = gradients(model, random_batch(4, 64, "cpu"))
+        measured = gradients(model.to(hour.device), random_batch(4, 64, hour.device))
+        error, name = worst(measured, expected)
         if not error <= FP32_ERROR:
             raise WorkbenchError(f"{variant}, {attention}: {name} differs from the CPU's by {error:.1e}")
         figures[f"{variant}_{attention}"] = error
@@ -206,10 +206,10 @@ def two_processes(hour: Hour) -> Figures:
     arguments = (hour.device, str(hour.folder / "meeting"), place)
     spawn(_half, arguments, nprocs=2)
     model = small_model("l_dit", "global").to(hour.device)
-    wanted = gradients(model, random_batch(4, 64, hour.device))
-    found = torch.load(place)
-    wanted.pop("loss")
-    error, name = worst(found, wanted)
+    expected = gradients(model, random_batch(4, 64, hour.device))
+    measured = torch.load(place)
+    expected.pop("loss")
+    error, name = worst(measured, expected)
     if not error <= FP32_ERROR:
         raise WorkbenchError(f"two processes: {name} differs by {error:.1e}")
     return {"largest_difference": error}

@@ -73,9 +73,7 @@ def attribute(
             show_default=False,
         ),
     ],
-    method: Annotated[
-        list[MethodName] | None, typer.Option(help="May be given several times; all of them where not given.")
-    ] = None,
+    method: Annotated[list[MethodName] | None, typer.Option(help="Repeat for more; by default all.")] = None,
     target: Annotated[
         TargetName,
         typer.Option(
@@ -84,7 +82,7 @@ def attribute(
         ),
     ] = TargetName.mask_logit,
     referent: Annotated[
-        Path | None, typer.Option(help="The true mask, an image as large as the picture; what is bright is inside.")
+        Path | None, typer.Option(help="The true mask: an image of the picture's size, bright inside.")
     ] = None,
     word_baseline: Annotated[WordBaselineName, typer.Option(help="The embedding that an absent word has.")] = (
         WordBaselineName.mask
@@ -92,10 +90,12 @@ def attribute(
     image_baseline: Annotated[ImageBaselineName, typer.Option(help="What absent patches show.")] = (
         ImageBaselineName.blurred
     ),
-    steps: Annotated[int, typer.Option(min=2, max=4096, help="Of integrated gradients, at first.")] = 128,
-    orders: Annotated[int, typer.Option(min=1, max=100_000, help="Orders of the words for Shapley values.")] = 50,
-    draws: Annotated[int, typer.Option(min=1, max=10_000, help="Random attributions to compare with.")] = 30,
-    memory: Annotated[float, typer.Option(min=0.001, help="GiB of activations that may be held at once.")] = 1.0,
+    steps: Annotated[int, typer.Option(min=2, max=4096, help="Steps of integrated gradients, at first.")] = 128,
+    orders: Annotated[
+        int, typer.Option(min=1, max=100_000, help="How many orders of the words are sampled for Shapley values.")
+    ] = 50,
+    draws: Annotated[int, typer.Option(min=1, max=10_000, help="How many random attributions to compare with.")] = 30,
+    memory: Annotated[float, typer.Option(min=0.001, help="At most this many GiB of activations at once.")] = 1.0,
     out: Annotated[Path, typer.Option(help="Folder for the picture (PNG, PDF) and the values (JSON).")] = Path(
         "attributions"
     ),
@@ -105,8 +105,8 @@ def attribute(
 ) -> None:
     """Say which words of a sentence and which patches of a picture made the mask, and how faithful that is.
 
-    Every method stands beside its faithfulness (deletion, insertion, infidelity, SaCo) and the same of random
-    attributions: what does not separate from these is said. Several sentences share one picture and one scale.
+    Each method's faithfulness (deletion, insertion, infidelity, SaCo) is compared with that of random attributions,
+    and marked where it is not better. Several sentences share one picture and one scale.
     """
     from workbench.analysis.attribution import MAX_STEPS_FACTOR, METHODS, Effort, attribute
     from workbench.analysis.predictor import Predictor

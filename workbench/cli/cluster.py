@@ -12,9 +12,11 @@ import typer
 
 from workbench.cli.options import (
     RESULTS,
+    CheckpointRoot,
     DataRoot,
     GridFile,
     Json,
+    Only,
     Preset,
     Results,
     app,
@@ -23,8 +25,8 @@ from workbench.cli.options import (
     print_json,
     print_rows,
     print_written,
-    told_once,
     warn,
+    warning_once,
 )
 from workbench.errors import counted
 
@@ -34,24 +36,30 @@ if TYPE_CHECKING:
 
 WATCH_SECONDS = 10.0
 MOST_LINES = 50
-"""Of runs that `status` lists one by one."""
+"""The most runs that `status` lists one by one."""
 
 
 @app.command()
 def status(
-    grid: Annotated[Path | None, typer.Argument(help="A grid; without one, every run.", show_default=False)] = None,
-    only: Annotated[str | None, typer.Option(help="Only the settings whose names match.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="In place of the grid's own, e.g. 0-4.")] = None,
+    grid: Annotated[
+        Path | None, typer.Argument(help="A grid; without one, every run is shown.", show_default=False)
+    ] = None,
+    only: Only = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Show these, e.g. 0-4; without it, the grid's own and every seed that exists.")
+    ] = None,
     results: Results = RESULTS,
     data_root: DataRoot = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Again every ten seconds, until what has begun has ended.")
+        bool, typer.Option("--watch", help="Repeat every ten seconds until no run is queued or running.")
     ] = False,
     preset: Preset = None,
-    every_run: Annotated[bool, typer.Option("--all", help=f"A line per run, also of more than {MOST_LINES}.")] = False,
+    every_run: Annotated[
+        bool, typer.Option("--all", help=f"One line per run even if there are over {MOST_LINES}.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Where each run stands: state, step, speed, time left, and what went wrong, by cause."""
+    """Show each run's state, step, speed and time left, and what went wrong, grouped by cause."""
     from workbench.launch.reports import LIVE
 
     while True:
@@ -89,7 +97,7 @@ def _statuses(
     from workbench.launch.status import all_statuses, statuses
     from workbench.results.folders import all_runs
 
-    tell = told_once()
+    tell = warning_once()
     look = forgiving(look_at_queue, tell)
     if grid is None:
         runs_shown = all_statuses(results, look, tell, each or len(all_runs(results)) <= MOST_LINES)
@@ -98,7 +106,7 @@ def _statuses(
     loaded = loaded.narrowed(only, None if seeds is None else parse_seeds(seeds))
     runs = with_existing_seeds(loaded, results) if seeds is None else runs_of(loaded)
     runs_shown = statuses(plan_runs(runs, results, look, tell), each or len(runs) <= MOST_LINES)
-    # Damaged submissions were named already.
+    # plan_runs has warned of damaged submissions already.
     return runs_shown, report_statuses(results, loaded, look, lambda line: None)
 
 
@@ -141,7 +149,7 @@ def _print_statuses(statuses: list[RunStatus], results: Path, every_run: bool = 
     for failure in failures(statuses):
         named = ", ".join(failure.runs[:3]) + (f" and {len(failure.runs) - 3} more" if len(failure.runs) > 3 else "")
         print(f"{len(failure.runs)} × {failure.cause}: {failure.message} [{named}]")
-        print(f"    way out: {WAY_OUT[failure.cause]}")
+        print(f"    to fix it: {WAY_OUT[failure.cause]}")
 
 
 def _print_runs(statuses: list[RunStatus]) -> None:
@@ -166,7 +174,7 @@ def _print_runs(statuses: list[RunStatus]) -> None:
 
 
 def _print_settings(statuses: list[RunStatus]) -> None:
-    """A line per setting, of more runs than anybody reads one by one."""
+    """A line per setting, where there are too many runs for a line each."""
     by_setting: dict[str, list[RunStatus]] = {}
     for status in statuses:
         by_setting.setdefault(status.setting, []).append(status)
@@ -184,16 +192,16 @@ def _print_settings(statuses: list[RunStatus]) -> None:
 @app.command()
 def logs(
     grid: GridFile,
-    setting: Annotated[str, typer.Argument(help="Which setting of it.", show_default=False)],
-    seed: Annotated[int | None, typer.Option(min=0, help="Without it, the grid's first.")] = None,
-    lines: Annotated[int, typer.Option(min=1, help="The last so many.")] = 40,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has ended.")] = False,
+    setting: Annotated[str, typer.Argument(help="A setting of the grid.", show_default=False)],
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the run; by default the grid's first.")] = None,
+    lines: Annotated[int, typer.Option(min=1, help="How many lines to print, the last ones.")] = 40,
+    follow: Annotated[bool, typer.Option("--follow", help="Keep printing until the run has ended.")] = False,
     preset: Preset = None,
     results: Results = RESULTS,
     data_root: DataRoot = None,
     as_json: Json = False,
 ) -> None:
-    """What a run logged, and what its last job printed where it did not end well."""
+    """Print what a run logged and, if its last job failed, what that job printed."""
     from workbench.errors import WorkbenchError
     from workbench.files import read_file
     from workbench.launch.submissions import Submissions, latest
@@ -241,8 +249,8 @@ def logs(
 @app.command()
 def cancel(
     grid: GridFile,
-    only: Annotated[str | None, typer.Option(help="Only the settings whose names match.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Only these, e.g. 0-4.")] = None,
+    only: Only = None,
+    seeds: Annotated[str | None, typer.Option(help="Only these seeds, e.g. 0-4.")] = None,
     preset: Preset = None,
     results: Results = RESULTS,
     data_root: DataRoot = None,
@@ -250,7 +258,7 @@ def cancel(
 ) -> None:
     """Cancel a grid's queued and running jobs on the cluster; a running one saves first.
 
-    Of a job that trains several runs one after another, the others go on.
+    If a job trains several runs one after another, its other runs continue.
     """
     from workbench.grids import parse_seeds
     from workbench.launch.housekeeping import cancel as cancel_runs
@@ -275,36 +283,40 @@ def cancel(
     if report is not None and report.task is not None:
         print(f"cancelled the {' and '.join(report.then)} of {loaded.name} (job {report.task.id})")
     if not cancelled and report is None:
-        print("nothing of it waits or runs on a cluster")
+        print("none of its runs is queued or running on a cluster")
 
 
 @app.command()
 def gc(
     results: Results = RESULTS,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
     as_json: Json = False,
 ) -> None:
     """Remove what no job needs any more: old submissions, old copies of the code, half-written files."""
     from workbench.launch.housekeeping import collect_garbage
 
-    said: list[str] = []
-    freed = collect_garbage(results, dry_run, said.append if as_json else print)
+    lines: list[str] = []
+    freed = collect_garbage(results, dry_run, lines.append if as_json else print)
     if as_json:
-        print_json({"dry_run": dry_run, "freed_bytes": freed, "said": said})
+        print_json({"dry_run": dry_run, "freed_bytes": freed, "said": lines})
         return
     print(f"{'would free' if dry_run else 'freed'} {freed / 2**20:.1f} MB")
 
 
 @app.command()
 def doctor(
-    profile: Annotated[Path | None, typer.Option(envvar="WORKBENCH_PROFILE", help="E.g. slurm/dev.yaml.")] = None,
-    grid: Annotated[Path | None, typer.Option(help="Also whether its weights and data are there.")] = None,
+    profile: Annotated[
+        Path | None, typer.Option(envvar="WORKBENCH_PROFILE", help="The profile to check, e.g. slurm/dev.yaml.")
+    ] = None,
+    grid: Annotated[Path | None, typer.Option(help="Also check that this grid's weights and data exist.")] = None,
     preset: Preset = None,
     results: Results = RESULTS,
-    data_root: Annotated[Path | None, typer.Option(envvar="WORKBENCH_DATA")] = None,
-    checkpoint_root: Annotated[Path | None, typer.Option(envvar="WORKBENCH_CHECKPOINTS")] = None,
-    gpu: Annotated[bool, typer.Option("--gpu", help="Instead, check and measure the GPU here: ten minutes.")] = False,
-    out: Annotated[Path | None, typer.Option(help="With --gpu: a JSON file to write.")] = None,
+    data_root: DataRoot = None,
+    checkpoint_root: CheckpointRoot = None,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Instead, check and measure this machine's GPU, in ten minutes.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="With --gpu: the JSON file to write.")] = None,
     as_json: Json = False,
 ) -> None:
     """Check what a submission with this profile will need, and say how to fix what is missing."""

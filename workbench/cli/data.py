@@ -1,4 +1,4 @@
-"""Commands on data sets: make, prepare, check, show."""
+"""Commands on data sets: make, prepare, check, show and probe."""
 
 from __future__ import annotations
 
@@ -36,26 +36,28 @@ Name = Annotated[
 ]
 Root = Annotated[Path, typer.Option(envvar="WORKBENCH_DATA", help="Folder of data sets.")]
 SplitBy = Annotated[
-    str | None, typer.Option(help="unc, google or umd; umd for refcocog where it is not given, else unc.")
+    str | None, typer.Option(help="Who split it: unc, google or umd; by default umd for refcocog, else unc.")
 ]
 Text = Annotated[
-    Literal["sent", "raw"], typer.Option(help="Which text is read: sent, cleaned, or raw, as it was written.")
+    Literal["sent", "raw"], typer.Option(help="Which text to read: sent (cleaned) or raw (as it was written).")
 ]
 DATA = Path("data")
 
 
 @data_app.command("make")
 def data_make(
-    name: Annotated[str, typer.Argument(help="refshapes")],
+    name: Annotated[str, typer.Argument(help="refshapes, the only one so far.")],
     root: Root = DATA,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    train_images: Annotated[int, typer.Option(min=1)] = 5000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the images and expressions.")] = 0,
+    train_images: Annotated[int, typer.Option(min=1, help="Images to train on.")] = 5000,
     eval_images: Annotated[int, typer.Option(min=1, help="Images of each other split.")] = 150,
-    width: Annotated[int, typer.Option(min=48, max=4096)] = 64,
-    height: Annotated[int, typer.Option(min=48, max=4096)] = 64,
-    version: Annotated[int, typer.Option(min=1, max=2, help="1: the first one, which shortcuts solve.")] = 2,
+    width: Annotated[int, typer.Option(min=48, max=4096, help="Width of the images, in pixels.")] = 64,
+    height: Annotated[int, typer.Option(min=48, max=4096, help="Height of the images, in pixels.")] = 64,
+    version: Annotated[
+        int, typer.Option(min=1, max=2, help="Version of the recipe; the first can be solved by shortcuts.")
+    ] = 2,
     any_targets: Annotated[
-        bool, typer.Option("--any-targets", help="Also expressions with several targets or none, in gRefCOCO's form.")
+        bool, typer.Option("--any-targets", help="Add expressions with several targets or none, in gRefCOCO's form.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -88,7 +90,7 @@ def data_prepare(
     results: Results = RESULTS,
     as_json: Json = False,
 ) -> None:
-    """Check a data set's files, convert them once, and count what is in them beside the published numbers."""
+    """Check a data set's files, convert them once, and compare their counts with the published ones."""
     from workbench.data import counts
     from workbench.data.prepare import prepare
     from workbench.data.prepared import prepared_folder
@@ -97,25 +99,26 @@ def data_prepare(
     place = prepared_folder(root, source.folder.name, source.split_by, sentence)
     with progress_of(f"preparing {name}", "objects and images") as step:
         data = prepare(source, place, step)
-    found = counts.counts(data)
+    counted_here = counts.counts(data)
     file = results / counts.STATISTICS
     known = counts.published(file, source.name, source.split_by)
-    apart = counts.differences(found, known)
+    differing = counts.differences(counted_here, known)
     if as_json:
         print_json(
             {"name": data.name, "split_by": source.split_by, "form": source.form, "folder": source.folder.absolute(),
-             "counts": found, "published": [vars(number) for number in known], "differences": apart,
+             "counts": counted_here, "published": [vars(number) for number in known], "differences": differing,
              "notes": list(data.notes), "sha256": data.digest, "files": [place.absolute()]}
         )  # fmt: skip
         return
-    units = [unit for unit in counts.UNITS if found[counts.WHOLE][unit] or unit in counts.UNITS[:3]]
+    units = [unit for unit in counts.UNITS if counted_here[counts.WHOLE][unit] or unit in counts.UNITS[:3]]
     print(f"{data.name} ({source.split_by}), read from its {source.form} form in {source.folder}")
-    print_rows(("split", *units), [(split, *(f"{row[unit]:,}" for unit in units)) for split, row in found.items()])
+    rows = [(split, *(f"{row[unit]:,}" for unit in units)) for split, row in counted_here.items()]
+    print_rows(("split", *units), rows)
     if known:
-        print(f"{len(known) - len(apart)} of {len(known)} published counts are met ({file})")
+        print(f"{len(known) - len(differing)} of {len(known)} published counts are met ({file})")
     else:
-        print(f"nothing is published about it ({file})" if file.is_file() else f"no published numbers at {file}")
-    for line in apart:
+        print(f"no counts are published for it ({file})" if file.is_file() else f"no published numbers at {file}")
+    for line in differing:
         print(f"differs: {line}")
     for note in data.notes:
         print(f"note: {note}")
@@ -130,16 +133,20 @@ def data_check(
     split_by: SplitBy = None,
     sentence: Text = "sent",
     text_encoder: Annotated[
-        str | None, typer.Option(help="Whose tokens are counted; bert_mini2 for refshapes, else bert-base-uncased.")
+        str | None,
+        typer.Option(help="Count this encoder's tokens; by default bert_mini2 for refshapes, else bert-base-uncased."),
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=3, help="18 for bert_mini2, 14 for bert_mini, else 20.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Name all that is found, not only the first few.")] = False,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=3, help="Longest sentence; by default 18 for bert_mini2, 14 for bert_mini, else 20."),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Name every case, not only the first few.")] = False,
     checkpoint_root: Annotated[
         Path, typer.Option(envvar="WORKBENCH_CHECKPOINTS", help="Folder of SAM's and BERT's weights.")
     ] = Path("checkpoints"),
     as_json: Json = False,
 ) -> None:
-    """Decode every image and look at every expression; exits with 1 where something is wrong."""
+    """Decode every image and check every expression; exits with 1 if something is wrong."""
     from workbench.data.check import SHOWN, check
 
     data, _ = open_named(name, root, split_by, sentence)
@@ -163,7 +170,7 @@ def data_check(
         print(f"note: {note}")
     if why:
         print(f"not checked: sentences over {limit} tokens, for {why}")
-    print(f"{data.name}: {counted(len(data.expressions), 'expression')}, {counted(wrong, 'thing')} wrong")
+    print(f"{data.name}: {counted(len(data.expressions), 'expression')}, {counted(wrong, 'problem')}")
     if wrong:
         raise typer.Exit(1)
 
@@ -171,7 +178,7 @@ def data_check(
 @data_app.command("show")
 def data_show(
     name: Name,
-    index: Annotated[int, typer.Option(help="Of the referent, from 0, in the files' order.")],
+    index: Annotated[int, typer.Option(help="Number of the referent, from 0, in the files' order.")],
     split: Annotated[str | None, typer.Option(help="Count within this split.")] = None,
     root: Root = DATA,
     split_by: SplitBy = None,
@@ -179,7 +186,7 @@ def data_show(
     results: Results = RESULTS,
     as_json: Json = False,
 ) -> None:
-    """Draw one referent: its image, its mask, and the sentences that mean it."""
+    """Draw one referent: its image, its mask, and the sentences that refer to it."""
     from workbench.paper.examples import show_referent
 
     data, _ = open_named(name, root, split_by, sentence)
@@ -190,7 +197,8 @@ def data_show(
 @data_app.command("probe")
 def data_probe(
     name: Annotated[
-        str | None, typer.Argument(help="A data set or a folder under the root; none with --grid.", show_default=False)
+        str | None,
+        typer.Argument(help="A data set or a folder under the root; left out with --grid.", show_default=False),
     ] = None,
     grid: Annotated[
         Path | None, typer.Option(help="Probe this grid's data set, and its completed runs with changed sentences.")
@@ -201,7 +209,7 @@ def data_probe(
     results: Results = RESULTS,
     as_json: Json = False,
 ) -> None:
-    """What solvers score that read nothing or only a part of a sentence, and what runs lose when a part is replaced."""
+    """Score solvers that read none or only part of a sentence; with --grid, also runs whose sentences are changed."""
     import json
 
     from workbench.analysis import probe
@@ -230,7 +238,7 @@ def data_probe(
     )
     if runs:
         print()
-        header = ("setting", "seeds", "replaced", "split", "n", "as written", "replaced", "falls by", "a reader's")
+        header = ("setting", "seeds", "replaced", "split", "n", "as written", "replaced", "falls by", "ideal reader")
         records: list[Any] = probe.over_seeds(runs).to_dict("records")
         print_rows(header, [_probed_row(row) for row in records])
 
@@ -258,7 +266,7 @@ def _probed_runs(grid: Any, data: ReferData, results: Path) -> list[dict[str, An
         for setting, config in grid.settings.items()
         for seed in seeds_of(results, config.setting_id)
     ]
-    completed = [one for one in folders if one[2].state() == "completed"]
+    completed = [(setting, seed, folder) for setting, seed, folder in folders if folder.state() == "completed"]
     rows: list[Any] = []
     with progress_of("asking runs", "runs") as step:
         for done, (setting, seed, folder) in enumerate(completed):
@@ -318,14 +326,14 @@ def _folder_of_refshapes(root: Path) -> str:
     folders = [folder for folder in own_folders(root) if folder.startswith("refshapes-")]
     if len(folders) == 1:
         return folders[0]
-    made = f"name one of {', '.join(folders)}" if folders else "make it first: workbench data make refshapes"
-    raise DataError(f"{len(folders) or 'no'} folders of refshapes are in {root}; {made}")
+    remedy = f"name one of {', '.join(folders)}" if folders else "make it first: workbench data make refshapes"
+    raise DataError(f"{len(folders) or 'no'} folders of refshapes are in {root}; {remedy}")
 
 
 def open_named(name: str, root: Path, split_by: str | None, sentence: str = "sent") -> tuple[ReferData, str]:
-    """A data set by its name or folder, prepared or read from its files as they are, and by whom it is split.
+    """A data set by its name or folder, prepared or read from its original files, and who split it.
 
-    Images are not looked at: a broken one must not be in the way of finding it.
+    Images are not opened here, so that the commands can find and name a broken one.
     """
     from workbench.data.prepared import NotPrepared, open_prepared, prepared_folder
     from workbench.data.readers import read

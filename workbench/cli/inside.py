@@ -1,4 +1,4 @@
-"""The commands that look inside of models: what tracing is worth, attention of runs."""
+"""The commands that look inside models: whether tracing is exact, where words look, where language acts."""
 
 from __future__ import annotations
 
@@ -26,31 +26,34 @@ from workbench.errors import counted
 if TYPE_CHECKING:
     from workbench.analysis.kept_maps import Kept
 
-tracing = typer.Typer(cls=Commands, help="Recording of attention.", no_args_is_help=True, rich_markup_mode=None)
+tracing = typer.Typer(
+    cls=Commands, help="Check how exactly attention is recorded.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(tracing, name="trace")
 
 
 @tracing.callback()
 def _trace() -> None:
-    """Recording of attention: what it is worth."""
+    """Check how exactly attention is recorded."""
 
 
 @tracing.command()
 def verify(
     run: Annotated[
-        str | None, typer.Argument(help="A run or a file of weights, as for `predict`.", show_default=False)
+        str | None, typer.Argument(help="A run, or a file of weights as for `predict`.", show_default=False)
     ] = None,
     variant: Annotated[
         list[str] | None, typer.Option(help="A fusion variant on vit_mini with random weights, or 'all'.")
     ] = None,
     into: Annotated[
-        Path | None, typer.Option(help="Put the table between the marks of this Markdown file too, see docs/inside.md.")
+        Path | None,
+        typer.Option(help="Also put the table into this Markdown file, between its marks, as in docs/inside.md."),
     ] = None,
     results: Results = RESULTS,
     checkpoint_root: CheckpointRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Compare what tracing reads, writes and differentiates with fp64: a table of layouts and precisions."""
+    """Compare traced weights, changed outputs and gradients with fp64, by layout and precision."""
     import torch
 
     from workbench.analysis.verify import as_markdown, put_into
@@ -75,25 +78,30 @@ def verify(
 @app.command()
 def attention(
     runs: Annotated[list[str], typer.Argument(help="Trained runs, <setting id>/seed<N>.", show_default=False)],
-    split: Annotated[str, typer.Option(help="Of the run's data set.")] = "val",
-    images: Annotated[int | None, typer.Option(min=2, help="Only so many images, a fixed sample.")] = None,
+    split: Annotated[str, typer.Option(help="A split of the run's data set.")] = "val",
+    images: Annotated[int | None, typer.Option(min=2, help="Only this many images, always the same sample.")] = None,
     points: Annotated[
         list[str] | None,
         typer.Option(
-            help="Names or patterns of points, e.g. 'encoder.blocks[*].attn.word_to_image'. Else every image_to_word "
-            "(how much each place attends to the words, which is what reaches the mask) and each block as a whole."
+            help="Names or patterns of points, e.g. 'encoder.blocks[*].attn.word_to_image'. By default every "
+            "image_to_word (how much each place attends to the words, which reaches the mask) and each whole block."
         ),
     ] = None,
-    expressions: Annotated[int, typer.Option(min=0, help="Of so many of them, the maps themselves too.")] = 8,
+    expressions: Annotated[
+        int, typer.Option(min=0, help="Also write the maps themselves, for this many expressions.")
+    ] = 8,
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="Of these maps: heads, mean, gradient_weighted, gradient_input, rollout, gradient_rollout; several "
-            "times. Else heads."
+            help="Which maps: heads (the default), mean, gradient_weighted, gradient_input, rollout or "
+            "gradient_rollout; repeat for more."
         ),
     ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Keep the words' rows and columns of every expression too, for own analyses.")
+        bool,
+        typer.Option(
+            "--keep", help="Also keep the words' rows and columns for every expression, for analyses of your own."
+        ),
     ] = False,
     results: Results = RESULTS,
     data_root: DataRoot = None,
@@ -141,13 +149,13 @@ class InterventionKind(StrEnum):
 @app.command()
 def interventions(
     runs: Annotated[list[str], typer.Argument(help="Trained runs, <setting id>/seed<N>.", show_default=False)],
-    split: Annotated[str, typer.Option(help="Of the run's data set.")] = "val",
+    split: Annotated[str, typer.Option(help="A split of the run's data set.")] = "val",
     kind: Annotated[
         list[InterventionKind] | None,
         typer.Option(
             help="hide_words: nothing attends to words. mean_words: all words become their mean. swap_words: the words "
             "of another image's sentence. heads_off, heads_mean: the attention's output becomes zero, or its mean over "
-            "the image. Several times; else the three of words.",
+            "the image. Repeat for more; by default the three that change words.",
             show_default=False,
         ),
     ] = None,
@@ -155,9 +163,12 @@ def interventions(
         list[str] | None,
         typer.Option(help="Names or patterns of blocks, e.g. 'encoder.blocks[2].attn', or decoder; else all of them."),
     ] = None,
-    heads: Annotated[bool, typer.Option("--heads", help="Each head alone too, for kinds that take heads.")] = False,
+    heads: Annotated[
+        bool, typer.Option("--heads", help="Also change each head alone, with kinds that take heads.")
+    ] = False,
     limit: Annotated[
-        int | None, typer.Option(min=2, help="Only so many expressions, spread over the split by a hash of their keys.")
+        int | None,
+        typer.Option(min=2, help="Only this many expressions, spread over the split by a hash of their keys."),
     ] = None,
     results: Results = RESULTS,
     data_root: DataRoot = None,

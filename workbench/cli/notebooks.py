@@ -26,7 +26,7 @@ def notebooks() -> None:
 @notebooks_app.command("run")
 def run_notebooks(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="E.g. 01_results or 01; without one, all of them.")
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Notebooks, e.g. 01_results or 01; by default all.")
     ] = None,
     grid: Annotated[Path | None, typer.Option(help="Show this grid in each, in place of its own.")] = None,
     preset: Preset = None,

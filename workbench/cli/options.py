@@ -23,7 +23,7 @@ ORDER = (
     "predict", "attention", "interventions", "attribute", "lab", "notebooks", "data", "variants", "config", "train",
     "evaluate", "summarise", "doctor", "bench", "trace", "gc", "import-released", "pretrain",
 )  # fmt: skip
-"""Of the commands in --help."""
+"""The order of the commands in --help."""
 
 
 class Commands(TyperGroup):
@@ -93,9 +93,10 @@ CheckpointRoot = Annotated[
 ]
 Preset = Annotated[
     str | None,
-    typer.Option(help="Another preset for the grid's base, e.g. refshapes-mini, which makes its miniature."),
+    typer.Option(help="Replace the preset of the grid's base, e.g. by refshapes-mini, the miniature."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
+Only = Annotated[str | None, typer.Option(help="Only settings whose names match this pattern, e.g. 'l_dit*'.")]
 RESULTS = Path("results")
 
 
@@ -103,13 +104,13 @@ Changes = Annotated[
     list[str] | None,
     typer.Option(
         "-o", "--override", metavar="KEY=VALUE",
-        help="Another value for every setting, e.g. -o training.steps=100; may be given several times. Whatever "
-        "changes a result makes other runs.",
+        help="Set a field of every setting, e.g. -o training.steps=100; can be given several times. If the field "
+        "affects results, the runs are other runs.",
     ),
 ]  # fmt: skip
 
 
-def changes_of(given: list[str] | None) -> dict[str, Any]:
+def changes_of(overrides: list[str] | None) -> dict[str, Any]:
     """Dotted keys and their values, which are read as YAML."""
     import yaml
 
@@ -117,15 +118,15 @@ def changes_of(given: list[str] | None) -> dict[str, Any]:
     from workbench.grids.bounds import check_bounds
 
     changes: dict[str, Any] = {}
-    for one in given or []:
-        key, equals, value = one.partition("=")
+    for override in overrides or []:
+        key, equals, value = override.partition("=")
         if not equals or not key.strip():
-            raise WorkbenchError(f"-o {one}: KEY=VALUE is expected, e.g. training.steps=100")
+            raise WorkbenchError(f"-o {override}: KEY=VALUE is expected, e.g. training.steps=100")
         try:
             check_bounds(value)
             changes[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise WorkbenchError(f"-o {one}: the value is not readable as YAML") from None
+            raise WorkbenchError(f"-o {override}: the value is not readable as YAML") from None
         except ValueError as error:
             raise WorkbenchError(f"-o {key.strip()}: {error}") from None
     return changes
@@ -133,8 +134,8 @@ def changes_of(given: list[str] | None) -> dict[str, Any]:
 
 def machine_of(data_root: Path | None, checkpoint_root: Path | None) -> dict[str, Any]:
     """The fields of `machine` that options override."""
-    given = {"data_root": data_root, "checkpoint_root": checkpoint_root}
-    return {name: str(path) for name, path in given.items() if path is not None}
+    roots = {"data_root": data_root, "checkpoint_root": checkpoint_root}
+    return {name: str(path) for name, path in roots.items() if path is not None}
 
 
 def load_grid_file(
@@ -156,10 +157,10 @@ def load_grid_file(
             from workbench.registry import unknown_name
 
             name = part.dataset
-            what = f"the data set {name}" if name in datasets else unknown_name("data set", name, names_in(root))
+            subject = f"the data set {name}" if name in datasets else unknown_name("data set", name, names_in(root))
             warn(
-                f"{what}: it is not in {root}, so the ids of its runs are not known; name its folder with --data-root, "
-                "or pin data.sha256"
+                f"{subject}: it is not in {root}, so the ids of its runs are not known; name its folder with "
+                "--data-root, or pin data.sha256"
             )
     return grid
 
@@ -197,22 +198,22 @@ def warn(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
-def told_once() -> Callable[[str], None]:
-    """`warn`, but each line once, for a command that looks several times."""
-    told: set[str] = set()
+def warning_once() -> Callable[[str], None]:
+    """`warn`, but each line only once, for a command that reads the states several times."""
+    printed: set[str] = set()
 
-    def tell(line: str) -> None:
-        if line not in told:
-            told.add(line)
+    def warn_once(line: str) -> None:
+        if line not in printed:
+            printed.add(line)
             warn(line)
 
-    return tell
+    return warn_once
 
 
 def writable(results: Path, grid: str) -> Path:
     """Where a grid's tables and figures go: the results folder, or, where this user may not write, the working folder.
 
-    Which of the two is told when it is not the first.
+    A warning says so when it is the working folder.
     """
     from workbench.files import is_writable
 

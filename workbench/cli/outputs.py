@@ -51,7 +51,7 @@ class FigureName(StrEnum):
 
 
 class Breakdown(StrEnum):
-    """What expressions can be sorted by."""
+    """What expressions can be grouped by."""
 
     length = "length"
     kind = "kind"
@@ -61,20 +61,20 @@ class Breakdown(StrEnum):
 
 By = Annotated[
     list[Breakdown] | None,
-    typer.Option(help="Also by the expressions' length or kind of words, or their referents' size or distractors."),
+    typer.Option(help="Also group results by the expressions' length or kind, or the referents' size or distractors."),
 ]
 
 
 From = Annotated[
-    Path | None, typer.Option("--from", help="A kept summary, in place of the run folders; see `summarise`.")
+    Path | None, typer.Option("--from", help="Read a summary written by `summarise` in place of the run folders.")
 ]
-Seeds = Annotated[str | None, typer.Option(help="Only these, e.g. 0-4; without it, every seed that exists.")]
+Seeds = Annotated[str | None, typer.Option(help="Only these seeds, e.g. 0-4; without it, every seed that exists.")]
 
 
 @app.command()
 def summarise(
     grid: GridFile,
-    out: Annotated[Path | None, typer.Option(help="Folder to write; <results>/<grid>/summary where not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; by default <results>/<grid>/summary.")] = None,
     seeds: Seeds = None,
     preset: Preset = None,
     results: Results = RESULTS,
@@ -125,17 +125,21 @@ def evaluate(
     ],
     dataset: Annotated[str, typer.Option(help="refcoco, refcoco+, refcocog, grefcoco, or a folder under the root.")],
     name: Annotated[
-        str | None, typer.Option(help="Keep the scores under this name, for a grid's report.models.")
+        str | None, typer.Option(help="Store the scores under this name, for a grid's report.models.")
     ] = None,
-    split: Annotated[list[str] | None, typer.Option(help="Else every split that the file speaks of.")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Only these splits; by default all that the file has predictions for.")
+    ] = None,
     split_by: SplitBy = None,
-    no_target_area: Annotated[int, typer.Option(min=0, help="Masks of fewer pixels are answers of no-target.")] = 0,
+    no_target_area: Annotated[
+        int, typer.Option(min=0, help="A mask with fewer pixels than this answers no-target.")
+    ] = 0,
     by: By = None,
     root: Root = DATA,
     results: Results = RESULTS,
     as_json: Json = False,
 ) -> None:
-    """Score anybody's masks by the same code, so that other models enter the same tables."""
+    """Score another model's masks with the same code, so that it can stand in the same tables."""
     from workbench.data.tables import plain_name
     from workbench.errors import WorkbenchError
     from workbench.evaluation.metrics import metrics
@@ -175,38 +179,41 @@ def evaluate(
 
 @app.command()
 def figure(
-    name: Annotated[FigureName, typer.Argument(show_default=False)],
+    name: Annotated[FigureName, typer.Argument(help="Which figure; all draws each.", show_default=False)],
     grid: Annotated[Path | None, typer.Argument(help="A grid, e.g. ablations/demo.yaml.", show_default=False)] = None,
     variant: Annotated[
-        str | None, typer.Option(help="Of schemes and pipeline, in place of a grid: a fusion variant, e.g. l_dit.")
+        str | None,
+        typer.Option(help="Draw this fusion variant, e.g. l_dit, instead of a grid (only schemes and pipeline)."),
     ] = None,
-    backbone: Annotated[str, typer.Option(help="Of --variant: vit_mini, vit_b, vit_l or vit_h.")] = "vit_b",
+    backbone: Annotated[str, typer.Option(help="With --variant: vit_mini, vit_b, vit_l or vit_h.")] = "vit_b",
     changes: Annotated[
         list[str] | None,
         typer.Option(
-            "-o", "--override", metavar="KEY=VALUE", help="Of --variant: another value, e.g. fusion.layers=[6,7,8]."
+            "-o", "--override", metavar="KEY=VALUE", help="With --variant: set a field, e.g. fusion.layers=[6,7,8]."
         ),
     ] = None,
-    redraw: Annotated[bool, typer.Option(help="Draw also what is up to date.")] = False,
+    redraw: Annotated[bool, typer.Option(help="Draw again even if the files are up to date.")] = False,
     settings: Annotated[
         list[str] | None,
-        typer.Option(help="Only these, in this order: names, labels or shell patterns; several times. Else all."),
+        typer.Option(
+            help="Show only this setting: a name, label or shell pattern. Repeat for more; the order is kept."
+        ),
     ] = None,
     expressions: Annotated[
         list[str] | None,
         typer.Option(
-            help="What pictures show: a number of expressions, or split:ref_id:sent_id, several times. Else by rule."
+            help="Which expressions to show: how many, or split:ref_id:sent_id (repeat for more). By default, by rule."
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Whose masks and maps pictures show; else the lowest that all have.")
+        int | None, typer.Option(min=0, help="Show masks and maps of this seed; by default the lowest that all have.")
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="That pictures, bins, layers and interventions are of; else the report's.")
     ] = None,
     columns: Annotated[int | None, typer.Option(min=1, max=2, help="Of a page: the figure's width.")] = None,
     file_name: Annotated[
-        str | None, typer.Option("--as", metavar="NAME", help="Name of the files, where it is not the figure's.")
+        str | None, typer.Option("--as", metavar="NAME", help="Name of the written files; by default the figure's.")
     ] = None,
     seeds: Seeds = None,
     summary: From = None,
@@ -216,7 +223,7 @@ def figure(
     checkpoint_root: CheckpointRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Draw a figure as PNG and PDF, with the data that it shows: of a grid's completed runs, or of its models."""
+    """Draw a figure of a grid's completed runs, or of its models, as PNG and PDF, with the data it shows."""
     from workbench.data.tables import plain_name
     from workbench.errors import WorkbenchError
     from workbench.grids.evaluated import without_runs

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from workbench.launch.status import RunStatus
 
 PLAIN_SECONDS = 15.0
-"""At least so long between two plain lines, unless a state changes."""
+"""Shortest time between two plain lines, unless a state changes."""
 REFRESH_SECONDS = 1.0
-"""At least so long between two looks at the folders of runs."""
+"""Shortest time between two readings of the run folders."""
 
 
 def duration(seconds: float | None) -> str:

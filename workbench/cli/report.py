@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 Grids = Annotated[list[Path], typer.Argument(help="Grids, e.g. ablations/demo.yaml.", show_default=False)]
 Out = Annotated[
     Path | None,
-    typer.Option(help="File to write; else <results>/<grid>/report.html, of several grids <results>/report.html."),
+    typer.Option(help="File to write; by default report.html in <results>/<grid>, or in <results> for several grids."),
 ]  # fmt: skip
 FromEach = Annotated[
     list[Path] | None,
-    typer.Option("--from", help="A kept summary, in place of the run folders; of several grids one each, in order."),
+    typer.Option("--from", help="Read a summary in place of the run folders; one for each grid."),
 ]  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def report(
     checkpoint_root: CheckpointRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Make one page to browse: summary, sortable tables, runs, figures and expressions. It works from disk, offline."""
+    """Make one HTML page to browse offline: summary, sortable tables, runs, figures and expressions."""
     from workbench.errors import WorkbenchError
 
     if summaries and len(summaries) != len(grids):

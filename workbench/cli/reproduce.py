@@ -1,4 +1,4 @@
-"""The command that makes everything again that the grids show: runs, tables, figures, report and notebooks."""
+"""The command that makes all results of the grids: runs, tables, figures, report and notebooks."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _Planned:
 @app.command()
 def reproduce(
     grids: Annotated[
-        list[Path] | None, typer.Argument(metavar="[GRID]...", help="Grids; without one, all of ablations/.")
+        list[Path] | None, typer.Argument(metavar="[GRID]...", help="Grids; by default all in ablations/.")
     ] = None,
     submit: Annotated[
         bool, typer.Option("--submit", help="Train what is missing, then make tables, figures, report and notebooks.")
@@ -61,7 +61,7 @@ def reproduce(
     checkpoint_root: CheckpointRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Say what exists of the grids, what must run and what it would cost; with --submit, do it and show the results."""
+    """Print which results of the grids exist, which runs are missing and their cost; with --submit, make them all."""
     if as_json and submit:
         raise WorkbenchError("--json prints the plan; with --submit, leave it out")
     files = grids or sorted(ABLATIONS.glob("*.yaml"))
@@ -75,7 +75,9 @@ def reproduce(
     page = report_file([planned.grid for planned in plans], results)
     print(f"report: {page} {'exists' if page.is_file() else 'is not made yet'}")
     if not submit:
-        print("nothing was changed; the same command with --submit trains, and makes all that is shown of the grids")
+        print(
+            "nothing was changed; with --submit, this command trains, then makes tables, figures, report and notebooks"
+        )
         return
     check_writable(results, "name a folder of your own with --results")
     plans, failed = _train(plans, results, profile, workers)
@@ -96,12 +98,12 @@ def _plans(grids: list[Grid], results: Path) -> list[_Planned]:
     from workbench.launch.states import forgiving, look_at_queue
 
     look = forgiving(look_at_queue, warn)
-    seen: set[str] = set()
+    planned_before: set[str] = set()
     plans = []
     for grid in grids:
         runs = plan_runs(runs_of(grid), results, look, warn)
-        missing = [planned for planned in to_train(runs) if planned.run.id not in seen]
-        seen |= {planned.run.id for planned in missing}
+        missing = [planned for planned in to_train(runs) if planned.run.id not in planned_before]
+        planned_before |= {planned.run.id for planned in missing}
         plans.append(_Planned(grid, runs, missing))
     return plans
 
@@ -135,7 +137,7 @@ def _print_plans(plans: list[_Planned], results: Path) -> None:
     rows, costs = [], []
     for planned in plans:
         folder = results / planned.grid.name
-        made = sum((folder / f"{name}.json").is_file() for name in figures)
+        drawn = sum((folder / f"{name}.json").is_file() for name in figures)
         states = Counter(run.state for run in planned.runs)
         costs.append(expected_cost(planned.to_train, results))
         rest = ", ".join(f"{n} {state}" for state, n in states.items() if state not in ("completed", "new"))
@@ -148,7 +150,7 @@ def _print_plans(plans: list[_Planned], results: Path) -> None:
                 len(planned.to_train),
                 str(costs[-1]) if planned.to_train else "–",
                 "yes" if (folder / "table.md").is_file() else "no",
-                f"{made} of {len(figures)}",
+                f"{drawn} of {len(figures)}",
             )
         )
     print_rows(("grid", "runs", "completed", "other states", "to train", "cost", "table", "figures"), rows)

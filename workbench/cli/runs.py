@@ -15,6 +15,7 @@ from workbench.cli.options import (
     DataRoot,
     GridFile,
     Json,
+    Only,
     Preset,
     Results,
     app,
@@ -48,13 +49,12 @@ if TYPE_CHECKING:
 ProfileFile = Annotated[
     Path | None,
     typer.Option(
-        envvar="WORKBENCH_PROFILE", help="What a run may use, e.g. slurm/dev.yaml; without one, this machine."
+        envvar="WORKBENCH_PROFILE", help="Where and with what to train, e.g. slurm/dev.yaml; without one, this machine."
     ),
 ]
-Only = Annotated[str | None, typer.Option(help="Only the settings whose names match, e.g. 'l_dit*'.")]
-Seeds = Annotated[str | None, typer.Option(help="In place of the grid's own, e.g. 0-4 or 0,2.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Most trainings at once, on this machine.")]
+Seeds = Annotated[str | None, typer.Option(help="Use these in place of the grid's own, e.g. 0-4 or 0,2.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done and change nothing.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="At most this many trainings at once, on this machine.")]
 
 
 @app.command()
@@ -74,30 +74,30 @@ def plan(
     from workbench.launch.plan import plan_runs, runs_of, to_train
     from workbench.launch.room import check_room, needs
 
-    given = _profile(profile)
+    profile_used = _profile(profile)
     loaded = load_grid_file(grid, data_root, checkpoint_root, changes, preset)
     check_grid(loaded, weights=False)
     planned = make_plan(loaded, results, warn=warn)
     runs_planned = [p.run for p in planned]
-    memory = needs(runs_planned, given.processes)
+    memory = needs(runs_planned, profile_used.processes)
     if as_json:
         bytes_of = [{"settings": n.settings, "total": n.memory.total, **vars(n.memory)} for n in memory]
-        runs = [run_document(one) for one in planned]
+        runs = [run_document(run) for run in planned]
         print_json({"title": loaded.title, "results": results.absolute(), "runs": runs, "gpu_memory_bytes": bytes_of})
     else:
         print_rows(
             ("setting", "seed", "state", "run"), [(p.run.setting, p.run.seed, p.state, p.run.id) for p in planned]
         )
-        if given.tasks_of > 1:
+        if profile_used.tasks_of > 1:
             known = plan_runs(runs_of(loaded), results, warn=warn) if loaded.needs else planned
-            print_tasks(loaded, known, to_train(planned), given)
+            print_tasks(loaded, known, to_train(planned), profile_used)
         print_waiting(loaded)
-        print("\nmemory of a GPU that a run needs, in each process:" if given.processes > 1 else
+        print("\nmemory of a GPU that a run needs, in each process:" if profile_used.processes > 1 else
               "\nmemory of a GPU that a run needs:")  # fmt: skip
         print("\n".join(f"  {need}" for need in memory))
         if not results.is_absolute():
             print(f"\nresults in {results.absolute()}")
-    check_room(runs_planned, given, memory)
+    check_room(runs_planned, profile_used, memory)
 
 
 @app.command("config")
@@ -167,14 +167,16 @@ def submit(
     only: Only = None,
     seeds: Seeds = None,
     dry_run: DryRun = False,
-    retry_failed: Annotated[bool, typer.Option(help="Also run what failed, diverged or was cancelled before.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option(help="Also train runs that failed, diverged or were cancelled before.")
+    ] = False,
     results: Results = RESULTS,
     data_root: DataRoot = None,
     checkpoint_root: CheckpointRoot = None,
     changes: Changes = None,
     as_json: Json = False,
 ) -> None:
-    """Train what is not trained yet. On a cluster it returns at once; here, Ctrl-C saves checkpoints."""
+    """Train what is not trained yet. With a cluster's profile it returns at once; here, Ctrl-C saves and ends."""
     loaded = _chosen_grid(grid, only, seeds, data_root, checkpoint_root, changes, preset)
     submit_grid(loaded, results, profile, workers, retry_failed, dry_run, as_json)
 
@@ -183,7 +185,7 @@ def submit(
 def retry(
     grid: GridFile,
     kinds: Annotated[
-        str | None, typer.Option("--class", help="Failure classes, e.g. out_of_memory,node_failure; without it, all.")
+        str | None, typer.Option("--class", help="Only these failure classes, e.g. out_of_memory,node_failure.")
     ] = None,
     profile: ProfileFile = None,
     workers: Workers = None,
@@ -196,7 +198,7 @@ def retry(
     checkpoint_root: CheckpointRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Take up again what failed, by the class of failure; it resumes from its last checkpoint."""
+    """Train failed runs again, from their last checkpoints; --class chooses them by why they failed."""
     from workbench.errors import WorkbenchError
     from workbench.failures import CLASSES
     from workbench.registry import unknown_name
@@ -324,8 +326,8 @@ def _prepare(grid: Grid) -> None:
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="A preset, or a grid with --setting.", show_default=False)],
-    setting: Annotated[str | None, typer.Option(help="Which setting of a grid.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    setting: Annotated[str | None, typer.Option(help="The setting of the grid to train.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the run.")] = 0,
     preset: Preset = None,
     results: Results = RESULTS,
     data_root: DataRoot = None,

@@ -75,7 +75,7 @@ def print_submitted(grid: Grid, outcome: SubmissionOutcome, parallel: int) -> No
     if left := outcome.left_alone:
         if gone := [f"{p.run.setting} seed {p.run.seed}" for p in left if p.run_state.message == GONE]:
             named = ", ".join(gone[:10]) + (f" and {len(gone) - 10} more" if len(gone) > 10 else "")
-            print(f"waited, and the queue no longer knows them (cancelled there, or lost): {named}")
+            print(f"were queued, and the queue no longer lists them (cancelled there, or lost): {named}")
         causes = sorted({planned.run_state.cause or planned.state for planned in left})
         are, them = ("is", "it") if len(left) == 1 else ("are", "them")
         print(f"{len(left):,} failed before and {are} left alone; to try {them} again: "

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class TableFormat(StrEnum):
-    """Formats of a table; each is a file's ending, but latex, whose files end in tex."""
+    """Formats of a table; each is also the file's ending, except that of latex, which is tex."""
 
     md = "md"
     csv = "csv"
@@ -45,11 +45,13 @@ def table(
     grid: GridFile,
     form: Annotated[
         TableFormat | None,
-        typer.Option("--format", help="Print this alone, for a paper or a page, and write it as a file."),
+        typer.Option(
+            "--format", help="Print only the table, in this format; latex and html are written as files, too."
+        ),
     ] = None,
     explain: Annotated[
         tuple[str, str, str] | None,
-        typer.Option(metavar="SETTING SPLIT METRIC", help="Print where this number comes from, and write nothing."),
+        typer.Option(metavar="SETTING SPLIT METRIC", help="Print where one number comes from, and write nothing."),
     ] = None,
     by: By = None,
     seeds: Seeds = None,
@@ -59,7 +61,7 @@ def table(
     data_root: DataRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Print the grid's table and write it as table.md and table.csv, with a JSON of where it comes from."""
+    """Print the grid's table and write it as table.md and table.csv; table.json says where its numbers come from."""
     from workbench.paper.breakdowns import breakdown_text, write_breakdown
     from workbench.paper.explain import explain as explanation
     from workbench.paper.layout import lay_out
@@ -112,12 +114,12 @@ def _text(table: TableData, form: TableFormat, summary: Path | None, seeds: str 
 
 @app.command()
 def check(
-    files: Annotated[list[Path], typer.Argument(help="Markdown or LaTeX that cites numbers.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(help="Markdown or LaTeX files that cite numbers.", show_default=False)],
     results: Results = RESULTS,
     data_root: DataRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Compare the numbers that files cite with their runs, or with a kept summary; a wrong one is an error."""
+    """Compare the numbers that files cite with the runs or summaries they name; exits with 1 if one is wrong."""
     from workbench.paper.citations import check_file
     from workbench.paper.layout import lay_out
 

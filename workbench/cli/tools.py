@@ -31,12 +31,14 @@ class PretrainedName(StrEnum):
 
 @app.command()
 def pretrain(
-    name: Annotated[PretrainedName, typer.Argument(show_default=False)],
+    name: Annotated[PretrainedName, typer.Argument(help="Which weights.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder to write the weights into.")] = Path("checkpoints"),
     root: Annotated[Path, typer.Option(envvar="WORKBENCH_DATA", help="Folder of data sets.")] = Path("data"),
-    steps: Annotated[int | None, typer.Option(min=1, help="Other than the shipped recipe's.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Train for this many steps in place of the recipe's.")
+    ] = None,
 ) -> None:
-    """Remake the shipped weights: vit_mini from clicks and boxes, a BERT from masked words, referring_mini of both."""
+    """Train the shipped weights anew: vit_mini on clicks and boxes, a BERT on masked words, referring_mini on both."""
     from dataclasses import replace
 
     from workbench.training import pretrain as recipes
@@ -59,14 +61,16 @@ def pretrain(
 @app.command()
 def import_released(
     file: Annotated[Path, typer.Argument(help="A checkpoint of the released DIT code.", show_default=False)],
-    variant: Annotated[str, typer.Option(help="Our name of its variant; see `workbench variants`.")],
+    variant: Annotated[str, typer.Option(help="Its fusion variant, as `workbench variants` names it.")],
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("checkpoints"),
-    decoder_heads: Annotated[int, typer.Option(min=1, help="Of the mask decoder; no tensor shows it.")] = 8,
-    fusion_heads: Annotated[int, typer.Option(min=1, help="Of the cross-attention variants.")] = 8,
-    text_heads: Annotated[int, typer.Option(min=1, help="Of BERT.")] = 12,
+    decoder_heads: Annotated[
+        int, typer.Option(min=1, help="Attention heads of the mask decoder, which the file does not say.")
+    ] = 8,
+    fusion_heads: Annotated[int, typer.Option(min=1, help="Attention heads of a cross-attention variant.")] = 8,
+    text_heads: Annotated[int, typer.Option(min=1, help="Attention heads of BERT.")] = 12,
     as_json: Json = False,
 ) -> None:
-    """Turn a released checkpoint into ours, and write a configuration that evaluates it."""
+    """Convert a checkpoint of the released code, and write a configuration that evaluates it."""
     from workbench.models.importing import import_checkpoint
 
     imported = import_checkpoint(file, variant, out, decoder_heads, fusion_heads, text_heads)
@@ -81,9 +85,11 @@ def import_released(
 def list_variants(
     backbone: Annotated[str, typer.Option(help="vit_mini, vit_b, vit_l or vit_h.")] = "vit_b",
     as_json: Json = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page of the documentation instead.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print docs/variants.md, the page on them, instead.")
+    ] = False,
     recount: Annotated[
-        bool, typer.Option("--recount", help="Count from built models again, and keep it with the package.")
+        bool, typer.Option("--recount", help="Count again from built models, and store the counts in the package.")
     ] = False,
 ) -> None:
     """List the fusion variants with their rules, sources and costs, counted from the built models."""
@@ -131,13 +137,14 @@ def bench(
     name: Annotated[str, typer.Argument(help="attention, data, encoder, launch, reuse or trace.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print one flat JSON object and nothing else.")] = False,
     write_policy: Annotated[
-        Path | None, typer.Option(help="With `attention`: write the fastest choices as this machine's policy table.")
+        Path | None,
+        typer.Option(help="With `attention`: write the fastest choices to this file, as this machine's policy."),
     ] = None,
     fake_scheduler: Annotated[
-        bool, typer.Option("--fake-scheduler", help="With `launch`: a stand-in, even where a Slurm answers.")
+        bool, typer.Option("--fake-scheduler", help="With `launch`: use a stand-in for Slurm, even if a Slurm answers.")
     ] = False,
 ) -> None:
-    """Race this code against what it replaces, turn by turn, and print speed-ups."""
+    """Time this code and what it replaces, taking turns, and print the speed-ups."""
     import torch
 
     from workbench.benchmarks import benchmarks
@@ -153,17 +160,17 @@ def bench(
             raise WorkbenchError(f"--fake-scheduler belongs to the benchmark launch, not to {name}")
         from workbench.benchmarks.launch import run
 
-        found = run(report, fake=True)
+        figures = run(report, fake=True)
     elif write_policy is None:
-        found = benchmarks[name](device, report)
+        figures = benchmarks[name](device, report)
     elif name == "attention":
-        found = _bench_and_write_policy(device, report, write_policy)
+        figures = _bench_and_write_policy(device, report, write_policy)
     else:
         raise WorkbenchError(f"--write-policy belongs to the benchmark attention, not to {name}")
     if as_json:
-        print(json.dumps({figure: float(f"{number:.4g}") for figure, number in found.items()}))
+        print(json.dumps({figure: float(f"{number:.4g}") for figure, number in figures.items()}))
     else:
-        print_rows(("figure", "number"), [(figure, f"{number:.2f}") for figure, number in found.items()])
+        print_rows(("figure", "number"), [(figure, f"{number:.2f}") for figure, number in figures.items()])
 
 
 def _bench_and_write_policy(device: Any, report: Any, file: Path) -> dict[str, float]:
@@ -179,9 +186,9 @@ def _bench_and_write_policy(device: Any, report: Any, file: Path) -> dict[str, f
 @app.command()
 def lab(
     port: Annotated[int, typer.Option(help="Port on loopback.")] = 8888,
-    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+    browser: Annotated[bool, typer.Option(help="Whether to open a browser.")] = True,
 ) -> None:
-    """Open JupyterLab on the notebooks, on loopback alone and behind a token."""
+    """Open JupyterLab on the notebooks, only on loopback and protected by a token."""
     from workbench.errors import WorkbenchError
 
     notebooks = Path("notebooks")

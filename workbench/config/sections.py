@@ -91,7 +91,7 @@ class FusionConfig(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     text: Literal["words", "learned"] = "words"
     """What the fused blocks are fed: the words, or, as a control, as many tokens that are the same for every sentence:
-    fixed random vectors, of which the variant's own weights learn what they like. Weights and cost stay the same."""
+    fixed random vectors, which the variant's own weights may learn to use freely. Weights and cost stay the same."""
 
     @field_validator("layers", mode="before")
     @classmethod
@@ -256,8 +256,8 @@ class TrainingConfig(Section):
     """Compute the features that a frozen image encoder has of each image before text enters only once, and keep them
     (in fp16)."""
     deterministic: bool = True
-    """On one device, the same run gives the same weights to the last bit. An operation of which a GPU has no such form
-    ends the run with an error; a GPU is somewhat slower so."""
+    """On one device, the same run gives the same weights to the last bit. An operation that a GPU cannot do so
+    ends the run with an error; a GPU is somewhat slower this way."""
     explosion_factor: Annotated[float, Field(gt=1)] = 100.0
     """A loss of more than this many times the first one ends the run as diverged."""
 
@@ -337,7 +337,7 @@ class MachineConfig(Section):
     micro_batch: int | None = Field(None, ge=1)
     """At most so many examples of a process's part of a batch go through the model at once; their gradients add up."""
     checkpoint_activations: bool = False
-    """Keep only what enters each block of the image encoder, and compute the rest again for the gradients."""
+    """Keep only the input of each block of the image encoder, and compute the rest again for the gradients."""
     threads: int | None = Field(None, ge=1)
     loader_workers: int = Field(0, ge=0)
     cache_images: bool = True

@@ -39,7 +39,7 @@ def check_bounds(text: str) -> None:
                 sizes[anchor] = size
         elif isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in inside):
-                raise ValueError(f"line {line}: *{event.anchor} stands inside of what it names")
+                raise ValueError(f"line {line}: *{event.anchor} is inside the value that it refers to")
             size = sizes.get(event.anchor, 1)
         elif isinstance(event, yaml.ScalarEvent):
             if event.anchor is not None:

@@ -48,7 +48,7 @@ class GridDocument(Record):
     @classmethod
     def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(seeds)) != len(seeds):
-            raise ValueError("a seed stands twice")
+            raise ValueError("a seed is listed twice")
         return seeds
 
     @model_validator(mode="after")

@@ -42,7 +42,7 @@ class EqualFlops(Record):
 def equal_flops(
     settings: Mapping[str, RunConfig], wanted: Mapping[str, Any]
 ) -> tuple[dict[str, RunConfig], dict[str, EqualFlops]]:
-    """The settings with the steps that their budgets ask for, and how these came about.
+    """The settings with the steps that their budgets ask for, and the notes that say how these were computed.
 
     Args:
         wanted: by setting, what its `budget` says.
@@ -72,7 +72,7 @@ def _equal(where: str, config: RunConfig, other: str, reference: RunConfig) -> E
         raise WorkbenchError(f"{where}: it and {other} must say training.steps; passes depend on the data")
     flops, reference_flops = _flops(where, config), _flops(where, reference)
     if not flops:
-        raise WorkbenchError(f"{where}: a training of it costs nothing, so no number of steps is enough")
+        raise WorkbenchError(f"{where}: training it costs no FLOPs, so no number of steps is enough")
     return EqualFlops(
         setting=other,
         steps=round(steps * reference_flops / flops),

@@ -46,7 +46,7 @@ class Incomplete:
     message: str | None
 
     def __str__(self) -> str:
-        # A damaged file is named with its whole message: nobody else says where it is.
+        # The whole message, because nothing else says where the damaged file is.
         why = f": {self.message}" if self.state == "damaged" else ""
         name = self.setting if self.seed is None else f"{self.setting} seed {self.seed}"
         state = {"new": "not begun", "untuned": "waits for its trials"}.get(self.state, self.state)
@@ -121,7 +121,7 @@ class Evaluated:
 
 
 def without_runs(grid: Grid) -> Evaluated:
-    """The same of a grid of which nothing is stored, or of which nobody asks what is."""
+    """The same for a grid without stored runs, or where they are not needed."""
     import pandas as pd
 
     return Evaluated(grid, pd.DataFrame(columns=["run", "setting", "seed", "state", "finished"]), {}, [], {}, {})
@@ -145,12 +145,12 @@ def evaluated(grid: Grid, source: ResultsSource, seeds: Sequence[int] | None = N
     expressions: dict[str, pd.DataFrame] = {}
     incomplete = [Incomplete(setting, None, "", "untuned", None) for setting in waiting]
     for setting, config in settings.items():
-        here = runs[runs["setting_id"] == config.setting_id].drop_duplicates("run").set_index("seed")
-        expected = set(grid.seeds if seeds is None else seeds) | set(here.index)
+        own = runs[runs["setting_id"] == config.setting_id].drop_duplicates("run").set_index("seed")
+        expected = set(grid.seeds if seeds is None else seeds) | set(own.index)
         frames = []
         for seed in sorted(int(seed) for seed in expected):
             run = str(RunId(config.setting_id, seed))
-            state, message = ("new", None) if seed not in here.index else _told(here.loc[seed])
+            state, message = ("new", None) if seed not in own.index else _state_and_message(own.loc[seed])
             if state == "completed":
                 try:
                     frames.append(expressions_frame(source, [run]))
@@ -192,8 +192,9 @@ def _check_metrics(file: Path, frame: pd.DataFrame, recorded: Mapping[str, Mappi
         for name in values.keys() & set(CHECKED):
             value = metrics[name].value(part)
             if not abs(value - values[name]) < TOLERANCE:
-                told = f"{metrics[name].label} of {split} is {value:.6f}, and was {values[name]:.6f} when it was stored"
-                raise DamagedFile(file, Mistake("intersection", told, "metric"), AGAIN)
+                label = metrics[name].label
+                message = f"{label} of {split} is {value:.6f}, and was {values[name]:.6f} when it was stored"
+                raise DamagedFile(file, Mistake("intersection", message, "metric"), AGAIN)
 
 
 def _without_other_configurations(grid: Grid, runs: pd.DataFrame, source: RunFolders) -> pd.DataFrame:
@@ -208,7 +209,7 @@ def _without_other_configurations(grid: Grid, runs: pd.DataFrame, source: RunFol
     return runs
 
 
-def _told(row: Any) -> tuple[str, str | None]:
+def _state_and_message(row: Any) -> tuple[str, str | None]:
     import pandas as pd
 
     return str(row["state"]), None if pd.isna(row["message"]) else str(row["message"])

@@ -61,10 +61,10 @@ class ReportConfig(BaseModel):
     @classmethod
     def _once(cls, models: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(models)) < len(models):
-            raise ValueError("a name stands twice")
+            raise ValueError("a name is listed twice")
         for name in models:
             if not is_plain(name):
-                raise ValueError(f"{shown(name)} is no name of a model: one without folders is expected")
+                raise ValueError(f"{shown(name)} is not a model's name: a name without folders is expected")
         return models
 
     @field_validator("expressions")
@@ -73,7 +73,7 @@ class ReportConfig(BaseModel):
         for text in expressions:
             key_in(text)
         if len(set(expressions)) < len(expressions):
-            raise ValueError("an expression stands twice")
+            raise ValueError("an expression is listed twice")
         return expressions
 
     @field_validator("metrics")
@@ -89,7 +89,7 @@ def key_in(text: str) -> ExpressionKey:
     """`val:12:34` as the key of an expression; ValueError for another form."""
     match = re.fullmatch(r"([^:]+):(\d{1,18}):(\d{1,18})", text)
     if match is None:
-        raise ValueError(f"{shown(text)} is no expression; one is named split:ref_id:sent_id, such as val:12:34")
+        raise ValueError(f"{shown(text)} is not an expression, which is named split:ref_id:sent_id, as val:12:34")
     return ExpressionKey(match[1], int(match[2]), int(match[3]))
 
 
@@ -140,7 +140,7 @@ def read_yaml(file: Path, sources: dict[Path, str] | None = None) -> dict[str, A
         sources: where the file's absolute path and the SHA-256 of what was read are entered.
 
     Raises:
-        GridError: says where it cannot be read, or which key stands twice.
+        GridError: says where it cannot be read, or which key occurs twice.
     """
     try:
         with open_file(file) as stream:

@@ -147,11 +147,12 @@ class Grid:
             GridError: one names no setting.
         """
         names: dict[str, None] = {}
-        for one in wanted:
-            exact = [name for name in self.settings if one in (name, self.label(name))]
-            matched = exact or [name for name in self.settings if fnmatch.fnmatchcase(name, one)]
+        for pattern in wanted:
+            exact = [name for name in self.settings if pattern in (name, self.label(name))]
+            matched = exact or [name for name in self.settings if fnmatch.fnmatchcase(name, pattern)]
             if not matched:
-                raise GridError(f"{self.file}: report.settings: {unknown_name('setting', one, list(self.settings))}")
+                unknown = unknown_name("setting", pattern, list(self.settings))
+                raise GridError(f"{self.file}: report.settings: {unknown}")
             names |= dict.fromkeys(matched)
         return list(names or self.settings)
 

@@ -82,7 +82,7 @@ def load_grid(
 
 def _load(file: Path, reading: _Reading) -> Grid:
     if file.resolve() in reading.above:
-        raise GridError(f"{file}: begins from itself, by way of {', '.join(p.name for p in reading.above)}")
+        raise GridError(f"{file}: starts from itself, through {', '.join(p.name for p in reading.above)}")
     reading = replace(reading, above=(*reading.above, file.resolve()), sources={})
     try:
         grid = GridFile.model_validate(_with_preset(file, read_yaml(file, reading.sources), reading.preset))
@@ -213,7 +213,7 @@ def _with_preset(file: Path, values: dict[str, Any], preset: str | None) -> dict
     base, instead = values.get("base"), values.get("instead")
     named = base.get("preset") if isinstance(base, dict) else None
     if not named or not isinstance(base, dict):
-        raise GridError(f"{file}: base.preset: there is none that {preset!r} could take the place of")
+        raise GridError(f"{file}: base.preset: the grid has none that {preset!r} could replace")
     rest = named[1:] if isinstance(named, list) else []
     own = instead.get(preset) if isinstance(instead, dict) else None
     return {**values, "base": {**base, "preset": [preset, *rest]}, **(own if isinstance(own, dict) else {})}
@@ -302,7 +302,7 @@ def _with_presets(file: Path, key: str, own: dict[str, Any], reading: _Reading) 
 def _preset(file: Path, reading: _Reading) -> dict[str, Any]:
     """A preset's keys, over those of the presets that it names itself."""
     if file.resolve() in reading.presets:
-        raise GridError(f"{file}: preset: it names itself, by way of {', '.join(p.name for p in reading.presets)}")
+        raise GridError(f"{file}: preset: it includes itself, through {', '.join(p.name for p in reading.presets)}")
     values = read_yaml(file, reading.sources)
     if "preset" not in values:
         return values

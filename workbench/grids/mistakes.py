@@ -1,4 +1,4 @@
-"""What is wrong with the settings of one grid, gathered to be said all at once."""
+"""The mistakes in the settings of one grid, collected into one message."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from workbench.grids.file import GridError
 
 
 def place_of(file: Path, setting: str) -> str:
-    """How a message begins that is about a setting."""
+    """The beginning of a message about a setting."""
     return f"{file}: setting {setting!r}"
 
 
 class Mistakes:
-    """What is wrong with a grid's settings: each mistake once, with the settings that have it.
+    """The mistakes in a grid's settings, each once, with the settings that have it.
 
     Args:
         settings: how many the grid has.
@@ -38,8 +38,8 @@ class Mistakes:
     def raise_any(self) -> None:
         """GridError with all of them, a line each, if there are any."""
         lines = [f"{self._file}: {self._named(names)}: {line}" for line, names in self._owners.items()]
-        if found := list(dict.fromkeys(lines + self.lines)):
-            raise with_more(GridError(found[0]), found[1:])
+        if mistakes := list(dict.fromkeys(lines + self.lines)):
+            raise with_more(GridError(mistakes[0]), mistakes[1:])
 
     def _named(self, names: list[str]) -> str:
         if len(names) == 1:

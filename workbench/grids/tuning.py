@@ -25,7 +25,7 @@ REMEDY = "remove it, and workbench submit chooses again from the trials that are
 
 
 class TuneConfig(BaseModel):
-    """What is tried: the product of the fields' values, the same for every setting, each with every seed."""
+    """The trials of every setting: all combinations of the fields' values, each with every seed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -76,13 +76,13 @@ def shared_memory(grid: Grid | None, at_once: int, free: int | None, where: str,
         yield Check(name, None, f"no {SHARED_MEMORY} to look at")
         return
     remedy = "lower machine.loader_workers, or give the job (or the container: --shm-size) more of it"
-    found = f"{free / 2**30:.1f} GB free in {SHARED_MEMORY}, the loader workers fill up to {needed / 2**30:.2f}"
-    yield Check(name, free >= needed, found, remedy)
+    measured = f"{free / 2**30:.1f} GB free in {SHARED_MEMORY}, the loader workers fill up to {needed / 2**30:.2f}"
+    yield Check(name, free >= needed, measured, remedy)
 
 
 def gpu_memory(free_and_total: Sequence[Sequence[int]], where: str) -> Iterator[Check]:
     """Whether the GPUs are empty; nothing without a GPU."""
     for number, (free, total) in enumerate(free_and_total):
-        found = f"{free / 2**30:.0f} of {total / 2**30:.0f} GB free"
+        measured = f"{free / 2**30:.0f} of {total / 2**30:.0f} GB free"
         remedy = "another process uses it: see nvidia-smi there"
-        yield Check(f"memory of GPU {number} {where}", free >= FREE_SHARE * total, found, remedy)
+        yield Check(f"memory of GPU {number} {where}", free >= FREE_SHARE * total, measured, remedy)

@@ -88,27 +88,27 @@ def _room(results: Path) -> Check:
 
 def _inputs(grid: Grid, where: str, exists: Any) -> Iterator[Check]:
     for kind, path in _input_paths(grid):
-        found = bool(exists(path))
+        is_there = bool(exists(path))
         remedy = f"put it there, or name its folder with --{'data' if kind == 'data' else 'checkpoint'}-root"
-        yield Check(f"{kind} {where}", found, f"{path}{'' if found else ' is missing'}", remedy)
+        yield Check(f"{kind} {where}", is_there, f"{path}{'' if is_there else ' is missing'}", remedy)
 
 
 def _input_paths(grid: Grid) -> list[tuple[str, Path]]:
     """The files and folders that a grid's runs read, beside what is shipped."""
-    found: dict[Path, str] = {}
+    kinds: dict[Path, str] = {}
     for config in grid.settings.values():
         root = config.machine.checkpoint_root.absolute()
         for part in config.data.parts:
             if part.recipe is None:
-                found[config.machine.data_root.absolute() / part.dataset] = "data"
+                kinds[config.machine.data_root.absolute() / part.dataset] = "data"
         if config.backbone.checkpoint not in (None, BUILTIN):
-            found[root / str(config.backbone.checkpoint)] = "checkpoint"
+            kinds[root / str(config.backbone.checkpoint)] = "checkpoint"
         text = place_of(config.text_encoder, root)
         if config.text_encoder.name not in SHIPPED_BERTS and not isinstance(text, str):
-            found[text.absolute()] = "checkpoint"
+            kinds[text.absolute()] = "checkpoint"
         if config.start_from.file is not None:
-            found[root / config.start_from.file] = "checkpoint"
-    return [(kind, path) for path, kind in found.items()]
+            kinds[root / config.start_from.file] = "checkpoint"
+    return [(kind, path) for path, kind in kinds.items()]
 
 
 def _hub_names(grid: Grid) -> Iterator[Check]:
@@ -210,9 +210,9 @@ def _node(profile: Profile, results: Path, grid: Grid | None) -> Iterator[Check]
     with contextlib.suppress(ValueError, IndexError):
         answer = json.loads(done.stdout.strip().splitlines()[-1])
     if answer is None:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        errors = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         # srun's own words come last, and say less.
-        last = next((line for line in reversed(said) if not line.startswith("srun: error: ")), said[-1])
+        last = next((line for line in reversed(errors) if not line.startswith("srun: error: ")), errors[-1])
         busy = "Unable to allocate" in done.stderr or "immediate" in done.stderr
         remedy = (
             "set python to an interpreter that the compute nodes see, on the shared file system, and check setup"
@@ -236,14 +236,14 @@ def _findings(profile: Profile, python: str, answer: dict[str, Any], inputs: lis
     yield Check("results folder there", sees, f"{'seen' if sees else 'not seen'} from {host}", remedy)
     if sees:
         remedy = "claims cross nodes only where flock does; states are then the scheduler's word alone"
-        found = f"a lock taken here {'holds' if locked else 'does not hold'} on {host}"
-        yield Check("file locks there", locked, found, remedy)
+        finding = f"a lock taken here {'holds' if locked else 'does not hold'} on {host}"
+        yield Check("file locks there", locked, finding, remedy)
     if profile.gpus_per_node:
         remedy = "a driver, or a torch built for another CUDA; see nvidia-smi on the node"
         yield Check("GPU there", answer["gpu"], "torch finds it" if answer["gpu"] else "torch finds none", remedy)
-    for (kind, path), there in zip(inputs, answer["inputs"], strict=True):
-        found = f"{path} {'is seen' if there else 'is not seen'} from {host}"
-        yield Check(f"{kind} there", there, found, "move it to a folder that the compute nodes share")
+    for (kind, path), is_seen in zip(inputs, answer["inputs"], strict=True):
+        finding = f"{path} {'is seen' if is_seen else 'is not seen'} from {host}"
+        yield Check(f"{kind} there", is_seen, finding, "move it to a folder that the compute nodes share")
 
 
 def _asked(profile: Profile) -> list[str]:

@@ -47,9 +47,9 @@ TOLD: dict[str | None, FailureClass] = {
     None: "cancelled",
 }
 FROM_OUTSIDE = ("cancelled", "preempted", "timeout")
-"""Classes of a run that was told to stop."""
+"""Classes of a run that was signalled to stop."""
 TASK_IS_LEAVING = ("preempted", "timeout")
-"""Classes of a run whose whole task was told to stop."""
+"""Classes of a run whose whole task was signalled to stop."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def _ended(run: RunFolder, printed: str, status: int, began: float) -> tuple[dic
     spoke = error is not None and error.time >= began
     others = [other for other in run.take_errors() if other.time >= began]
     if others:  # the cause, of which the main process only saw the effect
-        first = min([*others, *([error] if error is not None and spoke else [])], key=lambda told: told.time)
+        first = min([*others, *([error] if error is not None and spoke else [])], key=lambda error: error.time)
         if first is not error:
             return _document(first), "failed"
     if error is not None and spoke and record.state in ("failed", "diverged", "interrupted"):
@@ -235,11 +235,11 @@ def _from_status(status: int, printed: str) -> tuple[FailureClass, str]:
         return "out_of_memory", "the node killed it for using more memory than it was given"
     number = status - 128 if status > 128 else 0
     if number == signal.SIGUSR2:
-        return "timeout", "told to stop before its training began"
+        return "timeout", "signalled to stop before its training began"
     if number == signal.SIGTERM or status == STOPPED:
         return "cancelled", "ended before its training began"
-    if (found := known(printed)) is not None:
-        return found.kind, found.message
+    if (failure := known(printed)) is not None:
+        return failure.kind, failure.message
     if number in signal.valid_signals():
         if (crashed := crash(printed, signal.Signals(number).name)) is not None:
             return crashed
@@ -250,12 +250,12 @@ def _from_status(status: int, printed: str) -> tuple[FailureClass, str]:
 
 def _why_ended(printed: str) -> tuple[FailureClass, bool]:
     """A SIGTERM may mean several things, which Slurm tells in the output; and whether the job comes back by itself."""
-    found = SLURMSTEPD.findall(printed)
-    if not found:
+    reasons = SLURMSTEPD.findall(printed)
+    if not reasons:
         # A preemption begins with a SIGTERM and says its name only after its grace time, when this has long ended.
         return "preempted", False
-    told = found[-1] or None
-    return TOLD.get(told, "cancelled"), told == "JOB REQUEUE"
+    reason = reasons[-1] or None
+    return TOLD.get(reason, "cancelled"), reason == "JOB REQUEUE"
 
 
 def _since_attempt(file: Path) -> str:

@@ -1,8 +1,8 @@
-"""Runs a task or its epilogue only if what they are made of is what was submitted; a batch script carries this text.
+"""Runs a task or its epilogue only if its files are those that were submitted; a batch script contains this text.
 
-Whoever may write the folder of submissions can put folders of their own in the place of the task and of the code. Slurm
-keeps the batch script, and so what it carries: this, and the digests. It comes before the code that it checks, and
-therefore imports the standard library alone.
+Whoever may write to the folder of submissions could replace the task and the code. Slurm keeps its own copy of the
+batch script, and with it this text and the digests. It runs before the code that it checks, and therefore imports only
+the standard library.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def digest_of_private(code: Path) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Check what was sealed, then do as told.
+    """Check the sealed files, then run the action that the arguments name.
 
     Args:
         arguments: what `seal` returned, then `check`, `train`, or `epilogue` with the epilogue's own arguments.
@@ -115,15 +115,15 @@ def main(arguments: Sequence[str]) -> int:
 def _check(submission: int, folder: Path, digests: dict[str, str]) -> bytes:
     """The pickled task, read once, after all files of a submission were compared."""
     content = {name: _read(submission, folder, name) for name in digests if name != CODE}
-    for name, found in content.items():
-        _compare(str(folder / name), hashlib.sha256(found).hexdigest(), digests[name])
+    for name, data in content.items():
+        _compare(str(folder / name), hashlib.sha256(data).hexdigest(), digests[name])
     return content[TASK]
 
 
-def _compare(what: str, found: str, sealed: str) -> None:
-    if found != sealed:
+def _compare(what: str, digest: str, sealed: str) -> None:
+    if digest != sealed:
         raise Tampered(
-            f"{what} is not what was submitted (SHA-256 {found[:12]}…; the batch script says {sealed[:12]}…)"
+            f"{what} is not what was submitted (SHA-256 {digest[:12]}…; the batch script says {sealed[:12]}…)"
         )
 
 

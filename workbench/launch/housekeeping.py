@@ -49,9 +49,9 @@ def cancel(planned: Sequence[PlannedRun], results: Path) -> list[PlannedRun]:
 def _cancel_shared(
     tasks: Mapping[Task, Submission], newest: Mapping[str, tuple[Submission, int]], results: Path
 ) -> None:
-    """End the tasks of several runs that have none left; in others, only the run whose turn it is, if it is cancelled.
+    """Cancel the shared tasks that have no runs left; in the others, stop the running run if it was cancelled.
 
-    Which run that is, is read after the cancellation was recorded: a run that begins later sees the record.
+    The running run is read after the cancellation was recorded: a run that begins later sees the record.
 
     Args:
         tasks: those with cancelled runs, and their submissions.
@@ -65,15 +65,15 @@ def _cancel_shared(
         mine = newest[run][0].number == submission.number
         return mine and not done and RunFolder(results, run).state() != "completed"
 
-    ended, told = [], []
+    ended, interrupted = [], []
     for task, submission in tasks.items():
         current = submission.turns.current.get(task.index)
         if not any(is_left(submission, index) for index in submission.runs_of(task.index)):
             ended.append(task)
         elif current in cancelled[submission.number] and current not in submission.turns.over:
-            told.append(task)
+            interrupted.append(task)
     scheduler.cancel(ended)
-    scheduler.interrupt(told)
+    scheduler.interrupt(interrupted)
 
 
 def cancel_report(grid: Grid, results: Path) -> ReportStatus | None:
@@ -143,7 +143,7 @@ def collect_garbage(results: Path, dry_run: bool, say: Callable[[str], None]) ->
 
 
 def _remove(path: Path) -> None:
-    """Out of sight at once, so that a crash leaves no half of it behind that could be taken for the whole."""
+    """Rename it first, so that a crash cannot leave a half-removed folder that looks whole."""
     if path.is_dir():
         away = path if path.name.startswith(DOOMED) else path.rename(path.with_name(f"{DOOMED}{path.name}"))
         shutil.rmtree(away)

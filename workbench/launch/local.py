@@ -57,8 +57,8 @@ class LocalExecutor:
     Args:
         prepare: called for each stage that has something to train.
         report: makes what a grid's `then:` names.
-        workers: trainings at once.
-        begun: called with the runs of a stage and how many are trained at once, before they are.
+        workers: how many trainings run at once.
+        begun: called before a stage is trained, with its runs and the number of trainings at once.
 
     Attributes:
         logs: folders with what jobs printed.
@@ -173,8 +173,8 @@ def _note_crash(job: Any, training: TrainingJob) -> None:
     if run.state() != "killed":
         return
     printed = job.paths.stderr.read_text(errors="replace") if job.paths.stderr.is_file() else ""
-    found, crashed = known(printed), crash(printed)
-    cause, message = (found.kind, found.message) if found is not None else crashed or (None, "")
+    failure, crashed_with = known(printed), crash(printed)
+    cause, message = (failure.kind, failure.message) if failure is not None else crashed_with or (None, "")
     if cause is None:
         return
     with contextlib.suppress(RunBusy), run.claim() as log:

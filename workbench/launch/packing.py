@@ -22,23 +22,23 @@ OVER = "="
 
 
 def task_count(runs: int, tasks_of: int) -> int:
-    """How many tasks so many runs make."""
+    """The number of tasks for a number of runs."""
     return -(-runs // tasks_of)
 
 
 def runs_of_task(task: int, tasks_of: int, runs: int) -> range:
-    """The indices of a task's runs, of so many in all."""
+    """The indices of a task's runs; `runs` is the number of all."""
     return range(task * tasks_of, min((task + 1) * tasks_of, runs))
 
 
 @dataclass(frozen=True)
 class Turns:
-    """Where the tasks of an array are, as they noted it themselves.
+    """How far the tasks of an array are, as they noted it themselves.
 
     Attributes:
-        current: by task, the run whose turn began last, since the task itself began last.
-        begun: tasks that have begun, and did not go back to wait since.
-        over: runs that their task does not take up again.
+        current: by task, the run that it began last since it last started.
+        begun: tasks that have started and have not gone back into the queue since.
+        over: runs that their task will not train again.
     """
 
     current: dict[int, int] = field(default_factory=dict)

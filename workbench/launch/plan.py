@@ -94,7 +94,7 @@ def plan_runs(
 
     Args:
         look: how the scheduler is asked, once, if any of them was submitted to one; None: the queue, if it answers.
-        warn: told of damaged submissions, which are then left out; None: they are an error.
+        warn: called with a line for each damaged submission, which is left out; None: it is an error.
 
     Raises:
         CheckpointError: a run was begun with other weights than the file of that name holds now.

@@ -21,8 +21,7 @@ RESERVED = frozenset({
     "nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "parsable", "partition", "qos", "quiet", "requeue",
     "signal", "test-only", "time", "uid", "usage", "verbose", "version", "wait", "wrap",
 })  # fmt: skip
-"""Options of sbatch that a profile says in its own words, that would undo what the workbench relies on, or that tell it
-its jobs."""
+"""Options of sbatch that have a key of their own in a profile, or that the workbench sets or relies on."""
 OPTION = re.compile(r"[a-z][a-z0-9]+([-_][a-z0-9]+)*")
 WORDS = frozenset({"partition", "account", "qos", "constraint", "exclude"})
 
@@ -39,7 +38,7 @@ class Profile(BaseModel):
     name: str
     backend: Literal["slurm", "local"]
     workers: Count = 1
-    """Trainings at once, of the backend `local`."""
+    """How many trainings run at once, with the backend `local`."""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -48,22 +47,22 @@ class Profile(BaseModel):
     time_minutes: Count = 60
     """The time limit for one run; a run that needs longer is requeued and resumes."""
     tasks_of: Count = 1
-    """Short runs that one array task trains one after another; it is given as many times the time limit."""
+    """How many runs one array task trains one after another; its time limit is that of one run times this number."""
     nodes: Count = 1
     tasks_per_node: Count = 1
-    """Processes a node; with nodes × tasks over one, they share every batch (data-parallel)."""
+    """Processes per node; if nodes × tasks is over one, they share every batch (data-parallel)."""
     gpus_per_node: int = Field(0, ge=0)
     gpu_memory_gib: float | None = Field(None, gt=0)
-    """Of each GPU; a run that needs more is refused."""
+    """Memory of each GPU; a run that needs more is refused."""
     cpus_per_task: Count = 1
     memory_gb: float | None = Field(None, gt=0)
-    """Of a node."""
+    """Memory of a node."""
     array_size: Count = 1000
     """Most tasks in one job array; the cluster's own MaxArraySize overrides it."""
     parallel: Count = 64
     """Most tasks of one array at once (Slurm's `%N`)."""
     signal_seconds: int = Field(120, ge=10)
-    """So long before the time limit a run is told to save."""
+    """How many seconds before the time limit a run is signalled to save."""
     python: str | None = None
     """The interpreter on the compute nodes; null: the one that submits."""
     setup: tuple[str, ...] = ()
@@ -89,7 +88,7 @@ class Profile(BaseModel):
     def _names(cls, values: dict[str, str]) -> dict[str, str]:
         for name in values:
             if not re.fullmatch(r"[A-Za-z_]\w*", name):
-                raise ValueError(f"{name!r} is no name of an environment variable")
+                raise ValueError(f"{name!r} is not the name of an environment variable")
         return values
 
     @field_validator("name", "partition", "account", "qos", "constraint", "exclude", "python")
@@ -105,7 +104,7 @@ class Profile(BaseModel):
         for name, value in values.items():
             option = name.replace("_", "-")
             if not OPTION.fullmatch(name):
-                raise ValueError(f"{shown(name)} is no long name of an option, such as 'reservation'")
+                raise ValueError(f"{shown(name)} is not the long name of an option, such as 'reservation'")
             # sbatch takes the beginning of a name for the whole.
             if any(reserved.startswith(option) for reserved in RESERVED):
                 raise ValueError(f"{name!r} is set by the workbench, or by a key of its own")
@@ -118,7 +117,7 @@ class Profile(BaseModel):
         given = self.model_fields_set - {"name", "backend"}
         if self.backend == "local" and (meaningless := given - {"workers", "gpu_memory_gib"}):
             raise ValueError(
-                f"{sorted(meaningless)[0]!r} means nothing to the backend local; it has: workers, gpu_memory_gib"
+                f"{sorted(meaningless)[0]!r} has no effect with the backend local, which takes: workers, gpu_memory_gib"
             )
         if self.backend == "slurm" and "workers" in given:
             raise ValueError("'workers' belongs to the backend local; of slurm it is 'parallel'")

@@ -86,11 +86,11 @@ def _submitted_last(grid: Grid, submissions: Sequence[Submission]) -> int:
 def is_due(grid: Grid, results: Path, any_runs: bool, retry: Collection[str] | bool = False) -> bool:
     """Whether a grid's report is to be submitted.
 
-    It is when runs were submitted since the last one, also by a launcher that died then or for another grid; and when
-    the last one was not made and does not wait.
+    It is if runs were submitted since the last report (also by a launcher that died, or for another grid), or if the
+    last report was neither made nor is queued.
 
     Args:
-        any_runs: whether a run of the grid is completed, waits or runs: what there is to report on.
+        any_runs: whether any run of the grid is completed, queued or running, so that there is something to report on.
         retry: the failure classes asked for, as in `to_train`; then nothing else that failed is taken.
     """
     submissions = Submissions(results).all()
@@ -128,30 +128,30 @@ def _trained_by(task: Task, submission: Submission) -> list[str]:
 
 
 def _states(newest: Sequence[Submission], look: Look, warn: Warn | None) -> list[ReportStatus]:
-    """Where reports stand, with at most one call to the scheduler."""
-    told = {s.number: _told(s, warn) for s in newest}
-    asked = [s for s in newest if told[s.number] is None]
-    seen = look(asked) if asked else []
-    tasks = {task.job: task for task in seen or []}
-    return [told[s.number] or _state(s, tasks.get(s.job), seen is not None) for s in newest]
+    """The states of reports, with at most one call to the scheduler."""
+    recorded = {s.number: _recorded(s, warn) for s in newest}
+    unrecorded = [s for s in newest if recorded[s.number] is None]
+    queued = look(unrecorded) if unrecorded else []
+    tasks = {task.job: task for task in queued or []}
+    return [recorded[s.number] or _state(s, tasks.get(s.job), queued is not None) for s in newest]
 
 
-def _told(submission: Submission, warn: Warn | None) -> ReportStatus | None:
+def _recorded(submission: Submission, warn: Warn | None) -> ReportStatus | None:
     """What a report's own record says."""
     try:
-        said, then = submission.reported, submission.manifest.then
+        ended, then = submission.reported, submission.manifest.then
     except DamagedFile as damage:
         if warn is None:
             raise
         warn(str(damage))
         return ReportStatus(submission.grid, (), "failed", "damaged", str(damage), submission=submission)
-    if said is None:
+    if ended is None:
         return None
-    return ReportStatus(submission.grid, then, said.state, said.cause, said.message or None, submission=submission)
+    return ReportStatus(submission.grid, then, ended.state, ended.cause, ended.message or None, submission=submission)
 
 
 def _state(submission: Submission, task: Task | None, answered: bool) -> ReportStatus:
-    """Where a report stands that has not said it itself."""
+    """The state of a report whose own record does not have one."""
 
     def status(state: ReportState, cause: str | None = None, message: str | None = None) -> ReportStatus:
         return ReportStatus(submission.grid, submission.manifest.then, state, cause, message, task, submission)
@@ -170,9 +170,9 @@ def _state(submission: Submission, task: Task | None, answered: bool) -> ReportS
         state: ReportState = "cancelled" if cause == "cancelled" else "failed"
         return status(state, cause, f"ended at the scheduler ({ended[0].lower()})")
     if 0 in submission.began:
-        return status("failed", "killed", "ended without a word")
+        return status("failed", "killed", "ended without recording why")
     if (refusal := submission.refusal) is not None:
         return status("refused", None, refusal)
     if submission.taken:
         return status("cancelled", "cancelled", GONE)
-    return status("new", None, "it was never handed over to the cluster")
+    return status("new", None, "it was never submitted to the cluster")

@@ -30,7 +30,7 @@ class Need:
 
 
 def needs(runs: Iterable[Run], processes: int = 1) -> list[Need]:
-    """The memory that runs need if so many processes share a batch; runs that train nothing are left out.
+    """The memory that runs need if `processes` share a batch; runs that train nothing are left out.
 
     Raises:
         WorkbenchError: a setting's parts do not fit together.

@@ -99,12 +99,12 @@ def _named(option: str, names: Sequence[str]) -> list[str]:
 
 def max_array_size() -> int:
     """The cluster's MaxArraySize."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _call("scontrol", "show", "config"), re.M)
-    if found is None:
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", _call("scontrol", "show", "config"), re.M)
+    if match is None:
         raise SchedulerError("scontrol show config names no MaxArraySize")
-    if int(found.group(1)) < 1:
+    if int(match.group(1)) < 1:
         raise SchedulerError("this cluster allows no job arrays (MaxArraySize is 0)")
-    return int(found.group(1))
+    return int(match.group(1))
 
 
 def cancel(tasks: Sequence[Task]) -> None:
@@ -165,7 +165,7 @@ def _call(*command: str, **options: Any) -> str:
 def _tasks(text: str) -> list[Task]:
     from submitit.slurm.slurm import read_job_id
 
-    found = []
+    tasks = []
     for line in text.splitlines():
         job_id, _, rest = line.partition("|")
         name, *words = rest.split("|")
@@ -183,5 +183,5 @@ def _tasks(text: str) -> list[Task]:
             for index in range(int(first), int([first, *last][-1]) + 1):
                 # "CANCELLED by 0"; a reason of None means none.
                 why = reason if reason not in ("None", "") else None
-                found.append(Task(name, array_id, index, state.split()[0], why))
-    return found
+                tasks.append(Task(name, array_id, index, state.split()[0], why))
+    return tasks

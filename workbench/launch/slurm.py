@@ -57,13 +57,11 @@ class ArrayExecutor(submitit.SlurmExecutor):  # type: ignore[misc]
             command = pack_script.step(command, self.parameters["srun_args"])
         script = self._make_submission_file_text(command, "")
         (self.folder / "array.sh").write_text(script)  # for whoever wants to read it: sbatch is given the text
-        said = scheduler.submit(script, self._held)
+        answer = scheduler.submit(script, self._held)
         try:
-            return str(self._get_job_id_from_submission_command(said))
+            return str(self._get_job_id_from_submission_command(answer))
         except FailedSubmissionError:
-            raise scheduler.SchedulerError(
-                f"sbatch gives no number of the job that it took: {said.strip()!r}"
-            ) from None
+            raise scheduler.SchedulerError(f"sbatch printed no job id: {answer.strip()!r}") from None
 
     def _guard(self) -> list[str]:
         """The lines that define what runs and checks the task, as an array of words."""

@@ -31,10 +31,10 @@ def snapshot(results: Path) -> Path:
     if not target.is_dir():
         _copy_to(target)
     try:
-        found = digest_of_private(target)
+        digest_of_copy = digest_of_private(target)
     except Tampered as tampering:
         raise WorkbenchError(f"the copy of the code cannot be used: {tampering}; remove it, and submit again") from None
-    if found != digest:
+    if digest_of_copy != digest:
         raise WorkbenchError(
             f"{target} does not hold the code as it is now: somebody changed that copy, or the package just now; "
             "remove it, and submit again"

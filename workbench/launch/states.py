@@ -15,7 +15,7 @@ from workbench.results.record import RunRecord, State
 from workbench.validation import DamagedFile
 
 NEVER_SATISFIED = "DependencyNeverSatisfied"
-GONE = "it waited in the queue, which no longer knows it: it was cancelled there, or lost"
+GONE = "it was queued, and the queue no longer lists it: it was cancelled there, or lost"
 EARLY = "the next submission: its job ended before its turn"
 NOTHING = RunRecord()
 """The record of a run that has not begun."""
@@ -53,7 +53,7 @@ def forgiving(look: Look, warn: Callable[[str], None] = lambda warning: None) ->
             scheduler.check_available()
             return look(submissions)
         except scheduler.SchedulerError as error:
-            warn(f"what was submitted to a cluster is judged by the run folders alone: {error}")
+            warn(f"states of runs on a cluster are taken from the run folders alone: {error}")
             return None
 
     return looked
@@ -67,7 +67,7 @@ def run_states(
     completed: Mapping[str, RunRecord] | None = None,
     there: Collection[str] | None = None,
 ) -> list[RunState]:
-    """Where runs stand, with at most one call to the scheduler, and none where nothing was submitted.
+    """The states of runs, with at most one call to the scheduler, and none if nothing was submitted.
 
     Where `look` cannot see (it returns None), a run that was submitted counts as queued, or running if it says so.
 
@@ -156,11 +156,11 @@ def _cancelled(submission: Submission, warn: Warn | None) -> set[int]:
 
 
 def _unseen(folder: RunFolder) -> RunState:
-    said = _run_state(folder, None)
-    if said.state in ("new", "killed"):
-        state: State = "queued" if said.state == "new" else "running"
+    recorded = _run_state(folder, None)
+    if recorded.state in ("new", "killed"):
+        state: State = "queued" if recorded.state == "new" else "running"
         return RunState(state, message="submitted to a cluster that does not answer")
-    return said
+    return recorded
 
 
 def _completed(folders: Sequence[RunFolder]) -> dict[str, RunRecord]:
@@ -225,30 +225,30 @@ def _turn_is_not_now(submission: Submission, index: int) -> bool:
 def _out_of_turn(
     folder: RunFolder, submission: Submission, index: int, task: Task | None, cancelled: bool, is_new: bool
 ) -> RunState:
-    """The state of a run that shares its task with others, and whose turn is past or to come.
+    """The state of a run that shares its task with others and that the task is not training now.
 
     Args:
         is_new: it has no folder.
     """
-    said = RunState("new") if is_new else _run_state(folder, None)
+    recorded = RunState("new") if is_new else _run_state(folder, None)
     past = index in submission.turns.over or index in submission.began
-    if said.state in ("completed", "running", "damaged"):
-        return said
+    if recorded.state in ("completed", "running", "damaged"):
+        return recorded
     if cancelled:
         return RunState("cancelled", "cancelled", "cancelled with workbench cancel", task)
     if index in submission.turns.over:
-        return said
+        return recorded
     if task is not None and task.live:
         # Turns come in order, and begin anew when a task does: until the first, all that are not over are to come.
         current = submission.turns.current.get(submission.task_of(index))
         if current is not None and index < current and task.state not in WAITING_STATES:
-            return said
+            return recorded
         waits = task.reason if task.state in WAITING_STATES else f"its turn in job {task.id}"
-        return RunState("queued", said.cause, waits, task, NOTHING if is_new else None)
+        return RunState("queued", recorded.cause, waits, task, NOTHING if is_new else None)
     never = task is None and submission.taken and submission.task_of(index) not in submission.turns.begun
     if not past and (never or (task is not None and SLURM_STATES.get(task.state) == "cancelled")):
         return _run_state(folder, task, gone=never)
-    return RunState("new", message=EARLY + _ended(task)) if said.state == "new" and not past else said
+    return RunState("new", message=EARLY + _ended(task)) if recorded.state == "new" and not past else recorded
 
 
 def _ended(task: Task | None) -> str:

@@ -70,7 +70,7 @@ def statuses(planned: Sequence[PlannedRun], ended_logs: bool = True) -> list[Run
     """Read again how far each run is; its state is as it was planned.
 
     Args:
-        ended_logs: also read the logs of completed runs, which tell their last loss and their speed.
+        ended_logs: also read the logs of completed runs, for their last loss and their speed.
     """
     return [_status(p.run.setting, p.run.seed, p.folder, p.run_state, ended_logs) for p in planned]
 
@@ -104,10 +104,10 @@ def _is_run(name: str) -> bool:
     return True
 
 
-def failures(found: Sequence[RunStatus]) -> list[Failure]:
+def failures(statuses: Sequence[RunStatus]) -> list[Failure]:
     """What went wrong, each cause once, the most frequent first."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for status in found:
+    for status in statuses:
         if status.cause is not None and status.state not in ("completed", "running", "queued"):
             groups.setdefault((status.cause, status.error or ""), []).append(f"{status.setting} seed {status.seed}")
     ordered = sorted(groups.items(), key=lambda group: -len(group[1]))

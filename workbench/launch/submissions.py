@@ -1,8 +1,8 @@
 """What was submitted to a cluster: a folder per job array, written before sbatch is called.
 
-A launcher may be killed anywhere. The record comes first and gives the array its name, so whatever the scheduler has
-can be told to belong to it; what the scheduler does not have was never submitted, or has ended. Of two submissions that
-name the same run the later counts: a job looks here before it trains, and leaves the run to the later one.
+A launcher may be killed at any moment. The record is written first and gives the array its name, so every job that the
+scheduler lists can be assigned to its record; one that it does not list was never submitted, or has ended. If two
+submissions name the same run, the later one counts: a job checks this before it trains.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class Submission(TaskNotes):
         write_atomically(self.folder / _CANCELLED, json.dumps(sorted(self.cancelled | set(runs))).encode())
 
     def remember(self, states: Mapping[int, str], forget: Collection[int]) -> dict[int, str]:
-        """Final states that the scheduler told, which it forgets minutes later; returns all that are known.
+        """Store final states from the scheduler, which forgets them minutes later; returns all that are known.
 
         Args:
             forget: tasks that run again.
@@ -279,11 +279,11 @@ class Submissions:
         """All of them, the oldest first; a folder without a record was never submitted.
 
         Args:
-            warn: told of damaged ones and of those that are private to another user, which are then left out.
+            warn: called with a line for those that are damaged or private to another user, which are left out.
 
         Raises:
-            DamagedFile: one is damaged, and nobody is told.
-            SubmissionError: some are private to another user, and nobody is told.
+            DamagedFile: one is damaged, and `warn` is None.
+            SubmissionError: some are private to another user, and `warn` is None.
         """
         submissions = []
         private = [self.folder] if self.folder.is_dir() and not _may_enter(self.folder) else []
@@ -307,7 +307,7 @@ class Submissions:
         whose = f"{self.folder}: {counted(len(private), 'folder')} may be read by {owners} alone"
         if warn is None:
             raise SubmissionError(f"{whose}, so it is not known which runs wait there; name another --results")
-        warn(f"{whose}, and left out: of what waits or runs from there, the run folders alone tell")
+        warn(f"{whose}, and left out: runs submitted from there are shown as their run folders record them")
 
     def add(self, grid: str, runs: Sequence[str], manifest: Mapping[str, Any], tasks_of: int = 1) -> Submission:
         """Record a submission that is about to be made; the lock must be held."""
@@ -336,7 +336,7 @@ def read_submission(folder: Path) -> Submission:
     """The submission of one folder; DamagedFile when its record cannot be read."""
     match = _FOLDER.fullmatch(folder.name)
     if match is None:
-        raise SubmissionError(f"{folder} is no folder of a submission; one is named <number>-<letters>")
+        raise SubmissionError(f"{folder} is not the folder of a submission, which is named <number>-<letters>")
     return _submission(int(match[1]), folder)
 
 

@@ -59,7 +59,7 @@ class SubmissionOutcome:
 
     @property
     def left_alone(self) -> list[PlannedRun]:
-        """Runs that failed before and that nobody asked to try again."""
+        """Runs that failed before and were not chosen to be tried again."""
         chosen = {planned.run.id for planned in self.chosen}
         return [planned for planned in self.planned if planned.state in FAILED and planned.run.id not in chosen]
 
@@ -71,7 +71,7 @@ class Executor(Protocol):
         """Begin the chosen runs of a stage; on this machine, also wait for them."""
 
     def report(self, stage: Stage) -> None:
-        """See to it that a stage's table and figures are made when its runs have ended."""
+        """Arrange that a stage's table and figures are made when its runs have ended."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,10 @@ class Request:
         prepare: called for each stage that has something to train.
         report: makes what a grid's `then:` names.
         say: called with the plan before anything is submitted.
-        warn: told of what does not stop the submission.
-        progress: shows how far runs are on this machine.
-        begun: called with runs and how many are trained at once, before they are trained on this machine.
-        workers: trainings at once on this machine; None: the profile's.
+        warn: called with a line for what does not stop the submission.
+        progress: shows the progress of runs on this machine.
+        begun: called before runs are trained on this machine, with them and the number of trainings at once.
+        workers: how many trainings run at once on this machine; None: the profile's number.
     """
 
     results: Path
@@ -111,12 +111,12 @@ def dry_run(grid: Grid, request: Request) -> SubmissionOutcome:
 
 
 def submit(grid: Grid, request: Request) -> SubmissionOutcome:
-    """Train what is to be trained, and what it needs; a cluster is given the runs, and this returns at once.
+    """Train the runs that are to be trained and those that they start from; on a cluster, submit them and return.
 
     Raises:
         SchedulerError: there is no Slurm, or it refuses; the message says what it had taken before.
-        DamagedFile: a submission cannot be read, so that it is not known which runs wait or run elsewhere.
-        WorkbenchError: a run to begin from has failed, or a run has no room in what the profile gives it.
+        DamagedFile: a submission cannot be read, so that it is not known which runs are queued or running elsewhere.
+        WorkbenchError: a run to start from has failed, or a run needs more memory than the profile has.
     """
     if request.profile.backend == "local":
         outcome = dry_run(grid, request)

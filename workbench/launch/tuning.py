@@ -68,10 +68,10 @@ def _score(where: str, records: list[RunRecord], split: str, metric: str) -> flo
     if any(record.state == "diverged" for record in records):
         return None
     values: list[Mapping[str, Any]] = [record.metrics.get(split, {}) for record in records]
-    for one in values:
-        if metric not in one:
-            raise WorkbenchError(f"{where}: {metric} is not defined on {split}; it has {', '.join(one) or 'nothing'}")
-    return sum(float(one[metric]) for one in values) / len(values)
+    for run in values:
+        if metric not in run:
+            raise WorkbenchError(f"{where}: {metric} is not defined on {split}; it has {', '.join(run) or 'nothing'}")
+    return sum(float(run[metric]) for run in values) / len(values)
 
 
 def _best(trials: list[Trial], metric: str) -> Trial | None:

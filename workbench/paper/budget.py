@@ -42,20 +42,20 @@ class Budget:
 def budgets(evaluated: Evaluated) -> dict[str, Budget]:
     """The budget of each setting of a grid."""
     completed = evaluated.runs[evaluated.runs["state"] == "completed"]
-    found = {}
+    by_setting = {}
     for name, config in evaluated.grid.settings.items():
         steps = completed["steps"][completed["setting"] == name].dropna()
         of_config = config.training.steps
         taken = float(steps.mean()) if len(steps) else None if of_config is None else float(of_config)
         epochs = config.training.epochs
         weights, gflops = _cost(config)
-        found[name] = Budget(
+        by_setting[name] = Budget(
             None if taken is None else taken * config.training.batch_size,
             float(epochs) if isinstance(epochs, int | float) else None,
             weights,
             gflops,
         )
-    return found
+    return by_setting
 
 
 def other_budgets(costs: Mapping[str, Budget], baseline: str | None) -> dict[str, str]:
@@ -63,7 +63,7 @@ def other_budgets(costs: Mapping[str, Budget], baseline: str | None) -> dict[str
     if baseline is None or baseline not in costs:
         return {}
     reference = costs[baseline].as_dict()
-    found = {}
+    differing = {}
     for name, cost in costs.items():
         parts = [
             f"{value / base - 1:+.0%} {NAMES[key]}" if base else f"{value:,.0f} {NAMES[key]} instead of none"
@@ -71,8 +71,8 @@ def other_budgets(costs: Mapping[str, Budget], baseline: str | None) -> dict[str
             if value is not None and (base := reference[key]) is not None and abs(value - base) > TOLERANCE * base
         ]
         if parts:
-            found[name] = ", ".join(parts)
-    return found
+            differing[name] = ", ".join(parts)
+    return differing
 
 
 def _cost(config: RunConfig) -> tuple[float | None, float | None]:

@@ -79,14 +79,14 @@ def draw(figure_data: FigureData) -> list[Figure]:
 def caption(figure_data: FigureData) -> str:
     """How the expressions were chosen, and which false regions have no box."""
     document, arrays = figure_data.document, figure_data.arrays
-    found = [
+    regions = [
         false_regions(arrays[f"prediction.{s}.{rank}"], arrays[f"ground_truth.{i}"])
         for s, places in enumerate(document["worst"].values())
         for rank, i in enumerate(places)
     ]
     several = any(len(seeds) > 1 for seeds in document["seeds"].values())
     over = " In brackets the mean ± standard deviation of the IoU over all seeds." if several else ""
-    return f"The worst expressions of {document['choice']['split']}: {RULE}.{over} {boxes_text(found)}"
+    return f"The worst expressions of {document['choice']['split']}: {RULE}.{over} {boxes_text(regions)}"
 
 
 def _worst(frame: pd.DataFrame, split: str, count: int) -> list[ExpressionKey]:

@@ -118,13 +118,13 @@ def _rows(setting: str, frame: pd.DataFrame) -> list[dict[str, Any]]:
     for kind in (kind for kind in KINDS if kind in set(changed["intervention"])):
         of_kind = changed[changed["intervention"] == kind]
         for layer in sorted(set(of_kind["layer"])):
-            here = of(of_kind, kind, int(layer), ALL)
-            found = compare(here, undisturbed[undisturbed["seed"].isin(set(here["seed"]))], METRIC)
-            interval = found.interval
+            of_layer = of(of_kind, kind, int(layer), ALL)
+            difference = compare(of_layer, undisturbed[undisturbed["seed"].isin(set(of_layer["seed"]))], METRIC)
+            interval = difference.interval
             if np.isfinite([interval.value, interval.low, interval.high]).all():
                 rows.append(
                     {"setting": setting, "kind": kind, "layer": int(layer), "value": interval.value,
-                     "low": interval.low, "high": interval.high, "seeds": found.seeds, "images": found.images}
+                     "low": interval.low, "high": interval.high, "seeds": difference.seeds, "images": difference.images}
                 )  # fmt: skip
     return rows
 

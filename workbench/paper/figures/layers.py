@@ -117,7 +117,7 @@ def data(evaluated: Evaluated, results: Path) -> FigureData:
         raise StoreError(str(obstacle(evaluated, results)))
     grid, frames = evaluated.grid, {key: _read(file) for key, file in files.items()}
     settings = [name for name in grid.settings if any(setting == name for setting, _ in frames)]
-    shown = [found for statistic in STATISTICS if (found := _matrices(statistic, settings, frames))]
+    shown = [matrices for statistic in STATISTICS if (matrices := _matrices(statistic, settings, frames))]
     return FigureData(
         {
             "title": grid.title,

@@ -127,20 +127,20 @@ def caption(figure_data: FigureData) -> str:
     """What the picture shows, how it was chosen, and which false regions have no box."""
     document, arrays = figure_data.document, figure_data.arrays
     names = [name for name in arrays if name.startswith("prediction.")]
-    found = [false_regions(arrays[n], arrays[f"ground_truth.{n.rpartition('.')[2]}"]) for n in names]
-    return " ".join([_seeds_text(document), boxes_text(found), f"Expressions: {document['chosen']}."]).strip()
+    regions = [false_regions(arrays[n], arrays[f"ground_truth.{n.rpartition('.')[2]}"]) for n in names]
+    return " ".join([_seeds_text(document), boxes_text(regions), f"Expressions: {document['chosen']}."]).strip()
 
 
-def boxes_text(found: list[tuple[list[tuple[int, int, int, int]], int, int]]) -> str:
+def boxes_text(regions: list[tuple[list[tuple[int, int, int, int]], int, int]]) -> str:
     """Which false regions are boxed, and how many are not."""
-    boxed, left_out = sum(len(boxes) for boxes, _, _ in found), sum(count for _, count, _ in found)
+    boxed, left_out = sum(len(boxes) for boxes, _, _ in regions), sum(count for _, count, _ in regions)
     text = (
         f"Boxed: false regions of at least {100 * SMALLEST_BOXED:g} % of the image that reach farther from the "
         f"referent than {100 * RIM:g} % of the image's side ({boxed})."
     )
     text += f" IoU of at most {100 * WRONG_IOU:.0f}: W wrong place, M missed."
     if left_out:
-        pixels = sum(count for _, _, count in found)
+        pixels = sum(count for _, _, count in regions)
         text += f" Without a box: {counted(left_out, 'smaller or adjoining region')} ({pixels:,} pixels)."
     return text
 

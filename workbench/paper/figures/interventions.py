@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, SymmetricalLogLocator
 
 from workbench.analysis.comparison import compare
 from workbench.analysis.kept_maps import ALL, DECODER, METRIC, UNDISTURBED, Kept, about_map, file_of, of, read_map
@@ -189,7 +189,10 @@ def _page(
     for panel in axes.ravel()[len(names) :]:
         panel.set_axis_off()
     if _is_wide(document["rows"]):
+        ends = [100 * row[end] for row in document["rows"] for end in ("low", "high")]
         axes[0, 0].set_yscale("symlog", linthresh=LINEAR, linscale=1.5)
+        axes[0, 0].set_ylim(min(-LINEAR, 1.5 * min(ends)), max(LINEAR, 1.5 * max(ends)))
+        axes[0, 0].yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=LINEAR, subs=(1, 3)))
         axes[0, 0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
     figure.supylabel(f"Δ{metrics[document['metric']].label} (points)", fontsize=SMALL)
     figure.supxlabel(text, x=0.01, ha="left", fontsize=SMALL)

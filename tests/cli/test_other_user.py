@@ -174,9 +174,8 @@ def test_the_owner_is_named_before_anything_is_computed(shared: Shared) -> None:
             f"mkdir -p {own} && cp -r {done.parent} {own}, then --results own\n"
         )
     for refused, option in ((predict, "--out"), (notebooks, "--out"), (reproduce, "--results")):
-        assert refused.err.splitlines()[-1] == (
-            f"error: you may not write in {shared.results}, which belongs to root; name a folder of your own with {option}"
-        )
+        whose = f"error: you may not write in {shared.results}, which belongs to root"
+        assert refused.err.splitlines()[-1] == f"{whose}; name a folder of your own with {option}"
     assert "belongs to root" in cancel.err or "by root alone" in cancel.err
     for refused in several:
         assert refused.code == 2

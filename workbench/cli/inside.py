@@ -186,8 +186,8 @@ def interventions(
 
     kinds: Any = tuple(dict.fromkeys(one.value for one in kind)) if kind else OF_WORDS
     request = Request(split, kinds, tuple(points or POINTS), heads, limit)
-    check_runs(runs, request, results)
     check_beside(runs, results)
+    check_runs(runs, request, results)
     documents = []
     for run in runs:
         with progress_of(f"intervening in {run}", "masks") as step:

@@ -10,8 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.cli.test_tools import FLAGS, running_lab
-from tests.conftest import CHROMIUM
+from tests.cli.test_tools import run_in_lab
 from workbench.grids import Grid
 from workbench.paper.explorer_view import ALL, AttentionNotebook, ExplorerView, draw
 
@@ -83,26 +82,7 @@ def test_runs_that_are_not_there_are_a_sentence(trained: tuple[Grid, Path], tmp_
 def test_in_a_browser_the_slider_changes_the_picture(
     trained: tuple[Grid, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    assert CHROMIUM, "chromium is missing"
-    from playwright.sync_api import sync_playwright
-
-    variables = {"WORKBENCH_GRID": str(trained[0].file), "WORKBENCH_RESULTS": str(trained[1])}
-    with running_lab(tmp_path_factory, variables) as (port, token), sync_playwright() as playwright:
-        browser = playwright.chromium.launch_persistent_context(
-            str(tmp_path / "profile"), executable_path=CHROMIUM, headless=True, args=FLAGS,
-            viewport={"width": 1500, "height": 1100},
-        )  # fmt: skip
-        page = browser.pages[0]
-        # JupyterLab saves by itself; the notebook in git must stay stripped.
-        page.route(
-            "**/api/contents/**",
-            lambda route: route.abort() if route.request.method == "PUT" else route.continue_(),
-        )
-        page.goto(f"http://127.0.0.1:{port}/lab/tree/notebooks/03_attention.ipynb?token={token}")
-        page.get_by_role("heading", name="Where do the words look?").wait_for(timeout=90_000)
-        page.get_by_text("Kernel status: Idle").first.wait_for(state="attached", timeout=90_000)
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_text("Run All Cells", exact=True).click()
+    with run_in_lab("03_attention", "Where do the words look?", trained, tmp_path, tmp_path_factory) as page:
         image = page.locator("img.widget-image").first
         image.wait_for(timeout=120_000)
         before = image.get_attribute("src")
@@ -114,4 +94,3 @@ def test_in_a_browser_the_slider_changes_the_picture(
         )
         page.screenshot(path=str(tmp_path / "explorer.png"))
         assert page.locator(".widget-readout").first.inner_text() == "encoder 2"
-        browser.close()

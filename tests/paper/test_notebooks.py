@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from tests.cli.test_tools import run_in_lab
 from tests.conftest import ROOT, Outcome
 from workbench.errors import WorkbenchError
 from workbench.grids import Grid, load_grid
@@ -55,6 +56,33 @@ def test_a_notebook_is_stripped_and_runs(file: Path, trained: tuple[Grid, Path],
     assert "Not available" not in page
     assert 'data-mime-type="application/vnd.jupyter.stderr"' not in page
     assert file.read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_jupyterlab_runs_the_results_and_shows_their_figures(
+    trained: tuple[Grid, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    wanted = PICTURES["01_results"]
+    with run_in_lab("01_results", "Results of a grid", trained, tmp_path, tmp_path_factory) as page:
+        figures = "[...document.querySelectorAll('.jp-OutputArea img')].filter(image => image.naturalWidth > 100)"
+        # A long page draws only the cells in sight, so it is read from top to bottom, as a person does.
+        seen = page.evaluate(
+            """async ([figures, wanted]) => {
+                const seen = new Set(), page = document.querySelector('.jp-WindowedPanel-outer'), began = Date.now();
+                while (seen.size < wanted && Date.now() - began < 240000) {
+                    eval(figures).forEach(image => seen.add(image.src));
+                    const bottom = page.scrollTop + page.clientHeight >= page.scrollHeight - 2;
+                    page.scrollTop = bottom ? 0 : page.scrollTop + 300;
+                    await new Promise(done => setTimeout(done, 200));
+                }
+                return seen.size;
+            }""",
+            [figures, wanted],
+        )
+        page.screenshot(path=str(tmp_path / "results.png"))
+        assert seen >= wanted
+        assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda f: f.stem)

@@ -27,6 +27,7 @@ class PretrainedName(StrEnum):
     bert_mini = "bert_mini"
     bert_mini2 = "bert_mini2"
     referring_mini = "referring_mini"
+    relating_mini = "relating_mini"
 
 
 @app.command()
@@ -36,7 +37,10 @@ def pretrain(
     root: Annotated[Path, typer.Option(envvar="WORKBENCH_DATA", help="Folder of data sets.")] = Path("data"),
     steps: Annotated[int | None, typer.Option(min=1, help="Other than the shipped recipe's.")] = None,
 ) -> None:
-    """Remake the shipped weights: vit_mini from clicks and boxes, a BERT from masked words, referring_mini of both."""
+    """Remake the shipped weights: vit_mini from clicks and boxes, a BERT from masked words, referring_mini of both.
+
+    relating_mini, which is not shipped, goes on from referring_mini and learns the anchors of relations.
+    """
     from dataclasses import replace
 
     from workbench.training import pretrain as recipes
@@ -45,6 +49,12 @@ def pretrain(
     if name == PretrainedName.referring_mini:
         with progress_of(name.value, "steps") as step:
             print_json(pretrain_referring(out, root, steps or STEPS, step))
+        return
+    if name == PretrainedName.relating_mini:
+        from workbench.training.pretrain_relations import RECIPE, pretrain_relations
+
+        with progress_of(name.value, "steps") as step:
+            print_json(pretrain_relations(out, root, replace(RECIPE, steps=steps or RECIPE.steps), step))
         return
     maker, recipe = {
         PretrainedName.vit_mini: (recipes.pretrain_sam, recipes.VIT_MINI),

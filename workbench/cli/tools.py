@@ -27,6 +27,7 @@ class PretrainedName(StrEnum):
     bert_mini = "bert_mini"
     bert_mini2 = "bert_mini2"
     referring_mini = "referring_mini"
+    relating_mini = "relating_mini"
 
 
 @app.command()
@@ -38,7 +39,10 @@ def pretrain(
         int | None, typer.Option(min=1, help="Train for this many steps in place of the recipe's.")
     ] = None,
 ) -> None:
-    """Train the shipped weights anew: vit_mini on clicks and boxes, a BERT on masked words, referring_mini on both."""
+    """Train the shipped weights anew: vit_mini on clicks and boxes, a BERT on masked words, referring_mini on both.
+
+    relating_mini, which is not shipped, goes on from referring_mini and learns the anchors of relations.
+    """
     from dataclasses import replace
 
     from workbench.training import pretrain as recipes
@@ -47,6 +51,12 @@ def pretrain(
     if name == PretrainedName.referring_mini:
         with progress_of(name.value, "steps") as step:
             print_json(pretrain_referring(out, root, steps or STEPS, step))
+        return
+    if name == PretrainedName.relating_mini:
+        from workbench.training.pretrain_relations import RECIPE, pretrain_relations
+
+        with progress_of(name.value, "steps") as step:
+            print_json(pretrain_relations(out, root, replace(RECIPE, steps=steps or RECIPE.steps), step))
         return
     maker, recipe = {
         PretrainedName.vit_mini: (recipes.pretrain_sam, recipes.VIT_MINI),

@@ -1,7 +1,7 @@
 """Makes weights of a default SAM that reads the anchors of relations, from the shipped ones that know the words.
 
-From masks of the referent alone the miniature does not learn that "circle nearest to the square" is about a square:
-until it finds the square, looking for it changes no mask. So the second of SAM's four masks, which referring
+From masks of the referent alone the miniature has not learnt that "circle nearest to the square" is about a square,
+perhaps because looking for it changes no mask before it is found. So the second of SAM's four masks, which referring
 expressions leave unused, is taught the anchors while the first is taught the referent.
 """
 
@@ -48,13 +48,13 @@ class RelationsRecipe:
 
     Attributes:
         easy: the fraction of the steps that begins with "nearest to" between two candidates, and nothing else.
-        images: per step, with two pairs of expressions each.
+        images: per step, with two pairs of expressions each; twice as many in easy steps.
         anchors: weight of the loss on the anchors' masks, beside the referent's of 1.
         data_seed: of other images than those that the miniature trains on and is scored on, which have seed 0.
     """
 
     steps: int = 6000
-    easy: float = 0.2
+    easy: float = 0.25
     images: int = 16
     learning_rate: float = 1e-3
     warmup: int = 200
@@ -110,7 +110,9 @@ def pretrain_relations(out: Path, data_root: Path, recipe: RelationsRecipe, prog
     rng = np.random.default_rng(recipe.seed)
     model.train()
     for step in range(recipe.steps):
-        batch = examples.batch(rng, recipe.images, easy=step < recipe.easy * recipe.steps)
+        easy = step < recipe.easy * recipe.steps
+        # Most images have one pair of easy expressions, and two in all.
+        batch = examples.batch(rng, recipe.images * (2 if easy else 1), easy)
         loss = _loss(model, tokenizer(batch.sentences), batch, recipe.anchors)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -98,6 +98,19 @@ def test_the_line_after_a_cut_one_is_whole_and_steps_done_again_count_once(folde
     assert steps == [(1, "first"), (2, "second")]
 
 
+def test_a_run_that_died_before_its_first_checkpoint_logs_its_steps_once(folder: RunFolder) -> None:
+    with folder.claim() as log:
+        log.write("start", step=0)
+        log.write("step", step=1, part="first")
+        log.write("validate", step=1, miou=10.0)
+    with folder.claim() as log:
+        log.write("start", step=0)
+        log.write("step", step=1, part="second")
+    assert [event.details()["part"] for event in folder.log().events if event.event == "step"] == ["second"]
+    assert not [event for event in folder.log().events if event.event == "validate"]
+    assert sum(event.event == "step" for event in folder.log(all_lines=True).events) == 2
+
+
 def test_asking_for_the_state_never_refuses_a_claim(folder: RunFolder) -> None:
     folder.update(state="running")
     code = (

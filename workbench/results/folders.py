@@ -223,10 +223,10 @@ class RunFolder:
                 fcntl.flock(stream, fcntl.LOCK_UN)
 
     def log(self, all_lines: bool = False) -> Log:
-        """The log without lines that a crash cut short, and without steps that a resumed run did again.
+        """The log without lines that a crash cut short, and without steps that were lost and done again.
 
         Args:
-            all_lines: also the steps that were lost and done again.
+            all_lines: also those steps.
         """
         try:
             content = read_file(self.log_file)
@@ -261,7 +261,8 @@ class RunFolder:
                 where = f"line {number}" if first_number else f"line {number} of the last {TAIL_BYTES} bytes"
                 damage.append(f"{self.log_file}: {where} is damaged ({line}) and left out")
                 continue
-            if line.event == "resume" and not all_lines and line.step is not None:
+            # A run that died before its first checkpoint starts anew: what it logged till then is lost, too.
+            if line.event in ("start", "resume") and not all_lines and line.step is not None:
                 resumed_at = line.step
                 repeated = ("step", "validate")
                 events = [e for e in events if e.event not in repeated or (e.step or 0) <= resumed_at]

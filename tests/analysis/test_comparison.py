@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,8 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from tests import stored
 from tests.conftest import ROOT
-from workbench.analysis.comparison import PairingError, compare, holm, of_cells
+from workbench.analysis.comparison import Comparison, PairingError, compare, holm, of_cells
+from workbench.analysis.statistics import estimate
 from workbench.evaluation.metrics import metrics
 from workbench.paper.verdicts import judge, standings
 
@@ -38,19 +40,47 @@ def study(rng: np.random.Generator, seeds: int, effects: tuple[float, float, flo
     return of_seed * rng.normal(size=(seeds, 1)) + of_image * rng.normal(size=(1, images)) + noise
 
 
+def frame_of(scores: Cells) -> pd.DataFrame:
+    """Expressions with these IoUs, seeds×images, one in each image."""
+    seed, image = (part.ravel() for part in np.indices(scores.shape))
+    area = 100_000
+    return pd.DataFrame(
+        {
+            "seed": seed, "run": [f"run {one}" for one in seed], "image_id": image, "no_target": False,
+            "intersection": (scores.ravel() * area).round().astype(int), "union": area, "predicted_area": area,
+        }
+    )  # fmt: skip
+
+
+def coverage_of_values(seeds: int, effects: tuple[float, float, float], studies: int) -> float:
+    rng = np.random.default_rng(13)
+    intervals = [estimate(frame_of(0.5 + study(rng, seeds, effects)), "miou") for _ in range(studies)]
+    return sum(one.low <= 0.5 <= one.high for one in intervals) / studies
+
+
 def coverage(seeds: int, effects: tuple[float, float, float], studies: int) -> float:
     rng = np.random.default_rng(7)
     intervals = [of_cells(study(rng, seeds, effects)).interval for _ in range(studies)]
     return sum(one.low <= 0 <= one.high for one in intervals) / studies
 
 
-def errors_of_tables(seeds: int, effects: tuple[float, float, float], tables: int, tests: int = 16) -> float:
+def errors_of_tables(
+    seeds: int, effects: tuple[float, float, float], tables: int, p: Callable[[Comparison], float], tests: int = 16
+) -> float:
     """The fraction of tables of which at least one difference is called significant, though none is."""
     rng = np.random.default_rng(11)
     wrong = 0
     for _ in range(tables):
-        wrong += min(holm([of_cells(study(rng, seeds, effects, 60)).p for _ in range(tests)])) < 0.05
+        wrong += min(holm([p(of_cells(study(rng, seeds, effects, 60))) for _ in range(tests)])) < 0.05
     return wrong / tables
+
+
+def p_of_the_tests(found: Comparison) -> float:
+    return found.p
+
+
+def p_of_satterthwaite(found: Comparison) -> float:
+    return float(2 * stats.t.sf(abs(found.value) / found.error, found.freedom))
 
 
 @pytest.mark.parametrize("metric", ["miou", "oiou", "p@0.5"])
@@ -139,8 +169,17 @@ def test_intervals_of_a_thousand_studies_cover_what_they_should_and_what_the_pag
         assert [100 * one for one in covered] == pytest.approx([float(one) for one in said], abs=0.3)
 
 
+@pytest.mark.exhaustive
+def test_intervals_of_single_values_cover_what_the_page_says() -> None:
+    (said,) = re.findall(r"with five seeds it covers (\d+) to (\d+) %, with three (\d+) to (\d+) %", PAGE.read_text())
+    small = [(0.01, 0.1, 0.2), (0.01, 0.1, 0.05), (0.03, 0.1, 0.1), (0.02, 0.05, 0.1)]
+    for seeds, low, high in ((5, *said[:2]), (3, *said[2:])):
+        covered = [100 * coverage_of_values(seeds, effects, 1000) for effects in small]
+        assert [min(covered), max(covered)] == pytest.approx([float(low), float(high)], abs=1)
+
+
 def test_without_a_difference_few_tables_have_a_star() -> None:
-    assert errors_of_tables(5, (0.03, 0.1, 0.1), 40) <= 0.05
+    assert errors_of_tables(5, (0.03, 0.1, 0.1), 40, p_of_the_tests) <= 0.05
 
 
 @pytest.mark.exhaustive
@@ -151,7 +190,14 @@ def test_without_a_difference_few_tables_have_a_star() -> None:
 def test_of_a_thousand_tables_without_a_difference_few_have_a_star(
     seeds: int, effects: tuple[float, float, float]
 ) -> None:
-    assert errors_of_tables(seeds, effects, 1000) <= 0.05
+    assert errors_of_tables(seeds, effects, 1000, p_of_the_tests) <= 0.05
+
+
+@pytest.mark.exhaustive
+def test_with_satterthwaites_degrees_of_freedom_as_many_would_have_a_star_as_the_page_says() -> None:
+    (said,) = re.findall(r"up to (\d+) %\nwith three seeds and (\d+) % with five", PAGE.read_text())
+    found = [errors_of_tables(seeds, (0.05, 0.05, 0.05), 1000, p_of_satterthwaite) for seeds in (3, 5)]
+    assert [100 * one for one in found] == pytest.approx([float(one) for one in said], abs=1)
 
 
 def test_what_is_said_to_be_detectable_is_detected_four_times_in_five() -> None:

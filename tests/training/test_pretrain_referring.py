@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import Outcome
-from workbench.config import REFERRING_MINI, RunConfig
+from workbench.config import REFERRING_MINI, SHIPPED_STARTS, RunConfig
 from workbench.errors import CheckpointError, ConfigError
 from workbench.files import digest_of
 from workbench.models.build import build_model
@@ -42,10 +42,13 @@ def test_the_recipe_makes_weights_that_a_run_can_begin_from(
 
 
 @pytest.mark.parametrize("variant", list(variants))
-def test_shipped_weights_of_default_sam_start_every_variant(variant: str, make_config: Callable[..., Any]) -> None:
-    config = make_config(**BUILTIN, fusion__variant=variant)
-    model, shipped = build_model(config).state_dict(), load_file(REFERRING_MINI)
-    assert config.start_from.sha256 == digest_of(REFERRING_MINI)
+@pytest.mark.parametrize("start", list(SHIPPED_STARTS))
+def test_shipped_weights_of_default_sam_start_every_variant(
+    start: str, variant: str, make_config: Callable[..., Any]
+) -> None:
+    config = make_config(**{**BUILTIN, "start_from__file": start}, fusion__variant=variant)
+    model, shipped = build_model(config).state_dict(), load_file(SHIPPED_STARTS[start])
+    assert config.start_from.sha256 == digest_of(SHIPPED_STARTS[start])
     assert all(torch.equal(model[key], value) for key, value in shipped.items())
     assert {key.split(".")[1] for key in model.keys() - shipped.keys()} <= {"fusion"}
 

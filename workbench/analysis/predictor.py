@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workbench.analysis.words import check_sentence
-from workbench.config import BUILTIN, REFERRING_MINI, RunConfig
+from workbench.config import BUILTIN, RELATING_MINI, RunConfig
 from workbench.data.images import read_upright
 from workbench.data.transforms import place, place_image, resize_image, restore_logits
 from workbench.errors import CheckpointError, ConfigError, DataError
@@ -26,7 +26,7 @@ from workbench.registry import unknown_name
 from workbench.results.folders import RUNS, RunFolder, all_runs
 from workbench.results.record import RunId
 from workbench.training.checkpointing import CONFIG, load_trained, load_weights
-from workbench.training.pretrain_referring import NAME, STEPS, referring_config
+from workbench.training.pretrain_relations import NAME, RECIPE, scored_config
 
 BATCH = 16
 """Sentences that are computed at once."""
@@ -165,8 +165,8 @@ def _from_file(file: Path) -> tuple[RunConfig, ReferringSam, str]:
 
 
 def _shipped() -> tuple[RunConfig, ReferringSam, str]:
-    config = referring_config(Path("data"), STEPS)
-    return config, load_weights(config, REFERRING_MINI, "the shipped weights"), NAME
+    config = scored_config(Path("data"), RECIPE, {"file": NAME})
+    return config, load_weights(config, RELATING_MINI, "the shipped weights"), NAME
 
 
 def _run_at(folder: Path) -> RunFolder:

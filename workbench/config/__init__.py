@@ -9,7 +9,16 @@ from workbench.config.data import (
     MemberConfig,
     RefshapesRecipe,
 )
-from workbench.config.run import ASSETS, REFERRING_MINI, SHIPPED_BERTS, RunConfig, difference, run_id
+from workbench.config.run import (
+    ASSETS,
+    REFERRING_MINI,
+    RELATING_MINI,
+    SHIPPED_BERTS,
+    SHIPPED_STARTS,
+    RunConfig,
+    difference,
+    run_id,
+)
 from workbench.config.sections import (
     BUILTIN,
     BackboneConfig,
@@ -33,7 +42,9 @@ __all__ = [
     "ASSETS",
     "BUILTIN",
     "REFERRING_MINI",
+    "RELATING_MINI",
     "SHIPPED_BERTS",
+    "SHIPPED_STARTS",
     "AugmentationConfig",
     "BackboneConfig",
     "CrossAttentionConfig",

@@ -42,6 +42,10 @@ SCHEMA_VERSION = 1
 ASSETS = Path(__file__).parent.parent / "assets"
 REFERRING_MINI = ASSETS / "referring_mini.safetensors"
 """A whole default SAM of `vit_mini` and `bert_mini2` that knows the words of refshapes' second version."""
+RELATING_MINI = ASSETS / "relating_mini.safetensors"
+"""The same, trained on to read relations."""
+SHIPPED_STARTS = {BUILTIN: REFERRING_MINI, RELATING_MINI.stem: RELATING_MINI}
+"""Whole models that come with the package, by what `start_from.file` calls them."""
 SHIPPED_BERTS = {name: ASSETS / name for name in ("bert_mini", "bert_mini2")}
 """Text encoders that come with the package: of refshapes' first version, and of its second, which has more words."""
 
@@ -102,8 +106,8 @@ class RunConfig(Section):
                 )
             values["backbone"] = {**backbone, "checkpoint_sha256": _pinned(backbone, "checkpoint_sha256", asset)}
         start = values.get("start_from", {})
-        if isinstance(start, dict) and start.get("file") == BUILTIN:
-            values["start_from"] = {**start, "sha256": _pinned(start, "sha256", REFERRING_MINI)}
+        if isinstance(start, dict) and (asset := SHIPPED_STARTS.get(str(start.get("file")))):
+            values["start_from"] = {**start, "sha256": _pinned(start, "sha256", asset)}
         text = values.get("text_encoder", {})
         if isinstance(text, dict) and (folder := SHIPPED_BERTS.get(str(text.get("name", "bert_mini")))):
             values["text_encoder"] = {**text, "sha256": _pinned(text, "sha256", folder / "model.safetensors")}

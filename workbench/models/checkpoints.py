@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from workbench.config import ASSETS, BUILTIN, REFERRING_MINI, BackboneConfig, StartConfig
+from workbench.config import ASSETS, BUILTIN, SHIPPED_STARTS, BackboneConfig, StartConfig
 from workbench.errors import CheckpointError, MissingCheckpoint, counted
 from workbench.files import check_file, digest_of
 from workbench.models import released
@@ -184,9 +184,9 @@ def _size(tensor: Tensor) -> str:
 
 def locate_start(config: StartConfig, root: Path) -> Path | None:
     """The file of a whole model's weights; None where none is named, CheckpointError if it is missing."""
-    if config.file == BUILTIN:
-        return REFERRING_MINI
-    return None if config.file is None else _find(config.file, root, "start_from.file: missing weights")
+    if config.file is None:
+        return None
+    return SHIPPED_STARTS.get(config.file) or _find(config.file, root, "start_from.file: missing weights")
 
 
 def read_start(model: ReferringSam, config: StartConfig, root: Path, name: str) -> dict[str, Tensor]:

@@ -109,14 +109,15 @@ def test_a_photo_is_segmented_as_people_see_it(run: RunFolder, tmp_path: Path) -
 
 
 def test_the_shipped_model_segments_without_any_run(tmp_path: Path, workbench: Command) -> None:
-    data = open_data(DataConfig(recipe=RefshapesRecipe(seed=5, train_images=4, eval_images=6, version=2)), tmp_path)
-    expressions, ious = ReferringDataset(data, "testA", 64, DataConfig()), []
+    data = open_data(DataConfig(recipe=RefshapesRecipe(seed=5, train_images=4, eval_images=12, version=2)), tmp_path)
     predictor = Predictor.load("builtin", tmp_path)
-    for expression in expressions.expressions:
-        (found,) = predictor(data.image_folder / expression.file_name, [expression.sentence])
-        truth = expressions.mask(expression) > 0
-        ious.append((found.mask & truth).sum() / (found.mask | truth).sum())
-    assert np.mean(ious) > 0.3, "the largest object would be 0.24"
+    for split, of_the_best_shortcut in (("testA", 0.37), ("testB", 0.41)):
+        expressions, ious = ReferringDataset(data, split, 64, DataConfig()), []
+        for expression in expressions.expressions:
+            (found,) = predictor(data.image_folder / expression.file_name, [expression.sentence])
+            truth = expressions.mask(expression) > 0
+            ious.append((found.mask & truth).sum() / (found.mask | truth).sum())
+        assert np.mean(ious) > of_the_best_shortcut + 0.2, split
     picture = data.image_folder / expressions.expressions[0].file_name
     done = workbench("predict", picture, "red circle", "--run", "builtin", "--out", tmp_path / "out")
     assert done.code == 0, done.err

@@ -26,7 +26,8 @@ from workbench.registry import unknown_name
 from workbench.results.folders import RUNS, RunFolder, all_runs
 from workbench.results.record import RunId
 from workbench.training.checkpointing import CONFIG, load_trained, load_weights
-from workbench.training.pretrain_relations import NAME, RECIPE, scored_config
+from workbench.training.pretrain_referring import STEPS, referring_config
+from workbench.training.pretrain_relations import NAME
 
 BATCH = 16
 """Sentences that are computed at once."""
@@ -165,7 +166,7 @@ def _from_file(file: Path) -> tuple[RunConfig, ReferringSam, str]:
 
 
 def _shipped() -> tuple[RunConfig, ReferringSam, str]:
-    config = scored_config(Path("data"), RECIPE, {"file": NAME})
+    config = referring_config(Path("data"), STEPS)
     return config, load_weights(config, RELATING_MINI, "the shipped weights"), NAME
 
 

@@ -17,8 +17,17 @@ GRIDS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("preset", [pytest.param(None, marks=pytest.mark.exhaustive), "refshapes-mini"])
-@pytest.mark.parametrize("name", GRIDS)
+QUICK = ("backbones", "gres", "combined", "text_encoders")
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [
+        pytest.param(name, preset, marks=() if preset and name in QUICK else pytest.mark.exhaustive)
+        for name in GRIDS
+        for preset in (None, "refshapes-mini")
+    ],
+)
 def test_each_grid_is_planned_on_the_real_data_and_in_miniature(
     workbench: Callable[..., Outcome], tmp_path: Path, data_root: Path, name: str, preset: str | None
 ) -> None:

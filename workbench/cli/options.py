@@ -259,3 +259,8 @@ def print_rows(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
     widths = [max(len(row[i]) for row in texts) for i in range(len(header))]
     for row in texts:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def state_of(state: str, cause: str | None) -> str:
+    """A run's state as a table shows it: with the failure class of what ended it."""
+    return state if cause in (None, state) or state in ("running", "queued") else f"{state}: {cause}"

@@ -46,7 +46,9 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that the first argument names; a usage error names the nearest one."""
-        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+        # A shell that asks for completions gets none, and no error between the words that are being typed.
+        asked = args and not args[0].startswith("-") and not ctx.resilient_parsing
+        if asked and self.get_command(ctx, args[0]) is None:
             from workbench.registry import unknown_name
 
             ctx.fail(unknown_name("command", args[0], self.list_commands(ctx)))

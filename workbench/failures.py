@@ -22,6 +22,7 @@ FailureClass = Literal[
     "killed",
     "cancelled",
     "blocked",
+    "removed",
     "damaged",
     "tampered",
 ]
@@ -39,6 +40,7 @@ WAY_OUT: dict[str, str] = {
     "killed": "something outside ended it; it resumes from its last checkpoint",
     "cancelled": "workbench retry --class cancelled takes it up again",
     "blocked": "take up the run that it begins from, with workbench retry, which also submits this one again",
+    "removed": "workbench retry --class removed trains it again, from the checkpoint if that is still there",
     "damaged": "workbench retry --class damaged sets run.json aside and takes it up from its checkpoint",
     "tampered": "ask who else may write the results folder; workbench retry --class tampered submits it anew",
 }
@@ -138,6 +140,8 @@ def classify(error: BaseException) -> FailureClass:
         return "disk_full"
     if "No space left on device" in str(error):  # libraries in other languages bring the words alone
         return "disk_full"
+    if "RunRemoved" in kinds:  # of a room above this one
+        return "removed"
     if isinstance(error, WorkbenchError):
         return "bad_data"
     return "code_error"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 import typer
 
+from tests.conftest import ROOT
 from workbench import cli
 
 Write = Callable[..., Path]
@@ -35,6 +39,70 @@ def test_every_option_and_argument_has_a_help_text() -> None:
         return names
 
     assert without_help(typer.main.get_command(cli.app), "workbench") == []
+
+
+@pytest.fixture
+def completions(workbench: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """What bash offers for the last of the words."""
+
+    def complete(*words: str) -> list[str]:
+        monkeypatch.setenv("_WORKBENCH_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", " ".join(["workbench", *words]))
+        monkeypatch.setenv("COMP_CWORD", str(len(words)))
+        done = workbench()
+        assert (done.code, done.err) == (0, "")
+        return str(done.out).split()
+
+    return complete
+
+
+def test_shells_complete_every_command_and_option(completions: Callable[..., list[str]]) -> None:
+    def check(command: Any, *words: str) -> None:
+        names = {name for p in command.params for name in (*p.opts, *p.secondary_opts) if name.startswith("--")}
+        assert set(completions(*words, "--")) == {*names, "--help"}, words
+        below = getattr(command, "commands", {})
+        if below:
+            assert completions(*words, "") == command.list_commands(typer.Context(command))
+        for name, subcommand in below.items():
+            check(subcommand, *words, name)
+
+    check(typer.main.get_command(cli.app))
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (("sta",), ["status"]),
+        (("data", "pre"), ["prepare"]),
+        (("plan", "ablations/demo.yaml", "--prof"), ["--profile"]),
+        (("figure", "sch"), ["schemes"]),
+        (("plan", "ablations/d"), []),  # the shell then offers files
+        (("statsu", "x"), []),
+        (("data", "no-such", "x"), []),
+    ],
+)
+def test_shells_complete_what_was_begun(
+    completions: Callable[..., list[str]], words: tuple[str, ...], offered: list[str]
+) -> None:
+    assert completions(*words) == offered
+
+
+def test_bash_completes_with_what_show_completion_prints(tmp_path: Path) -> None:
+    command = tmp_path / "workbench"
+    command.write_text(f"#!{sys.executable}\nfrom workbench.cli import main\nmain()\n")
+    command.chmod(0o755)
+    script = (
+        'eval "$(_WORKBENCH_COMPLETE=source_bash workbench)"\n'
+        "COMP_WORDS=(workbench retr); COMP_CWORD=1; _workbench_completion workbench\n"
+        'echo "${COMPREPLY[@]}"; complete -p workbench\n'
+    )
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    offered, how = done.stdout.splitlines()
+    assert offered == "retry", done.stderr
+    assert " -o default " in how, "where there is nothing to offer, bash offers files"
 
 
 @pytest.mark.parametrize(

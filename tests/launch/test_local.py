@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,27 @@ def test_a_killed_launcher_loses_and_doubles_nothing(grid_file: Write, tmp_path:
         time.sleep(0.1)
     assert run.state() == "completed"
     assert [e.event for e in run.log().events].count("start") == 1
+
+
+@pytest.mark.exhaustive
+def test_a_run_whose_folder_is_removed_while_it_trains_is_named_and_trained_again_when_asked(
+    grid_file: Write, tmp_path: Path
+) -> None:
+    grid = grid_file("settings: {a: {training.steps: 60}}\n")
+    results = tmp_path / "results"
+    process = subprocess.Popen(command(grid, results), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    (run,) = folders(grid, results)
+    wait_for(lambda: last_step(run) >= 3, process)
+    shutil.rmtree(run.path)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "1 of 1 run is not completed: a seed 0 failed (its folder was removed, or files of it, while it was" in err
+    assert "Traceback" not in err
+    assert subprocess.run(command(grid, results), capture_output=True, check=False).returncode == 2
+    assert run.state() == "failed"
+    again = subprocess.run(command(grid, results, "--retry-failed"), capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert run.record().codes
 
 
 CRASHING = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.conftest import Outcome
 from workbench.benchmarks.fake_slurm import FakeSlurm
 from workbench.grids import load_grid
 from workbench.launch.plan import plan
-from workbench.launch.submissions import Submissions
+from workbench.launch.submissions import Submissions, latest
 from workbench.launch.tasks import ReportTask
 from workbench.paper.report import report
 from workbench.results.folders import RunFolder
@@ -105,6 +106,74 @@ def test_an_sbatch_that_refuses_says_why_and_nothing_is_lost(
     sbatch.write_text(sound)
     assert workbench("submit", grid, *options).code == 0
     assert [job["count"] for job in slurm.jobs()] == [1]
+
+
+def refuse_after(slurm: FakeSlurm, arrays: int, says: str) -> Callable[[], None]:
+    """From now on sbatch takes so many arrays and refuses more; returns what ends that."""
+    sbatch, sound = slurm.bin / "sbatch", slurm.folder / "sound" / "sbatch"
+    sound.parent.mkdir(exist_ok=True)
+    sbatch.rename(sound)
+    said = "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, ...)"
+    sbatch.write_text(
+        f"#!/bin/sh\n[ $(cat {slurm.folder}/jobs 2>/dev/null | wc -l) -lt {arrays} ] || {{ echo 'sbatch: error: {says}"
+        f"' >&2; echo 'sbatch: error: {said}' >&2; exit 1; }}\nexec {sound}\n"
+    )
+    sbatch.chmod(0o755)
+    return lambda: sound.replace(sbatch) and None
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        ("QOSMaxSubmitJobPerUserLimit", "when some of your jobs there have ended: the same command again"),
+        ("AssocMaxSubmitJobLimit", "when some of your jobs there have ended: the same command again"),
+        ("Socket timed out on send/recv operation", "when that is put right: the same command again"),
+    ],
+)
+def test_a_hand_over_that_is_refused_half_way_says_what_was_taken_and_how_to_go_on(
+    workbench: Command, grid_file: Write, tmp_path: Path, slurm: FakeSlurm, profile: Path, limit: str, words: str
+) -> None:
+    grid = grid_file("settings: {a: {}, b: {fusion.variant: l_dit}}\nthen: [table]\n")
+    command = ("submit", grid, "--results", tmp_path / "r", "--profile", profile, "--seeds", "0-4")
+    end_limit = refuse_after(slurm, 1, limit)
+    refused = workbench(*command)
+    assert refused.code == 2
+    first, taken, how = [line for line in refused.err.splitlines() if line.startswith("error: ")]
+    assert limit in first
+    assert taken == "error: 4 of 10 runs were submitted before that (job 1), 6 were not"
+    assert words in how
+    states = json.loads(workbench("status", grid, "--results", tmp_path / "r", "--seeds", "0-4", "--json").out)
+    assert Counter(run["state"] for run in states if run["setting"] in "ab") == {"queued": 4, "new": 6}
+    assert workbench(*command).code == 2
+    assert len(slurm.jobs()) == 1
+    end_limit()
+    again = workbench(*command)
+    assert again.code == 0, again.err
+    assert "10 runs (4 queued, 6 new)" in again.out
+    assert [job["count"] for job in slurm.jobs()] == [4, 4, 2, 1], "the last one makes the table"
+    newest = latest(Submissions(tmp_path / "r").all())
+    names = {job["name"] for job in slurm.jobs()}
+    assert all(submission.job in names for submission, _ in newest.values())
+
+
+def test_an_array_above_the_limit_and_a_refused_report_are_told_apart(
+    workbench: Command, grid_file: Write, tmp_path: Path, slurm: FakeSlurm, profile: Path
+) -> None:
+    grid = grid_file("settings: {a: {}, b: {fusion.variant: l_dit}}\nthen: [table]\n")
+    command = ("submit", grid, "--results", tmp_path / "r", "--profile", profile)
+    end_limit = refuse_after(slurm, 0, "AssocGrpSubmitJobsLimit")
+    none = workbench(*command).err
+    assert "error: 0 of 2 runs were submitted before that, 2 were not" in none
+    assert "set array_size in the profile lower" in none
+    end_limit()
+    end_limit = refuse_after(slurm, 1, "QOSGrpSubmitJobsLimit")
+    report_refused = workbench(*command).err
+    assert "error: every run was submitted before that (job 1); the job that makes the grid's table" in report_refused
+    end_limit()
+    done = workbench(*command)
+    assert "2 runs (2 queued)" in done.out
+    assert "table of grid, when its runs have ended" in done.out
+    assert [job["count"] for job in slurm.jobs()] == [2, 1]
 
 
 def test_gc_removes_what_nothing_needs(

@@ -10,7 +10,7 @@ import pytest
 
 from workbench.config import RunConfig
 from workbench.files import write_atomically
-from workbench.results.folders import RunBusy, RunFolder, StoreError, all_runs, seeds_of
+from workbench.results.folders import RunBusy, RunFolder, RunRemoved, StoreError, all_runs, seeds_of
 from workbench.validation import DamagedFile
 
 
@@ -172,9 +172,15 @@ def test_a_record_without_a_state_is_damaged(folder: RunFolder) -> None:
 
 def test_run_json_is_plain_json_without_nan(folder: RunFolder) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
-        folder.update(loss=float("nan"))
+        folder.update(state="running", loss=float("nan"))
     folder.update(state="running", loss=1.0)
     assert json.loads((folder.path / "run.json").read_text()) == {"state": "running", "loss": 1.0}
+
+
+def test_fields_alone_make_no_record(folder: RunFolder) -> None:
+    with pytest.raises(RunRemoved, match="its folder was removed"):
+        folder.update(best={"step": 3, "metric": "miou", "value": 0.5})
+    assert not folder.path.exists()
 
 
 def test_an_analysis_of_a_joint_data_sets_split_stands_among_the_artefacts(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from workbench.cli.options import (
     print_json,
     print_rows,
     print_written,
+    state_of,
     warn,
     warning_once,
 )
@@ -157,7 +158,7 @@ def _print_runs(statuses: list[RunStatus]) -> None:
         (
             s.setting,
             s.seed,
-            s.state if s.cause in (None, s.state) or s.state in ("running", "queued") else f"{s.state}: {s.cause}",
+            state_of(s.state, s.cause),
             f"{s.step or 0}/{'?' if s.steps is None else s.steps}",
             f"{s.rate:.0f} expr/s" if s.rate else "–",
             duration_of(s.seconds_left),

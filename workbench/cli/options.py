@@ -46,7 +46,9 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that the first argument names; a usage error names the nearest one."""
-        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+        # A shell that asks for completions gets none, and no error between the words that are being typed.
+        asked = args and not args[0].startswith("-") and not ctx.resilient_parsing
+        if asked and self.get_command(ctx, args[0]) is None:
             from workbench.registry import unknown_name
 
             ctx.fail(unknown_name("command", args[0], self.list_commands(ctx)))
@@ -259,3 +261,8 @@ def print_rows(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
     widths = [max(len(row[i]) for row in texts) for i in range(len(header))]
     for row in texts:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def state_of(state: str, cause: str | None) -> str:
+    """A run's state as a table shows it: with the failure class of what ended it."""
+    return state if cause in (None, state) or state in ("running", "queued") else f"{state}: {cause}"

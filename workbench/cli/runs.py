@@ -26,6 +26,7 @@ from workbench.cli.options import (
     print_json,
     print_rows,
     progress_of,
+    state_of,
     warn,
 )
 from workbench.cli.submitting import (
@@ -86,7 +87,8 @@ def plan(
         print_json({"title": loaded.title, "results": results.absolute(), "runs": runs, "gpu_memory_bytes": bytes_of})
     else:
         print_rows(
-            ("setting", "seed", "state", "run"), [(p.run.setting, p.run.seed, p.state, p.run.id) for p in planned]
+            ("setting", "seed", "state", "run"),
+            [(p.run.setting, p.run.seed, state_of(p.state, p.run_state.cause), p.run.id) for p in planned],
         )
         if profile_used.tasks_of > 1:
             known = plan_runs(runs_of(loaded), results, warn=warn) if loaded.needs else planned

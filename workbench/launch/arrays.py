@@ -39,8 +39,8 @@ def submit_arrays(
     grid: Grid,
     lock: int,
     after: Mapping[str, Sequence[str]],
-) -> list[SubmittedArray]:
-    """Submit runs to Slurm in arrays as large as the cluster and the profile let them be.
+) -> Iterator[SubmittedArray]:
+    """Submit runs to Slurm in arrays as large as the cluster and the profile let them be; yields each once it is taken.
 
     Args:
         lock: the descriptor of the locked submissions, for sbatch to keep open.
@@ -52,7 +52,6 @@ def submit_arrays(
     for planned in chosen:
         planned.folder.set_aside_damage()
     code, origin = snapshot(results), source()
-    arrays = []
     for part in split(chosen, min(profile.array_size, scheduler.max_array_size()) * profile.tasks_of):
         configs = {RunId.parse(p.run.id).setting_id: p.run.config for p in part}
         manifest = {
@@ -68,8 +67,7 @@ def submit_arrays(
         tasks = list(dict.fromkeys(task for p in part for task in after[p.run.id]))
         with _noting(submission) as taken:
             taken.append(submit_array(submission, profile, code, [lock], tasks))
-        arrays.append(SubmittedArray(submission, taken[0]))
-    return arrays
+        yield SubmittedArray(submission, taken[0])
 
 
 @contextlib.contextmanager

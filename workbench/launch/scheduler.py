@@ -22,6 +22,8 @@ INHERITED = re.compile(
     r"|(RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_ADDR|MASTER_PORT)$"
 )
 """What a job must not inherit: a submission may come from within another job, or a shell with its own defaults."""
+SUBMIT_LIMIT = re.compile(r"(QOS|Assoc)(Max|Grp)Submit\w*")
+"""How Slurm calls the limits on the jobs that a user, or a group, may have in the queue and running at once."""
 MAX_NAMES = 500
 """More job names than this are not spelled out in a call; all of the user's jobs are read instead."""
 
@@ -135,6 +137,11 @@ def submit(script: str, held: Sequence[int]) -> str:
         whole.write(script.encode())
         whole.seek(0)
         return _call("sbatch", stdin=whole, pass_fds=tuple(held))
+
+
+def is_limit(message: str) -> bool:
+    """Whether a refusal is one of a limit on the number of jobs, which passes when some have ended."""
+    return SUBMIT_LIMIT.search(message) is not None
 
 
 def _call(*command: str, **options: Any) -> str:

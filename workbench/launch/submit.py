@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from workbench.errors import WorkbenchError, counted
+from workbench.errors import WorkbenchError, counted, with_more
 from workbench.grids import Grid
 from workbench.launch import scheduler
 from workbench.launch.arrays import SubmittedArray, in_groups, submit_arrays, submit_report_job
@@ -17,7 +17,6 @@ from workbench.launch.plan import PlannedRun, Stage, plan, plan_runs, runs_of, s
 from workbench.launch.profiles import Profile
 from workbench.launch.reports import is_due, live_tasks
 from workbench.launch.room import check_room
-from workbench.launch.scheduler import SchedulerError
 from workbench.launch.states import Look, forgiving, look_at_queue
 from workbench.launch.submissions import Submissions, Warn
 from workbench.results.curves import name_curves
@@ -176,10 +175,33 @@ def _carry_out(grid: Grid, outcome: SubmissionOutcome, results: Path, executor: 
 def _saying_what_was_taken(outcome: SubmissionOutcome) -> Iterator[None]:
     try:
         yield
-    except SchedulerError as error:
-        taken = sum(len(array.submission.runs) for array in outcome.arrays)
-        rest = f"; {counted(taken, 'run')} submitted before that; submitting again takes the rest" if taken else ""
-        raise SchedulerError(f"{error}{rest}") from None
+    except WorkbenchError as error:
+        raise with_more(error, _what_was_taken(outcome, scheduler.is_limit(str(error)))) from None
+
+
+def _what_was_taken(outcome: SubmissionOutcome, limited: bool) -> list[str]:
+    """How much of a submission the cluster took before it refused, and how to go on; nothing where there is no more to
+    say than the refusal does.
+
+    Args:
+        limited: whether it refused because the user has too many jobs in its queue.
+    """
+    taken, all_runs = sum(len(array.submission.runs) for array in outcome.arrays), len(outcome.chosen)
+    if not (taken or limited):
+        return []
+    ids = [array.array_id for array in outcome.arrays]
+    jobs = f" (job{'' if len(ids) == 1 else 's'} {', '.join(ids)})" if ids else ""
+    if taken == all_runs:
+        lines = [f"every run was submitted before that{jobs}; the job that makes the grid's table or figures was not"]
+    else:
+        lines = [
+            f"{taken:,} of {counted(all_runs, 'run')} were submitted before that{jobs}, {all_runs - taken:,} were not"
+        ]
+    when = "when some of your jobs there have ended" if limited else "when that is put right"
+    lines.append(f"to go on, {when}: the same command again, which submits what is missing and nothing twice")
+    if limited and not taken:
+        lines.append("if none of your jobs is there, one array is above the limit: set array_size in the profile lower")
+    return lines
 
 
 class SlurmExecutor:

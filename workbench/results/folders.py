@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 REMEDY = "to go on from its checkpoint: workbench retry GRID --class damaged"
 AGAIN = "evaluate the run again"
+REMOVED = "its folder was removed, or files of it, while it was being trained"
+"""Without the path, so that runs that were removed together are counted together."""
 CLAIM_SECONDS = 1.0
 RUNS = "runs"
 SUBMISSIONS = "submissions"
@@ -47,6 +49,10 @@ class StoreError(WorkbenchError):
 
 class RunBusy(WorkbenchError):
     """Another process is training this run."""
+
+
+class RunRemoved(WorkbenchError):
+    """A run's folder was removed while the run was trained."""
 
 
 @dataclass(frozen=True)
@@ -182,11 +188,18 @@ class RunFolder:
             self.record_file.replace(self.path / f"{RECORD}.damaged")
 
     def update(self, **fields: Any) -> None:
-        """Set fields of `run.json`; plain JSON values."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Set fields of `run.json`; plain JSON values.
+
+        Raises:
+            RunRemoved: there is no record, and the fields alone would not be one.
+        """
         self.record()
-        with contextlib.suppress(FileNotFoundError):
+        try:
             fields = {**from_json(read_file(self.record_file)), **fields}
+        except FileNotFoundError:
+            if "state" not in fields:
+                raise RunRemoved(REMOVED) from None
+            self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.record_file, json.dumps(fields, indent=1, allow_nan=False).encode())
 
     def state(self) -> State:
@@ -221,6 +234,21 @@ class RunFolder:
                 yield RunLog(stream)
             finally:
                 fcntl.flock(stream, fcntl.LOCK_UN)
+
+    def check_held(self, log: RunLog) -> None:
+        """That what the run wrote when it began is still here: its log, which holds the claim, and its record.
+
+        Raises:
+            RunRemoved: not, so that whatever is written now would stand in a folder without the rest.
+        """
+        try:
+            if os.path.samestat(os.fstat(log.fileno()), self.log_file.stat()):
+                self.record_file.stat()
+                return
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):  # the last where another node removed it
+                raise
+        raise RunRemoved(REMOVED)
 
     def log(self, all_lines: bool = False) -> Log:
         """The log without lines that a crash cut short, and without steps that were lost and done again.

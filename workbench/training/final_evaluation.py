@@ -56,6 +56,7 @@ def evaluate_splits(
         frames.append(frame)
         metrics[split] = {"expressions": len(frame), **summarise(frame)}
     if reporter.writes:
+        reporter.check_held()
         folder.write_expressions(pd.concat(frames, ignore_index=True))
     return metrics
 

@@ -102,10 +102,14 @@ class Reporter:
     Args:
         log: the claimed log, in the main process only.
         report: see `Report`.
+
+    Attributes:
+        began: whether the record of the run's beginning is written.
     """
 
     def __init__(self, folder: RunFolder, log: RunLog | None, accelerator: Accelerator, report: Report) -> None:
         self._folder, self._log, self._accelerator, self._report = folder, log, accelerator, report
+        self.began = False
 
     @property
     def writes(self) -> bool:
@@ -117,10 +121,16 @@ class Reporter:
         """The descriptor that holds the claim, which a forked process must close."""
         return None if self._log is None else self._log.fileno()
 
+    def check_held(self) -> None:
+        """Before something is written: RunRemoved where the run's folder was removed."""
+        if self._log is not None:
+            self._folder.check_held(self._log)
+
     def event(self, event: str, **fields: Any) -> None:
-        """One line of the log."""
+        """One line of the log; RunRemoved where the run's folder was removed."""
         if self._log is None:
             return
+        self.check_held()
         self._log.write(event, **fields)
         self._report({"event": event, **fields})
         logger.info("%s %s", event, " ".join(f"{key}={value}" for key, value in fields.items()))
@@ -189,11 +199,13 @@ class Reporter:
             starts=before.starts + 1,
             error=None,
         )
+        self.began = True
 
     def completed(
         self, parts: Parts, counts: Counts, metrics: dict[str, dict[str, float]], evaluation_seconds: float
     ) -> None:
         """The final record; steps that were lost and repeated count once in the times."""
+        self.check_held()
         if self._log is not None:
             for scored_file in self._folder.checkpoints.scored():
                 scored_file.unlink()  # expressions.parquet holds them now

@@ -14,9 +14,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
 from workbench.config import RunConfig
-from workbench.errors import ConfigError, DivergedError, InterruptedRun
+from workbench.errors import ConfigError, DivergedError, InterruptedRun, WorkbenchError
 from workbench.failures import FailureClass, classify, message_of
-from workbench.results.folders import RunBusy, RunFolder, RunLog
+from workbench.results.folders import RunBusy, RunFolder, RunLog, RunRemoved
 from workbench.training.checkpointing import resume, save
 from workbench.training.final_evaluation import evaluate_splits
 from workbench.training.loop import Loop
@@ -46,6 +46,7 @@ def train(
         RunBusy: another process is training it.
         DivergedError: the loss became non-finite or exploded.
         InterruptedRun: `stop` asked for it.
+        RunRemoved: the run's folder was removed meanwhile.
         ConfigError, DataError, CheckpointError: before anything is trained.
     """
     accelerator = _accelerator(config, folder)
@@ -57,15 +58,17 @@ def train(
         reason = cast(FailureClass, request) if isinstance(request, str) else reason
         return bool(request)
 
-    with contextlib.ExitStack() as stack:
+    with _removal_recorded(folder), contextlib.ExitStack() as stack:
         log = _claimed(folder, accelerator, stack)
         if folder.record().state == "completed":
             return
         stack.enter_context(_warnings_logged(log))
         try:
-            _train(
-                config, seed, folder, Reporter(folder, log, accelerator, report), accelerator, stop_requested, source
-            )
+            reporter = Reporter(folder, log, accelerator, report)
+            with _removal_told(reporter):
+                _train(config, seed, folder, reporter, accelerator, stop_requested, source)
+        except RunRemoved:  # recorded outside this claim, which may be on a log that is no more
+            raise
         except DivergedError as error:
             _ended(folder, log, "diverged", error, "diverged")
             raise
@@ -99,6 +102,7 @@ def _train(
 
     def save_now() -> None:
         if reporter.writes:
+            reporter.check_held()
             save(folder, parts, counts, accelerator)
             reporter.event("checkpoint", step=counts.step)
 
@@ -148,6 +152,30 @@ def _claimed(folder: RunFolder, accelerator: Accelerator, stack: contextlib.Exit
     if refusal[0] is not None:
         raise refusal[0]
     return log
+
+
+@contextlib.contextmanager
+def _removal_told(reporter: Reporter) -> Iterator[None]:
+    """Where the run's folder was removed, that is what ended it, and not what followed from it."""
+    try:
+        yield
+    except Exception:
+        if reporter.began:
+            reporter.check_held()
+        raise
+
+
+@contextlib.contextmanager
+def _removal_recorded(folder: RunFolder) -> Iterator[None]:
+    """Where the run's folder was removed, a record says so, unless another process has begun the run again."""
+    try:
+        yield
+    except RunRemoved as error:
+        with contextlib.suppress(OSError, WorkbenchError), folder.claim() as log:
+            record = folder.record()
+            if record.identity is None or record.state == "running":
+                _ended(folder, log, "failed", error, classify(error))
+        raise
 
 
 @contextlib.contextmanager

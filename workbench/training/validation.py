@@ -50,6 +50,7 @@ class Validation:
         frame = evaluate_together(self._parts, self._dataset, self._accelerator, stop)
         values = summarise(frame)
         counts.validated = counts.step
+        self._reporter.check_held()
         metric = self._config.metric
         if metric not in values:
             known = ", ".join(name for name in ("miou", "oiou", "giou", "ciou") if name in values)

@@ -58,13 +58,16 @@ def test_easy_ones_are_nearest_to_one_anchor(examples: relations.PairedExamples)
 def test_the_recipe_makes_weights_that_a_run_can_begin_from(
     tmp_path: Path, workbench: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, make_config: Callable[..., Any]
 ) -> None:
-    monkeypatch.setattr(relations, "RECIPE", replace(relations.RECIPE, train_images=40, images=2))
+    monkeypatch.setattr(relations, "RECIPE", replace(relations.RECIPE, train_images=40, images=2, early=2))
     made = workbench("pretrain", relations.NAME, "--out", tmp_path, "--root", tmp_path / "data", "--steps", "4")
     assert made.code == 0, made.err
     file, report = tmp_path / "relating_mini.safetensors", json.loads((tmp_path / "relating_mini.json").read_text())
     before, after = load_file(REFERRING_MINI), load_file(file)
     assert after.keys() == before.keys()
-    assert report["miou"].keys() == {"val", "testA", "testB", "testC"}
+    assert report["miou"].keys() == {"relating_mini", "relating_mini_early"}
+    assert all(scores.keys() == {"val", "testA", "testB", "testC"} for scores in report["miou"].values())
+    early = load_file(tmp_path / "relating_mini_early.safetensors")
+    assert any(not torch.equal(after[key], early[key]) for key in after)
     assert report["recipe"]["steps"] == 4
     changed = {key for key in after if not torch.equal(after[key], before[key])}
     assert any(key.startswith("image_encoder.vit.blocks.0") for key in changed)

@@ -44,7 +44,9 @@ REFERRING_MINI = ASSETS / "referring_mini.safetensors"
 """A whole default SAM of `vit_mini` and `bert_mini2` that knows the words of refshapes' second version."""
 RELATING_MINI = ASSETS / "relating_mini.safetensors"
 """The same, trained on to read relations."""
-SHIPPED_STARTS = {BUILTIN: REFERRING_MINI, RELATING_MINI.stem: RELATING_MINI}
+RELATING_MINI_EARLY = ASSETS / "relating_mini_early.safetensors"
+"""The same on the way there: it reads relations in part."""
+SHIPPED_STARTS = {BUILTIN: REFERRING_MINI, **{file.stem: file for file in (RELATING_MINI, RELATING_MINI_EARLY)}}
 """Whole models that come with the package, by what `start_from.file` calls them."""
 SHIPPED_BERTS = {name: ASSETS / name for name in ("bert_mini", "bert_mini2")}
 """Text encoders that come with the package: of refshapes' first version, and of its second, which has more words."""

@@ -37,6 +37,8 @@ from workbench.training.pretrain import Progress
 from workbench.training.train import train
 
 NAME = "relating_mini"
+EARLY = "relating_mini_early"
+"""The same weights on the way: they read relations in part, and a short training improves them."""
 REFERENT, ANCHORS = 0, 1
 """Which of SAM's masks is taught what."""
 SIDE = 64
@@ -47,6 +49,7 @@ class RelationsRecipe:
     """What the weights are made with.
 
     Attributes:
+        early: after how many steps the weights on the way are kept.
         easy: the fraction of the steps that begins with "nearest to" between two candidates, and nothing else.
         images: per step, with two pairs of expressions each; twice as many in easy steps.
         anchors: weight of the loss on the anchors' masks, beside the referent's of 1.
@@ -54,6 +57,7 @@ class RelationsRecipe:
     """
 
     steps: int = 6000
+    early: int = 1750
     easy: float = 0.25
     images: int = 16
     learning_rate: float = 1e-3
@@ -89,12 +93,12 @@ def scored_config(data_root: Path, recipe: RelationsRecipe, start: dict[str, str
 
 
 def pretrain_relations(out: Path, data_root: Path, recipe: RelationsRecipe, progress: Progress) -> dict[str, Any]:
-    """Train it and write `relating_mini.safetensors` and its report into `out`.
+    """Train it and write `relating_mini.safetensors`, `relating_mini_early.safetensors` and their report into `out`.
 
     Every part learns, the image encoder too. Half of the images are mirrored, left and right exchanged in their words.
 
     Returns:
-        The report: recipe and mIoU by split.
+        The report: recipe, and mIoU by weights and split.
     """
     config = scored_config(data_root, recipe, {"file": "builtin"})
     torch.manual_seed(recipe.seed)
@@ -108,6 +112,7 @@ def pretrain_relations(out: Path, data_root: Path, recipe: RelationsRecipe, prog
     optimizer = torch.optim.AdamW(learning, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe))
     rng = np.random.default_rng(recipe.seed)
+    out.mkdir(parents=True, exist_ok=True)
     model.train()
     for step in range(recipe.steps):
         easy = step < recipe.easy * recipe.steps
@@ -121,18 +126,19 @@ def pretrain_relations(out: Path, data_root: Path, recipe: RelationsRecipe, prog
         schedule.step()
         if (step + 1) % 50 == 0:
             progress(step + 1, recipe.steps, {"loss": loss.item()})
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / f"{NAME}.safetensors"
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, file)
-    report = {"command": f"workbench pretrain {NAME}", "recipe": asdict(recipe), "miou": _score(out, data_root, recipe)}
+        if step + 1 in (recipe.early, recipe.steps):
+            file = out / f"{NAME if step + 1 == recipe.steps else EARLY}.safetensors"
+            save_file({key: value.contiguous() for key, value in model.state_dict().items()}, file)
+    made = [name for name in (NAME, EARLY) if name == NAME or recipe.early < recipe.steps]
+    miou = {name: _score(out / f"{name}.safetensors", data_root, recipe) for name in made}
+    report = {"command": f"workbench pretrain {NAME}", "recipe": asdict(recipe), "miou": miou}
     (out / f"{NAME}.json").write_text(json.dumps(report, indent=2) + "\n")
     return report
 
 
-def _score(out: Path, data_root: Path, recipe: RelationsRecipe) -> dict[str, float]:
-    file = out / f"{NAME}.safetensors"
+def _score(file: Path, data_root: Path, recipe: RelationsRecipe) -> dict[str, float]:
     config = scored_config(data_root, recipe, {"file": str(file.resolve()), "sha256": digest_of(file)})
-    folder = RunFolder.of(out / f"{NAME}-run", config, 0)
+    folder = RunFolder.of(file.with_name(f"{file.stem}-run"), config, 0)
     train(config, 0, folder)
     return {split: metrics["miou"] for split, metrics in folder.record().metrics.items()}
 

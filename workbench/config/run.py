@@ -108,8 +108,8 @@ class RunConfig(Section):
                 )
             values["backbone"] = {**backbone, "checkpoint_sha256": _pinned(backbone, "checkpoint_sha256", asset)}
         start = values.get("start_from", {})
-        if isinstance(start, dict) and (asset := SHIPPED_STARTS.get(str(start.get("file")))):
-            values["start_from"] = {**start, "sha256": _pinned(start, "sha256", asset)}
+        if isinstance(start, dict) and (shipped := SHIPPED_STARTS.get(str(start.get("file")))):
+            values["start_from"] = {**start, "sha256": _pinned(start, "sha256", shipped)}
         text = values.get("text_encoder", {})
         if isinstance(text, dict) and (folder := SHIPPED_BERTS.get(str(text.get("name", "bert_mini")))):
             values["text_encoder"] = {**text, "sha256": _pinned(text, "sha256", folder / "model.safetensors")}

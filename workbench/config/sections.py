@@ -138,9 +138,10 @@ class StartConfig(Section):
     """Weights of a whole model to begin from, in place of those of its parts."""
 
     file: str | None = None
-    """Of what is shipped for `vit_mini` with `bert_mini2`, `relating_mini`, `relating_mini_early`, which reads relations
-    in part, or `builtin`, which reads none; or what `import-released` wrote, or a run's checkpoint: a path, or a name under `machine.checkpoint_root`. Weights of default SAM start any variant; what that adds to the
-    image encoder then begins as configured."""
+    """Of what is shipped for `vit_mini` with `bert_mini2`: `relating_mini`, which reads relations,
+    `relating_mini_early`, which reads them in part, or `builtin`, which reads none. Or what `import-released` wrote, or
+    a run's checkpoint: a path, or a name under `machine.checkpoint_root`. Weights of default SAM start any variant;
+    what that adds to the image encoder then begins as configured."""
     sha256: str | None = None
     """The file's SHA-256; required with `file`, because checkpoints of many runs share one name."""
     run: str | None = None

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +20,9 @@ LIBRARIES = ("torch", "transformers", "segment-anything", "accelerate")
 VARIABLE = "WORKBENCH_CACHE"
 SMALL = 1 << 20
 """Files under a mebibyte are read faster than what was noted of them."""
+TICK = 10**9
+"""Nanoseconds within which a file may change twice and show one time."""
+_digests: dict[str, str] = {}
 
 
 def folder() -> Path | None:
@@ -67,10 +71,17 @@ def state_of(places: Iterable[Path]) -> list[Any]:
 
 
 def known_digest(file: Path) -> str:
-    """The SHA-256 of a file's content, which is read once and again only when the file has changed."""
-    if file.stat().st_size < SMALL:
-        return digest_of(file)
-    digest: str = remembered("digest", state_of([file.absolute()]), lambda: digest_of(file))
+    """The SHA-256 of a file's content, which is read once and again only when the file has changed.
+
+    A process also remembers it by itself: the cache may be full or closed, and all runs of a grid ask for one file.
+    """
+    status, state = file.stat(), state_of([file.absolute()])
+    key = json.dumps(state)
+    if key in _digests:
+        return _digests[key]
+    digest: str = digest_of(file) if status.st_size < SMALL else remembered("digest", state, lambda: digest_of(file))
+    if time.time_ns() - status.st_ctime_ns > TICK:
+        _digests[key] = digest
     return digest
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,11 +17,18 @@ import pytest
 from tests.conftest import ROOT
 from workbench.benchmarks.fake_slurm import FakeSlurm
 from workbench.grids import Grid, load_grid
+from workbench.grids.evaluated import evaluated
+from workbench.launch.housekeeping import collect_garbage
+from workbench.launch.plan import plan, to_train
 from workbench.launch.profiles import Profile
+from workbench.launch.status import all_statuses
 from workbench.launch.submissions import Submissions
 from workbench.launch.submit import Request
 from workbench.launch.submit import submit as launch
+from workbench.launch.tasks import TrainingJob
 from workbench.paper.report import report
+from workbench.results.folders import StoreError
+from workbench.results.frames import RunFolders
 
 Write = Callable[..., Path]
 PROFILE = Profile(name="test", backend="slurm", array_size=4)
@@ -86,6 +93,12 @@ def killed_at(event: int, work: Callable[[], None]) -> int:
     return int(said or 0)
 
 
+def empty_folders(results: Path) -> list[Path]:
+    """Folders without anything in them, but for a copy of the code that was never finished: gc removes that."""
+    inside = (path for top in results.glob("[!.]*") for path in (top, *top.glob("[!.]*"), *top.glob("[!.]*/*")))
+    return [path for path in inside if path.is_dir() and not any(path.iterdir())]
+
+
 def test_a_launcher_killed_at_any_file_or_scheduler_call_loses_and_doubles_nothing(grid: Grid, tmp_path: Path) -> None:
     wanted = {run.id for run in grid.runs()}
 
@@ -98,8 +111,17 @@ def test_a_launcher_killed_at_any_file_or_scheduler_call_loses_and_doubles_nothi
         slurm = FakeSlurm.pretending(results.with_name(f"{results.name}-slurm"))
         with slurm.on_the_path():
             events = killed_at(event, lambda: submit(grid, results))
+            states = {status.run: status.state for status in all_statuses(results)}
+            assert states.keys() <= wanted
+            assert set(states.values()) <= {"new", "queued"}
             submit(grid, results)
             submit(grid, results)
+            assert empty_folders(results) == [], f"killed before event {event}"
+            unrecorded = [f for _, f in Submissions(results).folders() if not (f / "submission.json").is_file()]
+            assert unrecorded == [], f"killed before event {event}"
+            if warm is None and event:
+                collect_garbage(results, dry_run=False, say=lambda line: None)
+                assert list((results / "submissions").glob(".code-*")) == []
             assert trained_by(slurm, results) == dict.fromkeys(wanted, 1), f"killed before event {event}"
         return events
 
@@ -112,6 +134,44 @@ def test_a_launcher_killed_at_any_file_or_scheduler_call_loses_and_doubles_nothi
     assert later >= 30
     for event in range(1, later + 1):
         round_of(event, warm)
+
+
+def test_a_local_launcher_killed_at_any_file_call_leaves_nothing_that_counts_as_a_run(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+
+    def run_jobs(jobs: Sequence[TrainingJob], *others: object) -> None:
+        begun.append(len(jobs))
+
+    def launch_here(results: Path) -> None:
+        launch(grid, Request(results, Profile(name="here", backend="local"), lambda grid: None, report))
+
+    monkeypatch.setattr("workbench.launch.local.run_jobs", run_jobs)
+    monkeypatch.setattr("workbench.launch.local.snapshot", lambda results: results / "submissions" / "code")
+    events = killed_at(0, lambda: launch_here(tmp_path / "whole"))
+    assert events >= 3
+    for event in range(1, events + 1):
+        results = tmp_path / f"results-{event}"
+        killed_at(event, lambda: launch_here(results))  # noqa: B023
+        assert all_statuses(results) == []
+        assert {planned.state for planned in plan(grid, results)} == {"new"}
+        launch_here(results)
+        assert begun.pop() == len(grid.runs()), "each is still to be trained"
+        collect_garbage(results, dry_run=False, say=lambda line: None)
+        assert empty_folders(results) in ([], [results / "submissions"])
+
+
+def test_a_run_folder_without_a_record_is_a_run_that_has_not_begun(grid: Grid, tmp_path: Path) -> None:
+    runs = [planned.folder for planned in plan(grid, tmp_path)]
+    runs[0].path.mkdir(parents=True)
+    runs[1].path.mkdir(parents=True)
+    runs[1].log_file.touch()  # its job was killed right after it claimed the run
+    assert {planned.state for planned in plan(grid, tmp_path)} == {"new"}
+    assert all_statuses(tmp_path) == []
+    assert len(to_train(plan(grid, tmp_path))) == len(runs)
+    with pytest.raises(StoreError, match="no completed run yet"):
+        evaluated(grid, RunFolders(tmp_path))
 
 
 def test_two_launchers_at_once_hand_each_run_over_once(grid: Grid, tmp_path: Path, slurm: FakeSlurm) -> None:

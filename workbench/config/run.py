@@ -5,6 +5,7 @@ Whether the parts fit together (a layer past the encoder's depth, a missing file
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -208,8 +209,12 @@ def difference(first: Any, second: Any, key: str = "") -> list[str]:
     return [] if first == second else [f"{key}: {shown(first)} -> {shown(second)}"]
 
 
+_digest_of_shipped = functools.cache(digest_of)
+"""What is shipped does not change while a process lives, and every setting of a grid asks for it."""
+
+
 def _pinned(section: Mapping[str, Any], key: str, asset: Path) -> str:
-    digest = digest_of(asset)
+    digest = _digest_of_shipped(asset)
     if section.get(key) not in (None, digest):
         raise ValueError(f"{key}: the shipped {asset.name} has SHA-256 {digest}, not {section[key]}")
     return digest

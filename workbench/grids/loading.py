@@ -21,6 +21,7 @@ from workbench.grids.file import GridError, GridFile, read_yaml
 from workbench.grids.grid import Grid, Need, check_report
 from workbench.grids.merging import merged, plain, resolved
 from workbench.grids.mistakes import Mistakes, place_of
+from workbench.grids.reference import methods, unknown_methods
 from workbench.grids.tuning import TuneConfig, Tuning, read_tuning
 from workbench.registry import unknown_name
 from workbench.validation import mistakes
@@ -269,10 +270,14 @@ def is_preset(file: Path) -> bool:
 def check_grid(grid: Grid, weights: bool = True) -> None:
     """All that shows only when the models are built; with `weights`, also that their files are there and fit.
 
+    Also that the published methods exist that the grid's table is to show: who trains it would learn that too late.
+
     Raises:
         GridError: names file and setting of each mistake, of at most `MOST_WRONG` settings.
     """
     wrong, count = Mistakes(grid.file, len(grid.settings)), 0
+    if grid.report.published:
+        wrong.lines += [f"{grid.file}: {line}" for line in unknown_methods(grid.report.published, methods())]
     for name, config in grid.settings.items():
         try:
             check(config, weights)

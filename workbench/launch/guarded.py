@@ -16,7 +16,7 @@ import pickle
 import runpy
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 REFUSED = 77
@@ -33,14 +33,18 @@ class Tampered(Exception):
     """Something is not what was submitted, or others may change it."""
 
 
-def digest_of_code(folder: Path, prefix: str = "") -> str:
-    """SHA-256 of the paths, each behind `prefix`, and contents of all files in a folder but compiled ones."""
+def files_of(folder: Path, prefix: str = "") -> dict[str, Path]:
+    """All files in a folder but compiled ones, by their paths there, each behind `prefix`."""
+    paths = ((file, file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    return {f"{prefix}{path.as_posix()}": file for file, path in paths if "__pycache__" not in path.parts}
+
+
+def digest_of_files(files: Mapping[str, Path]) -> str:
+    """SHA-256 of the names and contents of files."""
     digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*")):
-        path = file.relative_to(folder)
-        if file.is_file() and "__pycache__" not in path.parts:
-            content = hashlib.sha256(file.read_bytes()).hexdigest()
-            digest.update(f"{prefix}{path.as_posix()}\0{content}\0".encode())
+    for name, file in sorted(files.items()):
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest.update(f"{name}\0{content}\0".encode())
     return digest.hexdigest()
 
 
@@ -144,7 +148,7 @@ def _checked_digest(copy: int, code: Path) -> str:
             if path.lstat().st_mode & OTHERS_WRITE:
                 raise Tampered(f"others may write {code / path.relative_to(root)}; chmod -R go-w {code}")
     try:
-        return digest_of_code(root)
+        return digest_of_files(files_of(root))
     except OSError as error:
         raise Tampered(f"{code} cannot be read ({error.strerror})") from None
 

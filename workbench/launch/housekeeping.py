@@ -15,7 +15,7 @@ from workbench.launch.plan import PlannedRun
 from workbench.launch.reports import LIVE, ReportStatus, report_statuses
 from workbench.launch.scheduler import Task
 from workbench.launch.states import look_at_queue, run_states
-from workbench.launch.submissions import REPORT, Submission, Submissions, latest
+from workbench.launch.submissions import REPORT, Submission, Submissions, is_abandoned, latest
 from workbench.results.folders import RunFolder, all_runs
 
 DOOMED = ".doomed-"
@@ -127,6 +127,7 @@ def collect_garbage(results: Path, dry_run: bool, say: Callable[[str], None]) ->
         code = {submission.manifest.code for submission in kept}
         if not local and not in_use:  # local jobs run a copy of the code, and no record says which
             doomed += [folder for folder in submissions_folder.folder.glob("code-*") if folder.name not in code]
+        doomed += [folder for _, folder in submissions_folder.folders() if is_abandoned(folder)]
         doomed += [*submissions_folder.folder.glob(".code-*"), *submissions_folder.folder.glob(f"{DOOMED}*")]
         for folder in runs:
             if folder.name not in in_use:

@@ -1,4 +1,7 @@
-"""Copies of the package for jobs to run from: editing the package changes nothing in jobs that wait."""
+"""Copies of the package for jobs to run from: editing the package changes nothing in jobs that wait.
+
+The file of published numbers goes with it, at the same place beside it, because jobs make tables too.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ import tempfile
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
-from workbench.launch.guarded import Tampered, digest_of_code, digest_of_private
+from workbench.grids.reference import REFERENCE, REFERENCE_NAME
+from workbench.launch.guarded import Tampered, digest_of_files, digest_of_private, files_of
 from workbench.results.folders import SUBMISSIONS
 from workbench.results.provenance import PACKAGE
 
@@ -46,6 +50,9 @@ def _copy_to(target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     shutil.copytree(PACKAGE, partial / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    if REFERENCE.is_file():
+        (partial / REFERENCE_NAME).parent.mkdir(parents=True)
+        shutil.copy(REFERENCE, partial / REFERENCE_NAME)
     try:
         partial.rename(target)
     except OSError:
@@ -63,5 +70,6 @@ def _is_anothers(target: Path) -> bool:
 
 @functools.cache
 def _digest_of_files() -> str:
-    """The digest of the package's files as this process found them, as of a copy of them."""
-    return digest_of_code(PACKAGE, f"{PACKAGE.name}/")
+    """The digest of what is copied, as this process found it."""
+    reference = {REFERENCE_NAME: REFERENCE} if REFERENCE.is_file() else {}
+    return digest_of_files(files_of(PACKAGE, f"{PACKAGE.name}/") | reference)

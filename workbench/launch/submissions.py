@@ -12,6 +12,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -310,8 +311,14 @@ class Submissions:
         warn(f"{whose}, and left out: runs submitted from there are shown as their run folders record them")
 
     def add(self, grid: str, runs: Sequence[str], manifest: Mapping[str, Any], tasks_of: int = 1) -> Submission:
-        """Record a submission that is about to be made; the lock must be held."""
-        last = max((number for number, _ in self.folders()), default=0)
+        """Record a submission that is about to be made; the lock must be held.
+
+        What a killed launcher left of the one before, whose record was not yet written, is removed.
+        """
+        folders = self.folders()
+        last = folders[-1][0] if folders else 0
+        if folders and is_abandoned(folders[-1][1]):
+            shutil.rmtree(folders[-1][1], ignore_errors=True)
         name = f"{last + 1:06d}-{secrets.token_hex(4)}"
         folder = self.folder / name
         folder.mkdir(mode=0o700)
@@ -330,6 +337,13 @@ class Submissions:
                 if run in _submission(other, folder).runs:
                     return folder.name
         return None
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Whether a submission of this user was never recorded, and so never submitted; the lock must be held."""
+    if folder.is_symlink() or not folder.is_dir() or folder.stat().st_uid != os.geteuid():
+        return False
+    return _may_enter(folder) and not (folder / _RECORD).exists()
 
 
 def read_submission(folder: Path) -> Submission:

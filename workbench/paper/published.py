@@ -5,16 +5,14 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
 from workbench.config import DataConfig
 from workbench.evaluation.metrics import metrics
 from workbench.grids import Grid, GridError
-from workbench.registry import unknown_name
+from workbench.grids.reference import REFERENCE, unknown_methods
 
-REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference" / "ris_numbers.csv"
 UNNAMED = "metric not named"
 NOT_STATED = "not stated"
 """Of a split: the number then stands in no column, but beside its metric."""
@@ -50,11 +48,10 @@ def published(grid: Grid) -> list[Published]:
     if not grid.report.published:
         return []
     table = reference_numbers()
-    known = list(dict.fromkeys(table["method"]))
+    for line in unknown_methods(grid.report.published, list(dict.fromkeys(table["method"]))):
+        raise GridError(f"{grid.file}: {line}")
     rows: list[Published] = []
     for method in grid.report.published:
-        if method not in known:
-            raise GridError(f"{grid.file}: report.published: {unknown_name('published method', method, known)}")
         here = _in_columns(table[table["method"] == method], grid)
         by = ["backbone", "dataset", "metric", "metric_basis", "source", "year"]
         for key, part in here.groupby(by, sort=False):

@@ -150,7 +150,7 @@ def _apart(document: Mapping[str, Any], parts: Sequence[str], columns: int, widt
             panel.set_title(wrapped(label_of(document, name), (width - 0.9) / across, SMALL), fontsize=SMALL)
             panel.tick_params(labelsize=SMALL - 0.5)
             panel.locator_params(nbins=3)
-            panel.xaxis.get_major_locator().set_params(integer=True)
+            panel.locator_params(axis="x", integer=True)
         for panel in axes[len(settings) :]:
             panel.set_axis_off()
         for panel in axes[max(0, len(settings) - across) : len(settings)]:

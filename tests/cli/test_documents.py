@@ -57,17 +57,19 @@ def document(workbench: Command, tmp_path: Path) -> Callable[..., Any]:
     return read
 
 
-def test_of_a_grid(document: Callable[..., Any], grid: Path, tmp_path: Path) -> None:
+def test_of_a_grid(document: Callable[..., Any], workbench: Command, grid: Path, tmp_path: Path) -> None:
     where = ("--results", tmp_path / "results")
     ids = {setting: f"{config.setting_id}/seed0" for setting, config in load_grid(grid).settings.items()}
     planned = document("submit", grid, "--dry-run", *where)
     assert (planned["dry_run"], planned["chosen"], planned["left_alone"]) == (True, [], [ids["b"]])
     assert [run["state"] for run in planned["runs"]] == ["completed", "failed"]
     assert document("retry", grid, "--dry-run", *where)["chosen"] == [ids["b"]]
-    logged = document("logs", grid, "a", "--lines", "2", *where)
+    logged = document("logs", grid, "[a]", "--lines", "2", *where)
     assert (logged["run"], logged["state"]) == (ids["a"], "completed")
     assert [event["event"] for event in logged["events"]] == ["step", "end"]
     assert logged["events"][0]["loss"] == 0.5
+    several = workbench("logs", grid, "?", *where)
+    assert (several.code, "'?' names 2 settings, not one: a, b" in several.err) == (2, True)
     (planned_grid,) = document("reproduce", grid, *where)["grids"]
     assert planned_grid["states"] == {"completed": 1, "failed": 1}
     assert (planned_grid["to_train"], planned_grid["table"]) == ([], False)

@@ -33,6 +33,14 @@ def test_a_grid_is_narrowed_by_pattern_and_seeds(grid_file: Callable[..., Path])
         grid.narrowed("c", None)
 
 
+def test_one_setting_is_named_by_name_label_or_pattern(grid_file: Callable[..., Path]) -> None:
+    grid = load_grid(grid_file("settings: {a: {label: b}, a rate=0.1: {fusion.variant: l_dit}}\n"))
+    assert grid.matching("a") == grid.matching("b") == ["a"]
+    assert grid.matching("a*0.1") == ["a rate=0.1"]
+    assert grid.matching("a*") == ["a", "a rate=0.1"]
+    assert grid.matching("c") == []
+
+
 def test_too_many_seeds_are_refused_at_once() -> None:
     with pytest.raises(GridError, match="more than 100,000 seeds"):
         parse_seeds("0-999999999")

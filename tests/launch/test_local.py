@@ -205,8 +205,12 @@ def test_jobs_hold_absolute_paths_and_fill_in_threads(
     other = "b: {fusion.variant: l_dit, machine.threads: null}"
     grid = load_grid(grid_file(f"settings: {{a: {{machine.data_root: here, machine.threads: 1}}, {other}}}\n"))
     planned = plan(grid, tmp_path)
-    monkeypatch.setattr("os.cpu_count", lambda: 14)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(14)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     made = training_jobs(planned, Path("results"), workers=2)
     assert [job.config["machine"]["threads"] for job in made] == [1, 7]
     assert made[0].config["machine"]["data_root"] == str(tmp_path / "here")
     assert made[0].results == str(tmp_path / "results")
+    for bound, threads in (("3", 3), ("20", 7), ("2,1", 2), ("0", 1), ("many", 7)):
+        monkeypatch.setenv("OMP_NUM_THREADS", bound)
+        assert training_jobs(planned, Path("results"), workers=2)[1].config["machine"]["threads"] == threads

@@ -193,7 +193,7 @@ def _print_settings(statuses: list[RunStatus]) -> None:
 @app.command()
 def logs(
     grid: GridFile,
-    setting: Annotated[str, typer.Argument(help="A setting of the grid.", show_default=False)],
+    setting: Annotated[str, typer.Argument(help="A setting: its name, or a pattern of it alone.", show_default=False)],
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the run; by default the grid's first.")] = None,
     lines: Annotated[int, typer.Option(min=1, help="How many lines to print, the last ones.")] = 40,
     follow: Annotated[bool, typer.Option("--follow", help="Keep printing until the run has ended.")] = False,
@@ -212,9 +212,12 @@ def logs(
     if follow and as_json:
         raise WorkbenchError("--follow has no end to print as one JSON document; leave out either it or --json")
     loaded = load_grid_file(grid, data_root, preset=preset)
-    if setting not in loaded.settings:
+    named = loaded.matching(setting)
+    if not named:
         raise WorkbenchError(f"{grid}: {unknown_name('setting', setting, list(loaded.settings))}")
-    folder = RunFolder.of(results, loaded.settings[setting], loaded.seeds[0] if seed is None else seed)
+    if len(named) > 1:
+        raise WorkbenchError(f"{grid}: {setting!r} names {len(named)} settings, not one: {', '.join(named)}")
+    folder = RunFolder.of(results, loaded.settings[named[0]], loaded.seeds[0] if seed is None else seed)
     shown = 0
     while True:
         log = folder.log(all_lines=True)

@@ -319,7 +319,7 @@ def _prepare(grid: Grid) -> None:
 
     check_grid(grid)
     for config in {c.data: c for c in grid.settings.values()}.values():
-        with progress_of(f"data set {config.data.dataset}", "images") as step:
+        with progress_of(f"data set {config.data.dataset}", "objects and images") as step:
             data = open_dataset(config, step)
         for note in data.notes if config.data.members else ():
             print(f"{data.name}: {note}")
@@ -350,7 +350,7 @@ def train(
 
     check_config(chosen)
     check_weights(chosen)
-    with progress_of(f"data set {chosen.data.dataset}", "images") as step:
+    with progress_of(f"data set {chosen.data.dataset}", "objects and images") as step:
         open_dataset(chosen, step)
     folder = RunFolder.of(results, chosen, seed)
     if "tensorboard" in chosen.machine.trackers:

@@ -88,6 +88,9 @@ def print_ended(grid: Grid, outcome: SubmissionOutcome) -> None:
     for folder in outcome.logs:
         print(f"logs in {folder.absolute()}")
     print_written(outcome.artefacts)
+    if completed := sum(planned.state == "completed" for planned in outcome.after):
+        print(f"{completed:,} of {counted(len(outcome.after), 'run')} completed; "
+              f"the results: workbench table {grid.argument}")  # fmt: skip
     if elsewhere := [p for p in outcome.after if p.state in ("running", "queued")]:
         named = "1 run is" if len(elsewhere) == 1 else f"{len(elsewhere):,} runs are"
         print(f"{named} being trained by other processes; see: workbench status {grid.argument}")

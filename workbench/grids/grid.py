@@ -140,6 +140,11 @@ class Grid:
         """What tables and figures call a setting."""
         return self.labels.get(setting, setting)
 
+    def matching(self, wanted: str) -> list[str]:
+        """The settings of that name or label; where there is none, those whose names match it as a shell pattern."""
+        exact = [name for name in self.settings if wanted in (name, self.label(name))]
+        return exact or [name for name in self.settings if fnmatch.fnmatchcase(name, wanted)]
+
     def chosen(self, wanted: Sequence[str]) -> list[str]:
         """The settings that names, labels or shell patterns name, in their order; of none, all.
 
@@ -148,8 +153,7 @@ class Grid:
         """
         names: dict[str, None] = {}
         for pattern in wanted:
-            exact = [name for name in self.settings if pattern in (name, self.label(name))]
-            matched = exact or [name for name in self.settings if fnmatch.fnmatchcase(name, pattern)]
+            matched = self.matching(pattern)
             if not matched:
                 unknown = unknown_name("setting", pattern, list(self.settings))
                 raise GridError(f"{self.file}: report.settings: {unknown}")

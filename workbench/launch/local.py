@@ -104,10 +104,20 @@ class LocalExecutor:
 
 def training_jobs(runs: Sequence[PlannedRun], results: Path, workers: int) -> list[TrainingJob]:
     """One job per run, with absolute paths; where a configuration leaves its threads open, they share the cores."""
-    # Not more threads than cores, or the jobs would fight over them.
-    threads, origin = max(1, (os.cpu_count() or 1) // workers), source()
+    threads, origin = _threads(workers), source()
     documents = {planned.run.setting: job_document(planned.run.config, threads) for planned in runs}
     return [TrainingJob(documents[p.run.setting], p.run.seed, str(results.absolute()), origin) for p in runs]
+
+
+def _threads(workers: int) -> int:
+    """How many threads each of so many jobs gets: its share of the cores that this process may use.
+
+    More would fight over the cores. OMP_NUM_THREADS, where it is set, is an upper bound: on a machine that others use
+    too, threads that wait for each other at every operation can be far slower than one alone.
+    """
+    share = len(os.sched_getaffinity(0)) // workers
+    bound = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return max(1, min(share, int(bound)) if bound.isdecimal() else share)
 
 
 def _job_folder(results: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -93,7 +94,11 @@ def _points(text: str, families: tuple[str, ...]) -> float:
 
 
 def wrapped(text: str, width: float, size: float, families: tuple[str, ...] = ()) -> str:
-    """A text in lines of at most `width` inches; a word that is longer is broken. See `text_width`."""
+    """A text in lines of at most `width` inches. See `text_width`.
+
+    A word that is longer is broken after one of `_=/,`, as between a setting's field and its value, and only where that
+    is not enough, between letters.
+    """
     # On a screen, letters are moved to whole pixels, which makes lines up to two per cent longer.
     width = 0.98 * width
     lines = [""]
@@ -104,10 +109,12 @@ def wrapped(text: str, width: float, size: float, families: tuple[str, ...] = ()
             continue
         if lines[-1]:
             lines.append("")
-        for letter in word:
-            if lines[-1] and text_width(lines[-1] + letter, size, families) > width:
-                lines.append("")
-            lines[-1] += letter
+        for part in re.split("(?<=[_=/,])", word):
+            # Letter by letter, a part fills what is left of a line only where no line holds it whole.
+            for piece in part if text_width(part, size, families) > width else [part]:
+                if lines[-1] and text_width(lines[-1] + piece, size, families) > width:
+                    lines.append("")
+                lines[-1] += piece
     return "\n".join(lines)
 
 

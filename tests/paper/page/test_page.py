@@ -78,7 +78,7 @@ def test_the_summary_says_what_is_ahead_and_by_how_much(page: bytes) -> None:
     [of_val] = [line for line in lines if line.startswith("mIoU on val: ")]
     assert f"l_dit by {difference.removeprefix('+')} points" in of_val
     # Seven half hours on one thread.
-    assert lines[-1] == "The 7 completed runs took 0.0 GPU-hours and 3.5 CPU-hours (time × threads)."
+    assert lines[-1] == "The 7 completed runs took 3.5 CPU-hours (time × threads)."
 
 
 def test_numbers_bear_the_marks_of_the_tests_and_say_what_these_found(study: tuple[Grid, Path], page: bytes) -> None:

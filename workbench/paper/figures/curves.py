@@ -84,11 +84,13 @@ def draw(figure_data: FigureData) -> list[Figure]:
     return _apart(document, parts, columns, width)
 
 
-def _caption(document: Mapping[str, Any]) -> str:
+def _caption(document: Mapping[str, Any], parts: Sequence[str]) -> str:
     counts = sorted(set(document["n"].values()))
     n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
-    band = f"; band: ± standard deviation over seeds ({n})" if counts[-1] > 1 else ""
-    return f"{document['title']}. Loss: mean of {document['smoothed_over']} readings{band}."
+    said = [f"loss: mean of the last {document['smoothed_over']} readings"] * ("loss" in parts)
+    said += [f"band: ± standard deviation over seeds ({n})"] * (counts[-1] > 1)
+    text = "; ".join(said)
+    return f"{document['title']}." + (f" {text[0].upper()}{text[1:]}." if text else "")
 
 
 def _names(document: Mapping[str, Any], part: str) -> str:
@@ -125,7 +127,7 @@ def _together(document: Mapping[str, Any], parts: Sequence[str], width: float) -
         handles, texts, loc="outside upper left", ncols=key_columns(texts, width - 0.3),
         frameon=False, fontsize=SMALL, handlelength=3,
     )  # fmt: skip
-    figure.supxlabel(wrapped(_caption(document), width - 0.1, SMALL), x=0.01, ha="left", fontsize=SMALL)
+    figure.supxlabel(wrapped(_caption(document, parts), width - 0.1, SMALL), x=0.01, ha="left", fontsize=SMALL)
     return figure
 
 
@@ -133,11 +135,10 @@ def _apart(document: Mapping[str, Any], parts: Sequence[str], columns: int, widt
     """A page per quantity, a panel per setting."""
     settings, baseline = document["settings"], str(document.get("baseline"))
     across = 5 if columns == 2 else 2
-    caption = _caption(document)
-    if baseline in settings:
-        caption += f" Grey: {label_of(document, baseline)}."
+    grey = f" Grey: {label_of(document, baseline)}." if baseline in settings else ""
     pages = []
     for part in parts:
+        caption = _caption(document, [part]) + grey
         down = -(-len(settings) // across)
         figure = Figure(figsize=(width, 1.35 * down + 0.6), layout="constrained")
         axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
@@ -149,8 +150,11 @@ def _apart(document: Mapping[str, Any], parts: Sequence[str], columns: int, widt
             panel.set_title(wrapped(label_of(document, name), (width - 0.9) / across, SMALL), fontsize=SMALL)
             panel.tick_params(labelsize=SMALL - 0.5)
             panel.locator_params(nbins=3)
+            panel.locator_params(axis="x", integer=True)
         for panel in axes[len(settings) :]:
             panel.set_axis_off()
+        for panel in axes[max(0, len(settings) - across) : len(settings)]:
+            panel.tick_params(labelbottom=True)  # also where the panel below is empty
         figure.supylabel(_names(document, part), fontsize=SMALL)
         figure.supxlabel(wrapped(f"Over steps. {caption}", width - 0.1, SMALL), x=0.01, ha="left", fontsize=SMALL)
         pages.append(figure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from workbench.paper.artefacts import current_files, draw_figure
 from workbench.paper.figures import figures
 from workbench.paper.page.thumbnails import data_address, encoded
 
-FIGURE_BYTES = 3_000_000
+FIGURE_BYTES = 5_000_000
 """Of all figures on a page."""
 WIDEST = 1400
 """Pixels across; a wider figure is reduced."""
@@ -51,25 +52,27 @@ def pictures(
             files = current_files(name, stored, results) or current_files(name, stored, results, out=out)
             files = files or draw_figure(name, stored, results, from_summary, out=out)
         except WorkbenchError as error:
-            not_drawn.append(f"Figure {name}: {error}")
+            why = str(error).removeprefix(f"{stored.grid.file}: no figure {name}: ")
+            not_drawn.append(f"Figure {name}: {why}")
             continue
-        picture = _picture(name, next(file for file in files if file.suffix == ".png"))
+        pages = [file for file in files if file.suffix == ".png"]
+        picture = _picture(name, pages)
         if len(picture.address) > room:
-            not_drawn.append(
-                f"Figure {name}: too large for this page; it is {files[0].name} in {files[0].parent.name}."
-            )
+            not_drawn.append(f"Figure {name}: too large for this page; it is {pages[0].parent.name}/{pages[0].name}.")
             continue
         room -= len(picture.address)
         drawn.append(picture)
     return drawn, not_drawn
 
 
-def _picture(name: str, file: Path) -> Picture:
-    with open_file(file) as stream, Image.open(stream) as opened:
+def _picture(name: str, pages: Sequence[Path]) -> Picture:
+    """The first page of a figure; its caption says how many there are."""
+    with open_file(pages[0]) as stream, Image.open(stream) as opened:
         image = opened.convert("RGB")
     if image.width > WIDEST:
         image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.LANCZOS)
-    return Picture(name, _caption(name), data_address(encoded(image, "png"), "png"), image.width, image.height)
+    caption = _caption(name) + (f" Page 1 of {len(pages)}; all are in {name}.pdf." if len(pages) > 1 else "")
+    return Picture(name, caption, data_address(encoded(image, "png"), "png"), image.width, image.height)
 
 
 def _caption(name: str) -> str:

@@ -33,9 +33,11 @@ def hours_taken(settings: Sequence[SettingView]) -> str:
     runs = [run for setting in settings for run in setting.runs if run.state == "completed"]
     gpu = sum(run.gpu_hours or 0.0 for run in runs)
     on_cpu = [run for run in runs if not run.gpu_hours]
-    text = f"The {counted(len(runs), 'completed run')} took {gpu:.1f} GPU-hours"
+    text = f"The {counted(len(runs), 'completed run')} took"
     if on_cpu and all(run.cpu_hours is not None for run in on_cpu):
-        return f"{text} and {sum(run.cpu_hours or 0.0 for run in on_cpu):.1f} CPU-hours (time × threads)."
+        with_gpu = f" {gpu:.1f} GPU-hours and" if len(on_cpu) < len(runs) else ""
+        return f"{text}{with_gpu} {sum(run.cpu_hours or 0.0 for run in on_cpu):.1f} CPU-hours (time × threads)."
+    text += f" {gpu:.1f} GPU-hours"
     hours = sum(run.hours or 0.0 for run in on_cpu)
     return f"{text}; those without a GPU took {hours:.1f} hours." if on_cpu else f"{text}."
 

@@ -56,6 +56,34 @@ def test_a_number_that_changed_is_named_with_what_it_should_be(
     assert f"and is {value} ±" in wrong.out
 
 
+@pytest.mark.parametrize("form", ["md", "latex"])
+def test_rows_whose_names_differ_in_punctuation_alone_are_told_apart(
+    workbench: Command, grid_file: Callable[[str], Path], tmp_path: Path, form: str
+) -> None:
+    names = {"x=-1": 2, "x=1": 3, "x=1.1": 4, "x=11": 5, "α": 6, "β": 7}
+    settings = ", ".join(f"'{name}': {{training.steps: {steps}}}" for name, steps in names.items())
+    grid = load_grid(grid_file(f"settings: {{{settings}}}\nreport: {{metrics: [miou], splits: [val]}}\n"))
+    results, paper = tmp_path / "r", tmp_path / f"paper.{form}"
+    for draw, config in enumerate(grid.settings.values()):
+        for seed in range(2):
+            stored.complete(results, config, seed, draw=100 * draw + seed)
+    paper.write_text(workbench("table", grid.file, "--results", results, "--format", form).out)
+    right = workbench("check", paper, "--results", results)
+    assert (right.code, right.out) == (0, f"{paper}: 12 numbers checked, 0 wrong\n"), right.out + right.err
+    sound = paper.read_text()
+    swapped = sound.replace("x=-1 ", "x=? ").replace("x=1 ", "x=-1 ").replace("x=? ", "x=1 ")
+    paper.write_text(swapped)
+    wrong = workbench("check", paper, "--results", results)
+    assert wrong.code == 1
+    assert wrong.out.count("is cited as") == 2
+    paper.write_text(sound.replace("x=11 ", "x=12 "))
+    assert (
+        "the grid's table has no row 'x=12' (did you mean 'x=1" in workbench("check", paper, "--results", results).out
+    )
+    paper.write_text(sound.replace("x=1.1 ", "**`x=1.1`** "))
+    assert workbench("check", paper, "--results", results).code == 0, "set in another way, and still told from x=11"
+
+
 def test_a_table_of_another_preset_or_of_fewer_seeds_says_so_for_the_check(
     workbench: Command, tmp_path: Path, data_root: Path
 ) -> None:

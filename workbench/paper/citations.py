@@ -22,12 +22,16 @@ from urllib.parse import unquote
 from workbench.errors import WorkbenchError
 from workbench.evaluation.metrics import metrics
 from workbench.files import read_file
-from workbench.paper.layout import Block, Cell, TableData
+from workbench.paper import latex, render
+from workbench.paper.layout import FLAGS, Block, Cell, Row, TableData
 from workbench.paper.render import DASH, row_name
+from workbench.registry import did_you_mean
 
 FIELDS = ("grid", "preset", "from", "seeds", "metric", "setting", "split", "kind")
 COMMENT = re.compile(r"<!--\s*workbench:\s(?P<markdown>.*?)-->|(?<!\\)%\s*workbench:\s(?P<latex>.*)$")
 NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
+WRITTEN: tuple[Callable[[str], str], ...] = (str, render.escaped, latex.escaped)
+"""How the formats write a row's name."""
 CITED = re.compile(
     r"(?P<all>[+-]?\d+(?:\.\d+)?(?:\s*±\s*\d+(?:\.\d+)?)?(?:\s*\[[^\]]*\])?)\s*(?:%|points?|\\%)?[\s*$}]*$"
 )
@@ -152,13 +156,12 @@ def _check_table(citation: Citation, table: TableData) -> Iterator[tuple[bool, s
         raise CitationError(f"{citation.where}: neither a number before the comment nor a table below it")
     head, *rows = lines
     columns = {place: name for place, name in enumerate(head) if name in block.columns}
-    known = {_letters(row_name(row, table)): row for row in block.rows}
     if not columns:
         raise CitationError(f"{citation.where}: the table's header names none of {', '.join(block.columns)}")
     for cells in rows:
-        name, row = cells[0], known.get(_letters(cells[0]))
-        if row is None:
-            yield False, f"the grid's table has no row {name!r}"
+        name, row = cells[0], _row_called(cells[0], block, table)
+        if isinstance(row, str):
+            yield False, row
             continue
         if "n" in head and row.n and NUMBER.fullmatch(cells[head.index("n")]):
             cited = cells[head.index("n")]
@@ -183,9 +186,27 @@ def _rows(below: Sequence[str]) -> Iterator[list[str]]:
             yield [*cells[:2], *(f"{value} {rest}" for value, rest in list(pairwise(cells[2:]))[::2])]
 
 
-def _letters(name: str) -> str:
-    """What is the same of a row's name in every format: no marks, no escapes; the minus sign tells differences."""
-    return re.sub(r"[^\w−]+", "", re.sub(r"\\[a-zA-Z]+", "", _plain(name)))
+def _row_called(cell: str, block: Block, table: TableData) -> Row | str:
+    """The row that a cell names, as tables write it, or but for punctuation where there is none; or what is wrong."""
+    written = {row: {_plain(as_text(row_name(row, table))) for as_text in WRITTEN} for row in block.rows}
+    for spelt in (_without_marks, _without_punctuation):
+        rows = [row for row, names in written.items() if spelt(cell) in map(spelt, names)]
+        if len(rows) == 1:
+            return rows[0]
+        if rows:
+            return f"{len(rows)} rows of the grid's table are written like {cell!r}; give one another label"
+    near = did_you_mean(cell, [row_name(row, table) for row in block.rows])
+    return f"the grid's table has no row {cell!r}{near}"
+
+
+def _without_marks(name: str) -> str:
+    """A row's name without spaces and the flags behind it, which may have changed since."""
+    return re.sub(r"\s+", "", name).rstrip("".join(FLAGS.values()))
+
+
+def _without_punctuation(name: str) -> str:
+    """What is left of a name that somebody has set in another way: signs and decimal points still tell rows apart."""
+    return re.sub(r"[^\w−<>=≤≥.+-]+", "", re.sub(r"\\[a-zA-Z]+", "", name))
 
 
 def _plain(text: str) -> str:

@@ -206,7 +206,6 @@ COVERED_BY = {
     "paper/page/": "paper/page/test_page.py",
     "paper/report.py": "launch/test_submit.py",
     "paper/verdicts.py": "analysis/test_comparison.py",
-    "paper/style.py": "paper/test_artefacts.py",
     "results/curves.py": "launch/test_local.py",
     "results/scored.py": "evaluation/test_predictions.py",
     "training/divergence.py": "training/test_train.py",

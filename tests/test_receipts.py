@@ -80,6 +80,7 @@ def test_a_changed_file_has_another_digest(tmp_path: Path) -> None:
         assert receipts.known_digest(file) == hashlib.sha256(content).hexdigest()
 
 
+@pytest.mark.exhaustive
 def test_a_second_plan_loads_no_library_to_build_models(grid_file: Callable[[str], Path], tmp_path: Path) -> None:
     grid = grid_file("settings: {a: {}, b: {fusion.variant: l_dit}}\n")
     program = (

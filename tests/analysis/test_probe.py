@@ -83,6 +83,7 @@ def test_a_run_is_asked_changed_sentences(
     assert [e.sentence for e in Expressions(data, "testB")] == written  # the data set itself stays
 
 
+@pytest.mark.exhaustive
 def test_the_command_shows_both_tables(
     tmp_path: Path, data_root: Path, workbench: Callable[..., Outcome], grid_file: Callable[[str], Path]
 ) -> None:

@@ -131,6 +131,7 @@ def test_what_the_encoder_is_raced_against_is_the_same_function() -> None:
         torch.testing.assert_close(released_encoder(ours, image, text), ours(image, text), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.exhaustive
 def test_the_data_benchmark_measures_what_it_says(tmp_path: Path) -> None:
     from workbench.benchmarks import data, full_size
 

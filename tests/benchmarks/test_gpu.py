@@ -80,6 +80,7 @@ def slow(hour: Hour) -> Figures:
     return {}
 
 
+@pytest.mark.exhaustive
 def test_a_part_that_fails_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = "test_gpu_parts"
     monkeypatch.setitem(sys.modules, f"workbench.benchmarks.{place}", sys.modules[__name__])

@@ -77,6 +77,7 @@ def test_of_a_grid(document: Callable[..., Any], workbench: Command, grid: Path,
     assert (freed["dry_run"], freed["freed_bytes"]) == (True, 0)
 
 
+@pytest.mark.exhaustive
 def test_of_tables_and_figures(document: Callable[..., Any], grid: Path, tmp_path: Path) -> None:
     where = ("--results", tmp_path / "results")
     run = f"{load_grid(grid).settings['a'].setting_id}/seed0"

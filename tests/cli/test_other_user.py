@@ -149,6 +149,7 @@ def test_another_user_sees_what_is_not_private_and_writes_nothing_there(shared: 
         assert submission.name not in shown.out + shown.err
 
 
+@pytest.mark.exhaustive
 def test_a_report_and_a_summary_go_to_the_user(shared: Shared) -> None:
     before = state(shared.results)
     page, summary = shared.run(f"report {shared.grid}", f"summarise {shared.grid}")

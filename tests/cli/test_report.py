@@ -6,6 +6,8 @@ import html
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests import stored
 from tests.conftest import Outcome
 from workbench.grids import load_grid
@@ -28,6 +30,7 @@ def summary_of(grid_file: Callable[..., Path], workbench: Callable[..., Outcome]
     return file, folder / "summary"
 
 
+@pytest.mark.exhaustive
 def test_it_writes_a_page_from_a_summary(
     grid_file: Callable[..., Path], workbench: Callable[..., Outcome], tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def test_the_cost_is_that_of_past_runs_summed_over_grids(
     assert "for 3 runs, going by past ones" in done.out
 
 
+@pytest.mark.exhaustive
 def test_submit_of_completed_grids_makes_their_tables_and_one_report(
     grid_file: Callable[..., Path],
     tmp_path: Path,

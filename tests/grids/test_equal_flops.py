@@ -22,6 +22,7 @@ GRID = (
 )
 
 
+@pytest.mark.exhaustive
 def test_steps_are_the_whole_number_that_comes_nearest_to_the_others_flops(grid_file: Write) -> None:
     grid = load_grid(grid_file(GRID))
     flops = {name: step_flops(config) for name, config in grid.settings.items()}

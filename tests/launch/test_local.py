@@ -126,6 +126,7 @@ def test_ctrl_c_saves_and_submitting_again_goes_on(grid_file: Write, tmp_path: P
         assert [e.step for e in run.log().events if e.event == "resume"] == [step]
 
 
+@pytest.mark.exhaustive
 def test_a_killed_launcher_loses_and_doubles_nothing(grid_file: Write, tmp_path: Path) -> None:
     grid = grid_file("settings: {a: {training.steps: 120}}\n")
     results = tmp_path / "results"
@@ -180,6 +181,7 @@ if "SUBMITIT_EXECUTOR" in os.environ:
 """
 
 
+@pytest.mark.exhaustive
 def test_a_training_that_crashes_by_itself_is_not_called_killed(
     grid_file: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,7 @@ def test_an_interrupted_filling_goes_on_and_what_is_there_is_not_computed_again(
     np.testing.assert_array_equal(np.load(fill(config).folder / "features.npy"), first)
 
 
+@pytest.mark.exhaustive
 def test_two_processes_fill_one_store(own_root: Path, make_config: Make) -> None:
     config = make(make_config, own_root, training__freeze=FROZEN)
     context = multiprocessing.get_context("spawn")

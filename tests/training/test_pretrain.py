@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from segment_anything.modeling import Sam
@@ -14,6 +15,7 @@ from workbench.training.pretrain import PretrainRecipe, build_tokenizer, pretrai
 RECIPE = PretrainRecipe(steps=100, batch_size=16, train_images=100)
 
 
+@pytest.mark.exhaustive
 def test_vit_mini_learns_and_its_file_is_an_official_state_dict(tmp_path: Path) -> None:
     losses: list[float] = []
     report = pretrain_sam(tmp_path, tmp_path, RECIPE, lambda done, total, values: losses.append(values["loss"]))

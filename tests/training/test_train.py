@@ -166,6 +166,7 @@ def run_by_two(folder: Path, config: RunConfig) -> RunFolder:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_train_to_the_metrics_of_one(
     tmp_path: Path, make_config: Callable[..., RunConfig], still_bert: Path
 ) -> None:

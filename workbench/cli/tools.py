@@ -41,8 +41,8 @@ def pretrain(
 ) -> None:
     """Train the shipped weights anew: vit_mini on clicks and boxes, a BERT on masked words, referring_mini on both.
 
-    relating_mini goes on from referring_mini and learns the anchors of relations; the demo's runs begin from its weights
-    on the way.
+    relating_mini goes on from referring_mini and learns the anchors of relations; the demo's runs begin from weights
+    that it keeps on the way.
     """
     from dataclasses import replace
 

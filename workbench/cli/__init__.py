@@ -64,7 +64,7 @@ def main() -> None:
     from workbench.errors import WorkbenchError, lines_of
 
     try:
-        app()
+        app(prog_name="workbench")  # completion asks for it by this name, however the process was started
     except WorkbenchError as error:
         for mistake in lines_of(error):
             print(f"error: {_line(mistake)}", file=sys.stderr)

@@ -180,6 +180,7 @@ def test_a_patch_that_alone_is_looked_at_gets_it_all(
     np.testing.assert_allclose(shown[16:24, 40:48], expected, rtol=1e-3)
 
 
+@pytest.mark.exhaustive
 def test_the_model_never_sees_more_than_the_budget_allows(
     make_config: Callable[..., RunConfig], pixels: NDArray[np.uint8]
 ) -> None:

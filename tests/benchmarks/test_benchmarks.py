@@ -23,6 +23,7 @@ Command = Callable[..., Any]
 CPU = torch.device("cpu")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_bench_prints_one_flat_object_and_writes_a_policy(
     workbench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -210,6 +211,7 @@ def test_both_loaders_of_the_data_benchmark_make_the_same_example(tmp_path: Path
         assert (target_of(ours["mask"]) - mask).abs().max() <= 1.01 / 255
 
 
+@pytest.mark.exhaustive
 def test_the_explorer_is_measured_on_choices_that_each_draw_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[object] = []
     draw = explorer.ExplorerView._draw

@@ -140,6 +140,7 @@ def test_of_data_sets(document: Callable[..., Any], data_root: Path, data_folder
     assert (Path(made["folder"]) / "instances.json").is_file()
 
 
+@pytest.mark.exhaustive
 def test_of_a_training(document: Callable[..., Any], grid: Path, tmp_path: Path) -> None:
     where = ("--results", tmp_path / "other")
     trained = document("train", grid, "--setting", "b", *where)

@@ -160,6 +160,7 @@ def test_a_report_and_a_summary_go_to_the_user(shared: Shared) -> None:
     assert state(shared.results) == before
 
 
+@pytest.mark.exhaustive
 def test_the_owner_is_named_before_anything_is_computed(shared: Shared) -> None:
     (done,) = (shared.results / "runs").glob("*/seed0/run.json")
     run, own = f"{done.parents[1].name}/seed0", f"own/runs/{done.parents[1].name}"

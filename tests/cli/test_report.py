@@ -46,6 +46,7 @@ def test_it_writes_a_page_from_a_summary(
     assert other.read_bytes() == first
 
 
+@pytest.mark.exhaustive
 def test_several_grids_make_one_page_and_an_empty_one_says_so(
     grid_file: Callable[..., Path], workbench: Callable[..., Outcome], tmp_path: Path
 ) -> None:
@@ -64,6 +65,7 @@ def test_several_grids_make_one_page_and_an_empty_one_says_so(
     assert "no completed run yet" in alone.err
 
 
+@pytest.mark.exhaustive
 def test_another_preset_makes_another_page(workbench: Callable[..., Outcome], tmp_path: Path, data_root: Path) -> None:
     (tmp_path / "presets").mkdir()
     recipe = "data.recipe: {seed: 3, train_images: 40, eval_images: 6}\n"

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
+PATIENCE = 600_000
+"""Milliseconds to wait for what a page shows: trainings of other tests may keep the machine busy."""
 pytestmark = pytest.mark.slow
 
 
@@ -75,7 +77,7 @@ def run_in_lab(
 ) -> Iterator[Page]:
     """A notebook of the project's in JupyterLab in Debian's Chromium, on the given runs, with all cells begun."""
     assert CHROMIUM, "chromium is missing"
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import TimeoutError, sync_playwright
 
     variables = {"WORKBENCH_GRID": str(trained[0].file), "WORKBENCH_RESULTS": str(trained[1])}
     with running_lab(tmp_path_factory, variables) as (port, token), sync_playwright() as playwright:
@@ -89,13 +91,26 @@ def run_in_lab(
             "**/api/contents/**",
             lambda route: route.abort() if route.request.method == "PUT" else route.continue_(),
         )
+        page.set_default_timeout(PATIENCE)
         page.goto(f"http://127.0.0.1:{port}/lab/tree/notebooks/{notebook}.ipynb?token={token}")
-        page.get_by_role("heading", name=heading).wait_for(timeout=90_000)
-        page.get_by_text("Kernel status: Idle").first.wait_for(state="attached", timeout=90_000)
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_text("Run All Cells", exact=True).click()
-        yield page
-        browser.close()
+        page.get_by_role("heading", name=heading).wait_for()
+        page.get_by_text("Kernel status: Idle").first.wait_for(state="attached")
+        begun = page.locator(".jp-InputPrompt").filter(has_text=re.compile(r"\[[*\d]"))
+        for patience in (60_000, PATIENCE):  # a page that is still loading may lose a choice, as a person's
+            page.get_by_role("menuitem", name="Run", exact=True).click()
+            page.get_by_text("Run All Cells", exact=True).click()
+            with suppress(TimeoutError):
+                begun.first.wait_for(state="attached", timeout=patience)
+                break
+        try:
+            yield page
+        except Exception as error:
+            # What a person would see says more than that something was not there.
+            page.screenshot(path=str(folder / "failed.png"))
+            error.add_note(f"the page ({folder / 'failed.png'}) shows:\n{page.inner_text('body')[-3000:]}")
+            raise
+        finally:
+            browser.close()
 
 
 def test_it_listens_on_loopback_and_asks_for_its_token(lab: tuple[int, str]) -> None:

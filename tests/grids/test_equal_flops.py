@@ -45,6 +45,7 @@ def test_steps_are_the_whole_number_that_comes_nearest_to_the_others_flops(grid_
     assert Grid.from_document(grid.document()).equal_flops == grid.equal_flops
 
 
+@pytest.mark.exhaustive
 def test_the_table_says_how_many_steps_that_is(
     grid_file: Write, tmp_path: Path, workbench: Callable[..., Outcome]
 ) -> None:

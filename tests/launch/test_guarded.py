@@ -158,6 +158,7 @@ def test_status_says_so_and_retry_submits_it_anew(submitted: Submitted, workbenc
     assert not mark.exists()
 
 
+@pytest.mark.exhaustive
 def test_a_sound_task_runs_to_its_end_from_the_checked_code(submitted: Submitted) -> None:
     done = submitted.start()
     assert done.returncode == 0, done.stdout + done.stderr

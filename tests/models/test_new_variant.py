@@ -42,6 +42,7 @@ def example(tmp_path: Path) -> Iterator[str]:
     del variants._things["l_dit_mean"]
 
 
+@pytest.mark.exhaustive
 def test_the_worked_example_trains_and_is_listed(
     example: str, tmp_path: Path, make_config: Callable[..., RunConfig], workbench: Callable[..., Any]
 ) -> None:

@@ -83,14 +83,20 @@ def test_in_a_browser_the_slider_changes_the_picture(
     trained: tuple[Grid, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with run_in_lab("03_attention", "Where do the words look?", trained, tmp_path, tmp_path_factory) as page:
+        # Only cells in sight are drawn, and a page may move on to the figure below.
+        page.wait_for_function(
+            """() => {
+                document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0;
+                const image = document.querySelector('img.widget-image');
+                return image !== null && image.naturalWidth > 100;
+            }""",
+            polling=500,
+        )
         image = page.locator("img.widget-image").first
-        image.wait_for(timeout=120_000)
         before = image.get_attribute("src")
         handle = page.locator(".widget-hslider .noUi-handle").first
         handle.focus()
         handle.press("ArrowLeft")
-        page.wait_for_function(
-            "before => document.querySelector('img.widget-image').src !== before", arg=before, timeout=60_000
-        )
+        page.wait_for_function("before => document.querySelector('img.widget-image').src !== before", arg=before)
         page.screenshot(path=str(tmp_path / "explorer.png"))
         assert page.locator(".widget-readout").first.inner_text() == "encoder 2"

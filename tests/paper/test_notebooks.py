@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tests.cli.test_tools import run_in_lab
+from tests.cli.test_tools import PATIENCE, run_in_lab
 from tests.conftest import ROOT, Outcome
 from workbench.errors import WorkbenchError
 from workbench.grids import Grid, load_grid
@@ -68,9 +68,9 @@ def test_jupyterlab_runs_the_results_and_shows_their_figures(
         figures = "[...document.querySelectorAll('.jp-OutputArea img')].filter(image => image.naturalWidth > 100)"
         # A long page draws only the cells in sight, so it is read from top to bottom, as a person does.
         seen = page.evaluate(
-            """async ([figures, wanted]) => {
+            """async ([figures, wanted, patience]) => {
                 const seen = new Set(), page = document.querySelector('.jp-WindowedPanel-outer'), began = Date.now();
-                while (seen.size < wanted && Date.now() - began < 240000) {
+                while (seen.size < wanted && Date.now() - began < patience) {
                     eval(figures).forEach(image => seen.add(image.src));
                     const bottom = page.scrollTop + page.clientHeight >= page.scrollHeight - 2;
                     page.scrollTop = bottom ? 0 : page.scrollTop + 300;
@@ -78,7 +78,7 @@ def test_jupyterlab_runs_the_results_and_shows_their_figures(
                 }
                 return seen.size;
             }""",
-            [figures, wanted],
+            [figures, wanted, PATIENCE],
         )
         page.screenshot(path=str(tmp_path / "results.png"))
         assert seen >= wanted
@@ -102,6 +102,7 @@ def written(folder: Path, name: str, *cells: str) -> Path:
     return folder / f"{name}.ipynb"
 
 
+@pytest.mark.exhaustive
 def test_a_failing_notebook_is_one_line_and_the_others_still_run(
     tmp_path: Path, workbench: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:

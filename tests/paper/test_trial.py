@@ -41,6 +41,7 @@ def _forget() -> Any:
     variants._things.pop("silent", None)  # type: ignore[attr-defined]
 
 
+@pytest.mark.exhaustive
 def test_a_class_becomes_a_row_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     trial = Trial(Silent, "silent", against=("default",))

@@ -111,6 +111,7 @@ def test_provenance_says_the_code_the_packages_and_the_machine() -> None:
     assert set(source()) == {"commit", "dirty"}
 
 
+@pytest.mark.exhaustive
 def test_it_is_computed_once_for_each_content_of_the_files(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,7 @@ def test_parts_of_a_batch_train_to_the_same_weights(
     assert losses[0] != pytest.approx(losses[-1], abs=1e-2)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "fields",
     [

@@ -135,6 +135,7 @@ def test_sigkill_at_a_random_step_costs_nothing(tmp_path: Path, make_config: Cal
     assert folder.record().metrics == whole.record().metrics
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_loader_workers_do_not_hold_a_dead_run(tmp_path: Path, make_config: Callable[..., RunConfig]) -> None:
     config = make_config(training__steps=5000, machine__loader_workers=2)

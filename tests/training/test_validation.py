@@ -82,7 +82,9 @@ def test_a_last_step_that_is_the_best_needs_no_other_weights(tmp_path: Path, mak
     load_trained(config, folder)
 
 
-@pytest.mark.parametrize("stop_at", [3, 4, 7])
+@pytest.mark.parametrize(
+    "stop_at", [pytest.param(3, marks=pytest.mark.exhaustive), pytest.param(4, marks=pytest.mark.exhaustive), 7]
+)
 def test_a_resumed_run_takes_the_same_step(tmp_path: Path, make_config: Make, stop_at: int) -> None:
     config = make_config(**OVERFITS, training__ema__decay=0.5)
     whole = run(tmp_path / "whole", config)
@@ -97,6 +99,7 @@ def test_a_resumed_run_takes_the_same_step(tmp_path: Path, make_config: Make, st
     assert identical(load_file(folder.evaluated_weights()), load_file(whole.evaluated_weights()))
 
 
+@pytest.mark.exhaustive
 def test_a_training_that_is_killed_after_its_best_step_finds_it_again(tmp_path: Path, make_config: Make) -> None:
     """The weights of a best step that no checkpoint knows yet are on disk; the checkpoint names an older one."""
     config = make_config(**OVERFITS)

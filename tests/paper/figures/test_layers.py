@@ -92,6 +92,7 @@ def test_a_head_that_separates_in_one_seed_alone_has_no_dot(made_up: tuple[Grid,
     assert alone["statistics"][0]["separates"]["l_dit"][1] == [True, False]
 
 
+@pytest.mark.exhaustive
 def test_new_statistics_make_a_new_figure(made_up: tuple[Grid, Path]) -> None:
     runs, results = measured(made_up)
     files = draw_figure("layers", runs, results)
@@ -123,6 +124,7 @@ def test_what_is_missing_or_damaged_is_said_in_one_line(
         draw_figure("layers", runs, results)
 
 
+@pytest.mark.exhaustive
 def test_what_was_measured_on_another_split_is_drawn_when_asked_for(
     made_up: tuple[Grid, Path], workbench: Callable[..., Any]
 ) -> None:

@@ -185,6 +185,7 @@ def test_sentences_in_any_script_are_drawn_without_boxes(name: str) -> None:
     assert "האדום" in shown
 
 
+@pytest.mark.exhaustive
 def test_pages_are_files_and_those_of_before_go(tmp_path: Path) -> None:
     draw = styled(lambda data: save_picture(figures["predictions"].draw(data), tmp_path, "p"))
     many = [file.name for file in draw(pictures(20, 4))]

@@ -152,6 +152,7 @@ def test_maps_are_those_of_the_picture_and_parts_that_read_nothing_are_named(wei
         assert "Nothing found: “blue”." in text
 
 
+@pytest.mark.exhaustive
 def test_nothing_overlaps_with_many_words(weights: dict[str, Path]) -> None:
     predictor, pixels = Predictor.load(weights["e_dit"]), noise(48, 64, 3)
     sentences = [*SENTENCES, "the large green thing that is next to the $5 bill", "x" * 30]

@@ -141,6 +141,7 @@ def test_published_numbers_stand_below_with_year_and_source(study: tuple[Grid, P
     assert [one.get_text() for one in table.select("tbody .number")] == ["61.2", "2022"]
 
 
+@pytest.mark.exhaustive
 def test_the_baseline_is_called_so_and_labels_are_what_settings_are_called(study: tuple[Grid, Path]) -> None:
     grid, results = study
     labelled = replace(grid, labels={"l_dit": "L-DIT"})
@@ -181,6 +182,7 @@ def test_a_run_more_or_less_changes_the_page(study: tuple[Grid, Path], page: byt
     assert before == after
 
 
+@pytest.mark.exhaustive
 def test_the_same_runs_make_the_same_bytes(study: tuple[Grid, Path], page: bytes, tmp_path: Path) -> None:
     grid, results = study
     # Elsewhere, so that figures are drawn again; only the folder's name, in a message, differs.
@@ -229,6 +231,7 @@ def test_gallery_shows_image_truth_and_predictions(study: tuple[Grid, Path], pag
     assert f"default IoU {100 * iou:.0f}" in cards[0].get_text(" ", strip=True)
 
 
+@pytest.mark.exhaustive
 def test_a_summary_alone_is_enough(study: tuple[Grid, Path], page: bytes, tmp_path: Path) -> None:
     grid, results = study
     evaluated(grid, RunFolders(results)).write_summary(tmp_path / "summary")
@@ -297,6 +300,7 @@ def test_predictions_made_elsewhere_have_rows_and_pictures(study: tuple[Grid, Pa
     assert [panel.spread for panel in panels if panel.setting == "theirs" and panel.picture is not None]
 
 
+@pytest.mark.exhaustive
 def test_values_by_seed_stand_beside_their_runs(study: tuple[Grid, Path], tmp_path: Path) -> None:
     grid, _ = study
     for seed in (2, 10, 0):
@@ -327,6 +331,7 @@ def test_a_setting_says_how_it_differs_and_where_its_runs_come_from(page: bytes)
         assert [len(line["points"].split()) for line in lines] == [points] * 3
 
 
+@pytest.mark.exhaustive
 def test_several_grids_stand_on_one_page(study: tuple[Grid, Path]) -> None:
     grid, results = study
     first = part_of(0, 2, evaluated(grid, RunFolders(results)), results, from_summary=True)

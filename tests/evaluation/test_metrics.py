@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import ROOT
+from tests.conftest import EXHAUSTIVE, ROOT
 from workbench.data import masks
 from workbench.data.loading import Expression
 from workbench.errors import ConfigError
@@ -82,7 +82,7 @@ def frame_of(cases: list[tuple[Mask, Mask, bool]], no_target_area: int) -> pd.Da
     return pd.DataFrame(rows)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000 if EXHAUSTIVE else 200, deadline=None)
 @given(st.lists(a_case(), min_size=1, max_size=6), st.integers(0, 6))
 def test_metrics_are_their_definitions(cases: list[tuple[Mask, Mask, bool]], no_target_area: int) -> None:
     found, expected = summarise(frame_of(cases, no_target_area)), reference(cases, no_target_area)

@@ -76,6 +76,12 @@ def test_shells_complete_every_command_and_option(completions: Callable[..., lis
         (("data", "pre"), ["prepare"]),
         (("plan", "ablations/demo.yaml", "--prof"), ["--profile"]),
         (("figure", "sch"), ["schemes"]),
+        (("config", "ablations/demo.yaml", ""), ["default", "e_dit", "l_dit"]),
+        (("logs", "ablations/demo.yaml", "l"), ["l_dit"]),
+        (("train", "ablations/demo.yaml", "--setting", "e"), ["e_dit"]),
+        (("figure", "bars", "ablations/demo.yaml", "--settings", "d"), ["default"]),
+        (("status", "ablations/demo.yaml", "--only", "x"), []),
+        (("config", "no-such.yaml", "l"), []),
         (("plan", "ablations/d"), []),  # the shell then offers files
         (("statsu", "x"), []),
         (("data", "no-such", "x"), []),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -140,20 +143,38 @@ def test_what_another_process_said_first_is_the_cause(ended: Ended) -> None:
     assert ended.run.take_errors() == []
 
 
-def test_a_controller_that_restarts_is_asked_again(ended: Ended, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("refusal", "answers_at", "asked", "seconds"),
+    [
+        ("Unable to contact slurm controller (connect failure)", 3, 3, 15),
+        ("Unable to contact slurm controller (connect failure)", 40, 40, 75 + 35 * 30),
+        ("Unable to contact slurm controller (connect failure)", None, 63, 75 + 58 * 30),
+        ("Requested operation is presently disabled for job 1_0", None, 5, 75),
+    ],
+)
+def test_a_controller_that_is_away_is_asked_again_for_half_an_hour(
+    ended: Ended,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    refusal: str,
+    answers_at: int | None,
+    asked: int,
+    seconds: float,
+) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    script = f"#!/bin/sh\necho x >> {tmp_path}/asked\n"
+    if answers_at is not None:
+        script += f'test "$(wc -l < {tmp_path}/asked)" -ge {answers_at} && exit 0\n'
+    (folder / "scontrol").write_text(f"{script}echo '{refusal}' >&2\nexit 1\n")
+    (folder / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
     slept: list[float] = []
-    asked: list[str] = []
-
-    def requeue(task: str) -> None:
-        asked.append(task)
-        if len(asked) < 3:
-            raise SchedulerError("Unable to contact slurm controller")
-
-    monkeypatch.setattr("workbench.launch.epilogue.scheduler.requeue", requeue)
     monkeypatch.setattr("workbench.launch.epilogue.time.sleep", slept.append)
-    ended.end(137)
-    assert asked == ["1_0"] * 3
-    assert slept == [5.0, 10.0]
+    with pytest.raises(SchedulerError, match=re.escape(refusal)) if answers_at is None else contextlib.nullcontext():
+        epilogue.main(ended.submission.folder, 137, 0.0)
+    assert len((tmp_path / "asked").read_text().splitlines()) == asked
+    assert sum(pause for pause in slept if pause >= 1) == seconds, "subprocess sleeps too, for milliseconds"
 
 
 def test_an_attempt_that_a_later_submission_took_over_says_nothing(ended: Ended) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from PIL import Image
 from tests import stored
 from workbench.grids import Grid, GridError, load_grid
 from workbench.grids.evaluated import evaluated, without_runs
-from workbench.paper.artefacts import current_files, draw_figure, make_artefacts, with_report
+from workbench.paper.artefacts import current_files, draw_figure, draw_figures, make_artefacts, with_report
 from workbench.paper.figures import figures
 from workbench.paper.figures.data import FigureData
 from workbench.paper.figures.predictions import false_regions
@@ -139,6 +141,50 @@ def test_artefacts_are_the_table_and_all_figures(trained: tuple[Grid, Path], tmp
     pictures = make_artefacts(grid, results, ["figure"])
     drawn = {f"{name}.png" for name in figures if name not in NOT_HERE}
     assert {file.name for file in pictures if file.suffix == ".png"} == drawn
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_figures_are_drawn_by_several_processes_as_by_one(
+    trained: tuple[Grid, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    grid, results = trained
+    kept = evaluated(grid, RunFolders(results))
+    names = ["pipeline", "bars", "curves"]
+    for name in names:
+        draw_figure(name, kept, results, out=tmp_path / "expected")
+    monkeypatch.setattr("workbench.paper.artefacts.cores", lambda: cores)
+    out = tmp_path / "drawn"
+    drawn = list(draw_figures(names, kept, results, out=out))
+    assert [(made.name, made.is_new) for made in drawn] == [(name, True) for name in names]
+    assert digests(out / grid.name) == digests(tmp_path / "expected" / grid.name)
+    (out / grid.name / "bars.pdf").unlink()
+    again = list(draw_figures(names, kept, results, out=out))
+    assert [(made.name, made.is_new) for made in again] == [("pipeline", False), ("curves", False), ("bars", True)]
+    assert all(made.is_new for made in draw_figures(names, kept, results, out=out, redraw=True))
+    assert digests(out / grid.name) == digests(tmp_path / "expected" / grid.name)
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_where_one_figure_cannot_be_drawn_those_before_it_are(
+    trained: tuple[Grid, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    grid, results = trained
+    monkeypatch.setattr("workbench.paper.artefacts.cores", lambda: cores)
+    drawing = draw_figures(["pipeline", "layers", "bars"], evaluated(grid, RunFolders(results)), results, out=tmp_path)
+    assert next(drawing).name == "pipeline"
+    with pytest.raises(StoreError, match="no figure layers"):
+        next(drawing)
+    assert {file.stem for file in (tmp_path / grid.name).iterdir()} == {"pipeline"}
+
+
+def test_a_killed_process_that_draws_is_one_message(
+    trained: tuple[Grid, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, results = trained
+    monkeypatch.setattr("workbench.paper.artefacts.cores", lambda: 2)
+    monkeypatch.setattr("workbench.paper.artefacts.save_picture", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(StoreError, match="no figure pipeline: the process that was to draw it was killed"):
+        list(draw_figures(["pipeline", "bars"], evaluated(grid, RunFolders(results)), results, out=tmp_path))
 
 
 def test_the_attention_figure_says_its_scale_and_keeps_its_maps_beside_the_run(trained: tuple[Grid, Path]) -> None:

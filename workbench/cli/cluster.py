@@ -20,6 +20,7 @@ from workbench.cli.options import (
     Preset,
     Results,
     app,
+    complete_setting,
     duration_of,
     load_grid_file,
     print_json,
@@ -193,7 +194,12 @@ def _print_settings(statuses: list[RunStatus]) -> None:
 @app.command()
 def logs(
     grid: GridFile,
-    setting: Annotated[str, typer.Argument(help="A setting: its name, or a pattern of it alone.", show_default=False)],
+    setting: Annotated[
+        str,
+        typer.Argument(
+            help="A setting: its name, or a pattern of it alone.", show_default=False, autocompletion=complete_setting
+        ),
+    ],
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the run; by default the grid's first.")] = None,
     lines: Annotated[int, typer.Option(min=1, help="How many lines to print, the last ones.")] = 40,
     follow: Annotated[bool, typer.Option("--follow", help="Keep printing until the run has ended.")] = False,

@@ -85,6 +85,22 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+def complete_setting(ctx: typer.Context, incomplete: str) -> list[str]:
+    """For shells: the settings of the grid that was typed before; not those with a space, which bash would split."""
+    from workbench.errors import WorkbenchError
+    from workbench.grids import setting_names
+
+    # After an option without a value, as the one that is completed, arguments are left unparsed.
+    given = [ctx.params.get("grid"), ctx.params.get("config"), *ctx.args]
+    files = [str(word) for word in given if str(word).endswith((".yaml", ".yml"))]
+    try:
+        names = setting_names(Path(files[0]), ctx.params.get("preset")) if files else []
+    except WorkbenchError:
+        return []
+    return [name for name in names if name.startswith(incomplete) and " " not in name]
+
+
 GridFile = Annotated[Path, typer.Argument(help="A grid, e.g. ablations/demo.yaml.", show_default=False)]
 Results = Annotated[Path, typer.Option(envvar="WORKBENCH_RESULTS", help="Folder of runs, tables and figures.")]
 DataRoot = Annotated[
@@ -98,7 +114,10 @@ Preset = Annotated[
     typer.Option(help="Replace the preset of the grid's base, e.g. by refshapes-mini, the miniature."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
-Only = Annotated[str | None, typer.Option(help="Only settings whose names match this pattern, e.g. 'l_dit*'.")]
+Only = Annotated[
+    str | None,
+    typer.Option(help="Only settings whose names match this pattern, e.g. 'l_dit*'.", autocompletion=complete_setting),
+]
 RESULTS = Path("results")
 
 

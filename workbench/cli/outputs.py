@@ -19,6 +19,7 @@ from workbench.cli.options import (
     Results,
     app,
     changes_of,
+    complete_setting,
     load_grid_file,
     print_json,
     print_rows,
@@ -196,7 +197,8 @@ def figure(
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            help="Show only this setting: a name, label or shell pattern. Repeat for more; the order is kept."
+            help="Show only this setting: a name, label or shell pattern. Repeat for more; the order is kept.",
+            autocompletion=complete_setting,
         ),
     ] = None,
     expressions: Annotated[
@@ -227,7 +229,7 @@ def figure(
     from workbench.data.tables import plain_name
     from workbench.errors import WorkbenchError
     from workbench.grids.evaluated import without_runs
-    from workbench.paper.artefacts import current_files, draw_figure, obstacle, with_report
+    from workbench.paper.artefacts import draw_figures, obstacle, with_report
     from workbench.paper.figures import figures
 
     if file_name is not None:
@@ -246,24 +248,26 @@ def figure(
         stored = without_runs(load_grid_file(grid, data_root, checkpoint_root, preset=preset))
     stored = with_report(stored, settings=settings, expressions=expressions, seed=seed, split=split, columns=columns)
     out = writable(results, stored.grid.name)
+    left_out: dict[str, str] = {}
+    names = [name.value]
+    if name is FigureName.all:
+        left_out = {kind: why for kind in figures if (why := obstacle(kind, stored, results))}
+        names = [kind for kind in figures if kind not in left_out]
     drawn: list[Path] = []
     current: list[Path] = []
-    left_out: dict[str, str] = {}
-    for kind in figures if name is FigureName.all else [name.value]:
-        if name is FigureName.all and (why := obstacle(kind, stored, results)):
-            left_out[kind] = why
-            lines = [f"no {kind}: {why}"]
-        elif not redraw and (files := current_files(kind, stored, results, file_name, out)):
-            current += files
-            lines = [f"{files[0].absolute()} is up to date"]
+    for made in draw_figures(names, stored, results, summary is not None, file_name, out, redraw):
+        (drawn if made.is_new else current).extend(made.files)
+        if made.is_new:
+            lines = [f"wrote {file.absolute()}" for file in made.files]
         else:
-            files = draw_figure(kind, stored, results, summary is not None, file_name, out)
-            drawn += files
-            lines = [f"wrote {file.absolute()}" for file in files]
+            lines = [f"{made.files[0].absolute()} is up to date"]
         for line in () if as_json else lines:
             print(line, flush=True)
     if as_json:
         print_written(drawn, as_json, up_to_date=[file.absolute() for file in current], left_out=left_out)
+    else:
+        for kind, why in left_out.items():
+            print(f"no {kind}: {why}")
 
 
 def _of_variant(

@@ -20,6 +20,7 @@ from workbench.cli.options import (
     Results,
     app,
     changes_of,
+    complete_setting,
     load_grid_file,
     machine_of,
     preparing,
@@ -105,7 +106,10 @@ def plan(
 @app.command("config")
 def show_config(
     config: Annotated[Path, typer.Argument(help="A grid, or a preset.", show_default=False)],
-    setting: Annotated[str | None, typer.Argument(help="Which setting of the grid.", show_default=False)] = None,
+    setting: Annotated[
+        str | None,
+        typer.Argument(help="Which setting of the grid.", show_default=False, autocompletion=complete_setting),
+    ] = None,
     preset: Preset = None,
     data_root: DataRoot = None,
     checkpoint_root: CheckpointRoot = None,
@@ -328,7 +332,9 @@ def _prepare(grid: Grid) -> None:
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="A preset, or a grid with --setting.", show_default=False)],
-    setting: Annotated[str | None, typer.Option(help="The setting of the grid to train.")] = None,
+    setting: Annotated[
+        str | None, typer.Option(help="The setting of the grid to train.", autocompletion=complete_setting)
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the run.")] = 0,
     preset: Preset = None,
     results: Results = RESULTS,

@@ -3,7 +3,7 @@
 from workbench.grids.document import Document, GridDocument
 from workbench.grids.file import GridError, GridFile, ReportConfig, read_yaml
 from workbench.grids.grid import Grid, Need, Run, parse_seeds, with_absolute_paths
-from workbench.grids.loading import Progress, check_grid, is_preset, load_grid, load_preset
+from workbench.grids.loading import Progress, check_grid, is_preset, load_grid, load_preset, setting_names
 
 __all__ = [
     "Document",
@@ -21,5 +21,6 @@ __all__ = [
     "load_preset",
     "parse_seeds",
     "read_yaml",
+    "setting_names",
     "with_absolute_paths",
 ]

@@ -85,11 +85,7 @@ def _load(file: Path, reading: _Reading) -> Grid:
     if file.resolve() in reading.above:
         raise GridError(f"{file}: starts from itself, through {', '.join(p.name for p in reading.above)}")
     reading = replace(reading, above=(*reading.above, file.resolve()), sources={})
-    try:
-        grid = GridFile.model_validate(_with_preset(file, read_yaml(file, reading.sources), reading.preset))
-    except ValidationError as error:
-        first, *others = [f"{file}: {mistake}" for mistake in mistakes(error, GridFile)]
-        raise with_more(GridError(first), others) from None
+    grid = _grid_file(file, reading)
     base = OmegaConf.create(_with_presets(file, "base", grid.base, reading))
     settings: dict[str, RunConfig] = {}
     needs: dict[str, Need] = {}
@@ -146,6 +142,24 @@ def _load(file: Path, reading: _Reading) -> Grid:
     )
     loaded.chosen(grid.report.settings)
     return loaded
+
+
+def _grid_file(file: Path, reading: _Reading) -> GridFile:
+    try:
+        return GridFile.model_validate(_with_preset(file, read_yaml(file, reading.sources), reading.preset))
+    except ValidationError as error:
+        first, *others = [f"{file}: {mistake}" for mistake in mistakes(error, GridFile)]
+        raise with_more(GridError(first), others) from None
+
+
+def setting_names(file: Path, preset: str | None = None) -> list[str]:
+    """The names of a grid's settings, its configurations unread.
+
+    Raises:
+        GridError: says what is wrong in the file.
+    """
+    grid = _grid_file(file, _Reading(preset=preset))
+    return [name for name, _, _ in _expanded(file, grid)]
 
 
 def _setting(

@@ -6,6 +6,7 @@ It is the only place that puts a run back into the queue.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
@@ -35,6 +36,10 @@ TASK_ENDS = 101
 """The one that tells the batch script of several runs not to begin the next: the task is ended, or comes back."""
 MOST_WITHOUT_PROGRESS = 3
 REQUEUE_PAUSES = (5.0, 10.0, 20.0, 40.0)
+"""Seconds; after them a refusal is final."""
+AWAY_PAUSES = (*REQUEUE_PAUSES, *(30.0,) * 58)
+"""While no controller answers: half an hour. Without one the job is not ended at its time limit, and nothing waits for
+its node."""
 ATTEMPT = "--- attempt"
 """With this each attempt begins its part of the output."""
 SLURMSTEPD = re.compile(r"(?:JOB|STEP) \S+ ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+[A-Z]))?")
@@ -194,18 +199,17 @@ def _counted(run: RunFolder, submission: Submission, cause: str) -> dict[str, An
 
 
 def _requeue(submission: Submission) -> None:
-    """Put this task back into the queue; a controller that restarts is asked again for a while."""
+    """Put this task back into the queue; a controller that is away is asked again for half an hour."""
     task = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{task_index()}"
-    for pause in (*REQUEUE_PAUSES, None):
+    for asked in itertools.count():
         try:
-            scheduler.requeue(task)
+            return scheduler.requeue(task)
         except scheduler.SchedulerError as error:
             logging.warning("%s, task %s: %s", submission.name, task, error)
-            if pause is None:
+            pauses = AWAY_PAUSES if isinstance(error, scheduler.ControllerAway) else REQUEUE_PAUSES
+            if asked >= len(pauses):
                 raise
-            time.sleep(pause)
-        else:
-            return
+            time.sleep(pauses[asked])
 
 
 def _ended(run: RunFolder, printed: str, status: int, began: float) -> tuple[dict[str, Any], str]:

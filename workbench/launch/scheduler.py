@@ -45,8 +45,16 @@ ENDED_STATES = frozenset(SLURM_STATES) | {"COMPLETED"}
 WAITING_STATES = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
 
 
+AWAY = re.compile("contact slurm controller|backup controller in standby|Socket timed out|Zero Bytes were transmitted")
+"""Slurm's words where no controller answers, of `slurm_strerror`."""
+
+
 class SchedulerError(WorkbenchError):
     """Slurm is not there, or refuses."""
+
+
+class ControllerAway(SchedulerError):
+    """The controller does not answer: it may later."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +163,7 @@ def _call(*command: str, **options: Any) -> str:
     except FileNotFoundError:
         raise SchedulerError(f"{command[0]} is not found: there is no Slurm on this machine") from None
     except subprocess.TimeoutExpired:
-        raise SchedulerError(
+        raise ControllerAway(
             f"{command[0]} did not answer within {CALL_SECONDS:.0f} seconds; try again later"
         ) from None
     if "configuration source" in done.stderr:
@@ -165,7 +173,8 @@ def _call(*command: str, **options: Any) -> str:
         )
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-        raise SchedulerError(f"{command[0]} says: {'; '.join(line.strip() for line in lines[:3])}")
+        kind = ControllerAway if AWAY.search(done.stderr) else SchedulerError
+        raise kind(f"{command[0]} says: {'; '.join(line.strip() for line in lines[:3])}")
     return str(done.stdout)
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from pydantic import ValidationError
 
+from workbench.errors import WorkbenchError
 from workbench.files import read_file
 from workbench.grids import Grid, GridError, ReportConfig
 from workbench.grids.evaluated import Evaluated, evaluated, without_runs
@@ -22,6 +25,7 @@ from workbench.paper.figures.data import FigureData
 from workbench.paper.layout import lay_out
 from workbench.paper.render import write_table
 from workbench.paper.style import save_picture, styled
+from workbench.processes import cores, process_pool
 from workbench.results.folders import StoreError
 from workbench.results.frames import RunFolders
 from workbench.results.provenance import package_digest
@@ -46,9 +50,9 @@ def make_artefacts(grid: Grid, results: Path, what: Sequence[str]) -> list[Path]
     if "table" in what:
         files += write_table(lay_out(stored), results / grid.name)
     if "figure" in what:
-        for name in figures:
-            if obstacle(name, stored, results) is None:
-                files += current_files(name, stored, results) or draw_figure(name, stored, results)
+        names = [name for name in figures if obstacle(name, stored, results) is None]
+        for drawn in draw_figures(names, stored, results):
+            files += drawn.files
     return files
 
 
@@ -108,6 +112,73 @@ def draw_figure(
     Raises:
         StoreError: the figure needs the run folders, and there is a summary alone; or the grid has no such figure.
     """
+    data = _data(name, stored, results, from_summary)
+    return _write(name, data, (out or results) / stored.grid.name, file_name or name)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure's files.
+
+    Attributes:
+        is_new: whether they were drawn now; else they were up to date.
+    """
+
+    name: str
+    files: list[Path]
+    is_new: bool
+
+
+def draw_figures(
+    names: Sequence[str],
+    stored: Evaluated,
+    results: Path,
+    from_summary: bool = False,
+    file_name: str | None = None,
+    out: Path | None = None,
+    redraw: bool = False,
+) -> Iterator[Drawn]:
+    """Draw figures where they are not up to date, on as many cores as there are; see `draw_figure`.
+
+    Args:
+        file_name: of one figure alone.
+        redraw: draw those too that are up to date.
+
+    Yields:
+        First those that are up to date, then the others in their order.
+
+    Raises:
+        WorkbenchError: a figure cannot be drawn; those before it are.
+    """
+    current = {} if redraw else {name: current_files(name, stored, results, file_name, out) for name in names}
+    yield from (Drawn(name, files, is_new=False) for name, files in current.items() if files)
+    old = [name for name in names if not current.get(name)]
+    if (processes := min(cores(), len(old))) < 2:
+        for name in old:
+            yield Drawn(name, draw_figure(name, stored, results, from_summary, file_name, out), is_new=True)
+        return
+    folder = (out or results) / stored.grid.name
+    failed: WorkbenchError | None = None
+    with process_pool(processes, "fork") as pool:
+        drawing: dict[str, Future[list[Path]]] = {}
+        for name in old:
+            try:
+                # Only the pictures are drawn elsewhere: models, which some data come from, stay in this process.
+                drawing[name] = pool.submit(_write, name, _data(name, stored, results, from_summary), folder, name)
+            except WorkbenchError as error:
+                failed = error
+                break
+        for name, files in drawing.items():
+            try:
+                yield Drawn(name, files.result(), is_new=True)
+            except BrokenProcessPool:
+                raise StoreError(f"no figure {name}: the process that was to draw it was killed") from None
+    if failed is not None:
+        raise failed
+
+
+def _data(name: str, stored: Evaluated, results: Path, from_summary: bool) -> FigureData:
+    """What a figure shows, and what it was made from."""
     if from_summary and figures[name].needs_runs:
         without = [other for other in figures if not figures[other].needs_runs]
         raise StoreError(
@@ -123,7 +194,7 @@ def draw_figure(
         "columns_of_page": stored.grid.report.columns,
         "made_from": made_from(shown) | _kept(name, shown, results),
     }
-    return _write(name, FigureData(document, data.arrays), (out or results) / stored.grid.name, file_name or name)
+    return FigureData(document, data.arrays)
 
 
 @styled

@@ -152,7 +152,7 @@ def test_figures_are_drawn_by_several_processes_as_by_one(
     names = ["pipeline", "bars", "curves"]
     for name in names:
         draw_figure(name, kept, results, out=tmp_path / "expected")
-    monkeypatch.setattr("workbench.paper.artefacts.cores", lambda: cores)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
     out = tmp_path / "drawn"
     drawn = list(draw_figures(names, kept, results, out=out))
     assert [(made.name, made.is_new) for made in drawn] == [(name, True) for name in names]
@@ -169,7 +169,7 @@ def test_where_one_figure_cannot_be_drawn_those_before_it_are(
     trained: tuple[Grid, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int
 ) -> None:
     grid, results = trained
-    monkeypatch.setattr("workbench.paper.artefacts.cores", lambda: cores)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
     drawing = draw_figures(["pipeline", "layers", "bars"], evaluated(grid, RunFolders(results)), results, out=tmp_path)
     assert next(drawing).name == "pipeline"
     with pytest.raises(StoreError, match="no figure layers"):
@@ -181,7 +181,7 @@ def test_a_killed_process_that_draws_is_one_message(
     trained: tuple[Grid, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid, results = trained
-    monkeypatch.setattr("workbench.paper.artefacts.cores", lambda: 2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     monkeypatch.setattr("workbench.paper.artefacts.save_picture", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(StoreError, match="no figure pipeline: the process that was to draw it was killed"):
         list(draw_figures(["pipeline", "bars"], evaluated(grid, RunFolders(results)), results, out=tmp_path))

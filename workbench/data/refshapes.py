@@ -13,7 +13,10 @@ import hashlib
 import json
 import os
 import pickle
+import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,6 @@ from workbench.data.scenes import (
 )
 from workbench.errors import DataError
 from workbench.files import made_whole
-from workbench.processes import cores, process_pool
 
 FORMAT_VERSION = 1
 """Incremented when the same recipe gives other bytes; part of the folder's name."""
@@ -153,12 +155,16 @@ def _all_scenes(
     recipe: RefshapesRecipe, counts: dict[str, int]
 ) -> Iterator[tuple[str, int, np.ndarray[Any, Any], list[Shape], dict[int, list[str]]]]:
     places = [(split, number) for split in SPLITS for number in range(counts[split])]
-    draw, processes = functools.partial(_scene_at, recipe), cores()
+    draw, processes = functools.partial(_scene_at, recipe), len(os.sched_getaffinity(0))
     if len(places) < PARALLEL_FROM or processes == 1:
         yield from map(draw, places)
         return
-    with process_pool(min(processes, MOST_PROCESSES), "spawn") as pool:
+    with ProcessPoolExecutor(min(processes, MOST_PROCESSES), get_context("spawn"), _leave_ctrl_c_to_parent) as pool:
         yield from pool.map(draw, places, chunksize=64)
+
+
+def _leave_ctrl_c_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _scene_at(

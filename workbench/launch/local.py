@@ -23,7 +23,6 @@ from workbench.grids import Grid
 from workbench.launch.plan import PlannedRun, Stage, job_document
 from workbench.launch.snapshot import snapshot
 from workbench.launch.tasks import TrainingJob
-from workbench.processes import cores
 from workbench.results.folders import SUBMISSIONS, RunBusy, RunFolder
 from workbench.results.provenance import source
 
@@ -116,7 +115,7 @@ def _threads(workers: int) -> int:
     More would fight over the cores. OMP_NUM_THREADS, where it is set, is an upper bound: on a machine that others use
     too, threads that wait for each other at every operation can be far slower than one alone.
     """
-    share = cores() // workers
+    share = len(os.sched_getaffinity(0)) // workers
     bound = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     return max(1, min(share, int(bound)) if bound.isdecimal() else share)
 

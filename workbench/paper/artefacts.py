@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,6 @@ from workbench.paper.figures.data import FigureData
 from workbench.paper.layout import lay_out
 from workbench.paper.render import write_table
 from workbench.paper.style import save_picture, styled
-from workbench.processes import cores, process_pool
 from workbench.results.folders import StoreError
 from workbench.results.frames import RunFolders
 from workbench.results.provenance import package_digest
@@ -153,13 +155,14 @@ def draw_figures(
     current = {} if redraw else {name: current_files(name, stored, results, file_name, out) for name in names}
     yield from (Drawn(name, files, is_new=False) for name, files in current.items() if files)
     old = [name for name in names if not current.get(name)]
-    if (processes := min(cores(), len(old))) < 2:
+    if (processes := min(len(os.sched_getaffinity(0)), len(old))) < 2:
         for name in old:
             yield Drawn(name, draw_figure(name, stored, results, from_summary, file_name, out), is_new=True)
         return
     folder = (out or results) / stored.grid.name
     failed: WorkbenchError | None = None
-    with process_pool(processes, "fork") as pool:
+    # Ctrl-C is left to this process.
+    with ProcessPoolExecutor(processes, get_context("fork"), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         drawing: dict[str, Future[list[Path]]] = {}
         for name in old:
             try:

@@ -70,7 +70,7 @@ def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
 
 def per_cent(value: float | None, sign: str = "") -> str:
     """A fraction in per cent with one digit, or a dash."""
-    return DASH if value is None or pd.isna(value) else f"{100 * value:{sign}.1f}"
+    return DASH if value is None or pd.isna(value) else f"{100 * value:{sign}z.1f}"
 
 
 def over(seeds: int) -> str:

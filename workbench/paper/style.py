@@ -90,7 +90,8 @@ def text_width(text: str, size: float, families: tuple[str, ...] = ()) -> float:
 def _points(text: str, families: tuple[str, ...]) -> float:
     """At ten points. A space at the end counts as nothing, as where it is drawn."""
     font = FontProperties(family=list(families) or RC["font.family"], size=10)
-    return float(TextPath((0, 0), text, prop=font).get_extents().x1) if text.strip() else 0.0
+    # The vertices hold the curves between them; the extents of each curve take ten times as long.
+    return float(TextPath((0, 0), text, prop=font).vertices[:, 0].max()) if text.strip() else 0.0
 
 
 def wrapped(text: str, width: float, size: float, families: tuple[str, ...] = ()) -> str:

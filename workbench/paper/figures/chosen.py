@@ -208,9 +208,10 @@ def by_rule(frames: Mapping[str, pd.DataFrame], grid: Grid, split: str, count: i
     of = grid.label(last) if last == baseline else f"{grid.label(last)} − {grid.label(baseline)}"
     what = "IoU" if last == baseline else "difference in IoU"
     over = "" if len(seeds) < 2 else f", mean over {len(seeds)} seeds"
+    mean = f"{100 * values.mean():{'' if last == baseline else '+'}z.1f}".replace("-", "−")
     text = (
         f"by rule, at the {_listed(quantiles)} quantiles of the {what} ({of}{over}) over all {number:,} of {split}, "
-        f"whose mean is {100 * values.mean():{'' if last == baseline else '+'}.1f}; ties by ref_id and sent_id"
+        f"whose mean is {mean}; ties by ref_id and sent_id"
     )
     document = {
         "rule": "quantiles",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -59,12 +60,18 @@ def options(
     """Ablations and attention maps of Deep Instruction Tuning for Segment Anything."""
 
 
+@functools.cache
+def _command() -> Any:
+    """All commands, put together once for a process that runs several."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Entry point: what the user can fix is a line for each mistake, and exit code 2."""
     from workbench.errors import WorkbenchError, lines_of
 
     try:
-        app(prog_name="workbench")  # completion asks for it by this name, however the process was started
+        _command()(prog_name="workbench")  # completion asks for it by this name, however the process was started
     except WorkbenchError as error:
         for mistake in lines_of(error):
             print(f"error: {_line(mistake)}", file=sys.stderr)

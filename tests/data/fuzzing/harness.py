@@ -233,17 +233,11 @@ def warm_up(ground: Ground, guard: Guard) -> None:
 
 def work(scratch: Path, process: int, first: int, only: str, times: float) -> None:
     """Run the cases from that number on."""
-    import typer
-
-    from workbench import cli
-
     own = scratch / "case"
     ground, guard = Ground(own), Guard(own)
     sys.addaudithook(guard)
     os.chdir(scratch / "outside")
     write_pristine(scratch / "pristine")
-    # Building the commands from their signatures takes longer than most of them do.
-    cli.app = typer.main.get_command(cli.app)  # type: ignore[assignment]
     warm_up(ground, guard)
     gc.freeze()
     guard.known = frozenset(name.partition(".")[0] for name in sys.modules) - {PAYLOAD}

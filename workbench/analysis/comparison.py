@@ -114,12 +114,37 @@ def compare(frame: pd.DataFrame, baseline: pd.DataFrame, metric: str) -> Compari
     Raises:
         PairingError: the seeds differ, or a seed's rows are not the same expressions in the same order.
     """
+    return compared(pairs_of(frame, baseline), metric)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The rows of each seed on both sides of a difference, of the same expressions in the same order.
+
+    Attributes:
+        image: for each row of a seed the number of its image.
+        images: how many images there are.
+    """
+
+    ours: tuple[pd.DataFrame, ...]
+    theirs: tuple[pd.DataFrame, ...]
+    image: NDArray[np.intp]
+    images: int
+
+
+def pairs_of(frame: pd.DataFrame, baseline: pd.DataFrame) -> Pairs:
+    """What is the same for each metric of a difference. Arguments and errors are those of `compare`."""
     ours, theirs = _paired(frame, baseline)
     images, image = np.unique(ours[0]["image_id"].to_numpy(), return_inverse=True)
+    return Pairs(tuple(ours), tuple(theirs), image, len(images))
+
+
+def compared(pairs: Pairs, metric: str) -> Comparison:
+    """A metric's difference. See `compare`."""
     cells = np.array(
         [
-            _cells(one, metric, image, len(images)) - _cells(other, metric, image, len(images))
-            for one, other in zip(ours, theirs, strict=True)
+            _cells(one, metric, pairs.image, pairs.images) - _cells(other, metric, pairs.image, pairs.images)
+            for one, other in zip(pairs.ours, pairs.theirs, strict=True)
         ]
     )
     return of_cells(cells)

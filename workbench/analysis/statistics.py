@@ -31,13 +31,36 @@ class Estimate:
     high: float
 
 
-def estimate(frame: pd.DataFrame, metric: str) -> Estimate:
+@dataclass(frozen=True)
+class Sample:
+    """Evaluated expressions by run: what is the same for each metric of them.
+
+    Attributes:
+        runs: the rows of each run, in the order of the seeds.
+        image: for each row of a run the number of its image.
+        images: how many images there are.
+    """
+
+    runs: tuple[pd.DataFrame, ...]
+    image: tuple[NDArray[np.intp], ...]
+    images: int
+
+
+def sample_of(frame: pd.DataFrame) -> Sample:
+    """The expressions of a frame with the column image_id, and `run` and `seed` where there are several."""
+    images, image = np.unique(frame["image_id"].to_numpy(), return_inverse=True)
+    runs = _in_order_of_seeds(frame)
+    each = [runs == run for run in range(max(1, runs.max(initial=-1) + 1))]
+    return Sample(tuple(frame[rows] for rows in each), tuple(image[rows] for rows in each), len(images))
+
+
+def estimate(frame: pd.DataFrame | Sample, metric: str) -> Estimate:
     """A metric of evaluated expressions (column image_id and those that the metric reads) with its interval.
 
     Several seeds of one setting may stand in the frame together: the value is the mean over seeds, and the interval
     is over images and seeds.
     """
-    parts = _parts(frame, metric)
+    parts = _parts(frame if isinstance(frame, Sample) else sample_of(frame), metric)
     empty = metrics[metric].of_nothing
     found = _interval(
         _ratios(parts, np.ones((1, parts.shape[2])), empty)[0], _ratios(parts, _weights(parts.shape[2]), empty)
@@ -54,7 +77,7 @@ def paired_difference(frame: pd.DataFrame, baseline: pd.DataFrame, metric: str) 
     Raises:
         ValueError: the two do not hold the same images, or the same number of seeds.
     """
-    one, other = _parts(frame, metric), _parts(baseline, metric)
+    one, other = (_parts(sample_of(side), metric) for side in (frame, baseline))
     if sorted(frame["image_id"].unique()) != sorted(baseline["image_id"].unique()):
         raise ValueError("a paired difference needs the same images on both sides")
     if len(one[0]) != len(other[0]) and 1 not in (len(one[0]), len(other[0])):
@@ -120,15 +143,12 @@ def _correlations(
     return r
 
 
-def _parts(frame: pd.DataFrame, metric: str) -> NDArray[np.float64]:
+def _parts(sample: Sample, metric: str) -> NDArray[np.float64]:
     """Every metric is a ratio of sums; its numerator and denominator by seed and image: 2×seeds×images."""
-    images, image = np.unique(frame["image_id"].to_numpy(), return_inverse=True)
-    runs = _in_order_of_seeds(frame)
-    sums = np.zeros((2, max(1, runs.max(initial=-1) + 1), len(images)))
-    for run in range(sums.shape[1]):
-        rows = runs == run
-        for number, part in enumerate(metrics[metric].parts(frame[rows])):
-            sums[number, run] = np.bincount(image[rows], part, minlength=len(images))
+    sums = np.zeros((2, len(sample.runs), sample.images))
+    for run, (rows, image) in enumerate(zip(sample.runs, sample.image, strict=True)):
+        for number, part in enumerate(metrics[metric].parts(rows)):
+            sums[number, run] = np.bincount(image, part, minlength=sample.images)
     return sums
 
 

@@ -5,14 +5,14 @@ Nothing here is text in a format; `workbench.paper.render` writes table data as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import pandas as pd
 
-from workbench.analysis.comparison import Comparison, PairingError, compare
-from workbench.analysis.statistics import Estimate, estimate
+from workbench.analysis.comparison import Comparison, PairingError, compared, pairs_of
+from workbench.analysis.statistics import Estimate, estimate, sample_of
 from workbench.evaluation.metrics import applicable, metrics
 from workbench.grids.equal_flops import EqualFlops
 from workbench.grids.evaluated import Evaluated, Incomplete
@@ -23,6 +23,8 @@ from workbench.paper.verdicts import Family, Judgement, judge, standings
 
 FLAGS = {"other_code": "†", "scored": "‡", "fewer_seeds": "*", "incomplete": "!", "other_budget": "§"}
 """Marks beside a row's name; the notes say what each means."""
+
+Kind = Literal["value", "difference"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,10 @@ class Cell:
         return float(pd.Series(self.seed_values).std()) if len(self.seed_values) > 1 else None
 
 
+Cells = dict[tuple[Kind, str, str, str], Cell]
+"""By kind, metric, setting and split."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of a table.
@@ -73,7 +79,7 @@ class Row:
     """
 
     name: str
-    kind: Literal["value", "difference"]
+    kind: Kind
     cells: tuple[Cell, ...]
     flags: tuple[str, ...] = ()
 
@@ -163,9 +169,11 @@ def lay_out(evaluated: Evaluated) -> TableData:
     costs = budgets(evaluated)
     other_budget = other_budgets(costs, grid.baseline)
     flags = {name: _flags(name, evaluated, other_budget) for name in names}
-    shown = [_with_standings(_block(metric, names, flags, evaluated), evaluated, len(asked)) for metric in asked]
+    cells = _cells(evaluated, names, [*asked, *others])
+    made = {metric: _block(metric, names, flags, evaluated, cells) for metric in (*asked, *others)}
+    shown = [_with_standings(made[metric], evaluated, len(asked)) for metric in asked]
     shown, family = _judged(shown, grid.report.equivalence / 100)
-    blocks = (*shown, *(_block(metric, names, flags, evaluated) for metric in others))
+    blocks = (*shown, *(made[metric] for metric in others))
     return TableData(
         grid.title,
         grid.file.name,
@@ -200,16 +208,18 @@ def _flags(name: str, evaluated: Evaluated, other_budget: Mapping[str, str]) -> 
     return tuple(flag for flag in FLAGS if name in members[flag])
 
 
-def _block(metric: str, names: Sequence[str], flags: Mapping[str, tuple[str, ...]], evaluated: Evaluated) -> Block:
+def _block(
+    metric: str, names: Sequence[str], flags: Mapping[str, tuple[str, ...]], evaluated: Evaluated, cells: Cells
+) -> Block:
     splits, baseline = evaluated.grid.splits, evaluated.grid.baseline
-    rows = [
-        Row(name, "value", tuple(_value(metric, evaluated.part(name, split)) for split in splits), flags[name])
-        for name in names
-    ]
-    for name in names:
-        if baseline not in (None, name):
-            cells = tuple(_difference(metric, evaluated, name, split) for split in splits)
-            rows.append(Row(name, "difference", cells))
+
+    def row(kind: Kind, name: str) -> Row:
+        of_splits = tuple(cells.get((kind, metric, name, split), Cell()) for split in splits)
+        return Row(name, kind, of_splits, flags[name] if kind == "value" else ())
+
+    rows = [row("value", name) for name in names]
+    if baseline is not None:
+        rows += [row("difference", name) for name in names if name != baseline]
     return Block(metric, splits, tuple(rows))
 
 
@@ -259,44 +269,54 @@ def _refused(blocks: Sequence[Block]) -> dict[str, str]:
     return reasons
 
 
-def _applies(metric: str, part: pd.DataFrame) -> bool:
-    return metrics[metric].by_name or metric in applicable(part)
+def _cells(evaluated: Evaluated, names: Sequence[str], wanted: Sequence[str]) -> Cells:
+    """Every value and difference that there is, of all metrics together: taking rows out of frames takes longest."""
+    cells: Cells = {}
+    for split in evaluated.grid.splits:
+        for name in names:
+            part = evaluated.part(name, split)
+            if part is None:
+                continue
+            own = applicable(part)
+            counted = [metric for metric in wanted if metrics[metric].by_name or metric in own]
+            sample, source = sample_of(part), _Source.of(part)
+            for metric in counted:
+                values = tuple(metrics[metric].value(run) for run in sample.runs)
+                cells["value", metric, name, split] = source.cell(estimate(sample, metric), values)
+            for metric, cell in _differences(evaluated, name, split, counted):
+                cells["difference", metric, name, split] = cell
+    return cells
 
 
-def _value(metric: str, part: pd.DataFrame | None) -> Cell:
-    if part is None or not _applies(metric, part):
-        return Cell()
-    return _cell(
-        estimate(part, metric),
-        part,
-        tuple(metrics[metric].value(one) for _, one in part.groupby("seed" if "seed" in part else "run")),
-    )
-
-
-def _difference(metric: str, evaluated: Evaluated, name: str, split: str) -> Cell:
-    """From the baseline, over the seeds that both have."""
+def _differences(evaluated: Evaluated, name: str, split: str, wanted: Sequence[str]) -> Iterator[tuple[str, Cell]]:
+    """From the baseline, over the seeds that both have; of each metric."""
     ours, baseline = evaluated.part(name, split), evaluated.grid.baseline
     theirs = None if baseline is None else evaluated.part(baseline, split)
-    if ours is None or theirs is None or not _applies(metric, ours):
-        return Cell()
-    if not _comparable(evaluated, name):
-        return Cell(refused=f"it is evaluated on other data than {baseline}")
-    by_seed: list[float] = []
-    if "seed" in ours:
-        common = set(ours["seed"]) & set(theirs["seed"])
-        ours, theirs = (part[part["seed"].isin(common)] for part in (ours, theirs))
-        if not common:
-            return Cell(refused=f"it has no seed that {baseline} has")
-        by_seed = [
-            metrics[metric].value(one) - metrics[metric].value(theirs[theirs["seed"] == seed])
-            for seed, one in ours.groupby("seed")
-        ]
+    if ours is None or theirs is None or name == baseline:
+        return
+    has_seeds = "seed" in ours
     try:
-        comparison = compare(ours, theirs, metric)
+        if not _comparable(evaluated, name):
+            raise PairingError(f"it is evaluated on other data than {baseline}")
+        if has_seeds:
+            common = set(ours["seed"]) & set(theirs["seed"])
+            if not common:
+                raise PairingError(f"it has no seed that {baseline} has")
+            ours, theirs = (part[part["seed"].isin(common)] for part in (ours, theirs))
+        try:
+            pairs = pairs_of(ours, theirs)
+        except PairingError as error:
+            raise PairingError(f"{split}: {error}") from None
     except PairingError as error:
-        return Cell(refused=f"{split}: {error}")
-    cell = _cell(comparison.interval, ours, tuple(by_seed))
-    return cell if cell.value is None else replace(cell, comparison=comparison)
+        yield from ((metric, Cell(refused=str(error))) for metric in wanted)
+        return
+    source = _Source.of(ours)
+    for metric in wanted:
+        of = metrics[metric].value
+        by_seed = [of(one) - of(other) for one, other in zip(pairs.ours, pairs.theirs, strict=True) if has_seeds]
+        comparison = compared(pairs, metric)
+        cell = source.cell(comparison.interval, tuple(by_seed))
+        yield metric, cell if cell.value is None else replace(cell, comparison=comparison)
 
 
 def _comparable(evaluated: Evaluated, name: str) -> bool:
@@ -307,9 +327,22 @@ def _comparable(evaluated: Evaluated, name: str) -> bool:
     )  # fmt: skip
 
 
-def _cell(interval: Estimate, part: pd.DataFrame, seed_values: tuple[float, ...]) -> Cell:
-    if pd.isna([interval.value, interval.low, interval.high, *seed_values]).any():
-        return Cell()  # of a seed, or of a draw, nothing is counted for the metric
-    seeds = tuple(sorted(int(seed) for seed in set(part["seed"]))) if "seed" in part else ()
-    runs = tuple(sorted(set(part["run"])))
-    return Cell(interval.value, interval.low, interval.high, seed_values, seeds, runs, len(part) // len(runs))
+@dataclass(frozen=True)
+class _Source:
+    """Where a cell's numbers come from; see `Cell`."""
+
+    seeds: tuple[int, ...]
+    runs: tuple[str, ...]
+    expressions: int
+
+    @classmethod
+    def of(cls, part: pd.DataFrame) -> _Source:
+        seeds = tuple(sorted(int(seed) for seed in part["seed"].unique())) if "seed" in part else ()
+        runs = tuple(sorted(part["run"].unique()))
+        return cls(seeds, runs, len(part) // len(runs))
+
+    def cell(self, interval: Estimate, seed_values: tuple[float, ...]) -> Cell:
+        if pd.isna([interval.value, interval.low, interval.high, *seed_values]).any():
+            return Cell()  # of a seed, or of a draw, nothing is counted for the metric
+        bounds = interval.value, interval.low, interval.high
+        return Cell(*bounds, seed_values, self.seeds, self.runs, self.expressions)

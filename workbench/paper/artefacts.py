@@ -34,6 +34,8 @@ from workbench.results.provenance import package_digest
 from workbench.validation import first_mistake
 
 PICTURES = ("png", "pdf")
+MOST_PROCESSES = 4
+"""That draw at once: each takes some hundred megabytes, and a job may have been given few."""
 VARIANTS = Path("variants")
 """In place of a grid's file, where a variant is drawn without one."""
 
@@ -155,7 +157,7 @@ def draw_figures(
     current = {} if redraw else {name: current_files(name, stored, results, file_name, out) for name in names}
     yield from (Drawn(name, files, is_new=False) for name, files in current.items() if files)
     old = [name for name in names if not current.get(name)]
-    if (processes := min(len(os.sched_getaffinity(0)), len(old))) < 2:
+    if (processes := min(MOST_PROCESSES, len(os.sched_getaffinity(0)), len(old))) < 2:
         for name in old:
             yield Drawn(name, draw_figure(name, stored, results, from_summary, file_name, out), is_new=True)
         return

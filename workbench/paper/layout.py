@@ -295,20 +295,21 @@ def _differences(evaluated: Evaluated, name: str, split: str, wanted: Sequence[s
     if ours is None or theirs is None or name == baseline:
         return
     has_seeds = "seed" in ours
-    try:
-        if not _comparable(evaluated, name):
-            raise PairingError(f"it is evaluated on other data than {baseline}")
-        if has_seeds:
-            common = set(ours["seed"]) & set(theirs["seed"])
-            if not common:
-                raise PairingError(f"it has no seed that {baseline} has")
-            ours, theirs = (part[part["seed"].isin(common)] for part in (ours, theirs))
+    common = set(ours["seed"]) & set(theirs["seed"]) if has_seeds else set()
+    if has_seeds:
+        ours, theirs = (part[part["seed"].isin(common)] for part in (ours, theirs))
+    refused, pairs = None, None
+    if not _comparable(evaluated, name):
+        refused = f"it is evaluated on other data than {baseline}"
+    elif has_seeds and not common:
+        refused = f"it has no seed that {baseline} has"
+    else:
         try:
             pairs = pairs_of(ours, theirs)
         except PairingError as error:
-            raise PairingError(f"{split}: {error}") from None
-    except PairingError as error:
-        yield from ((metric, Cell(refused=str(error))) for metric in wanted)
+            refused = f"{split}: {error}"
+    if pairs is None:
+        yield from ((metric, Cell(refused=refused)) for metric in wanted)
         return
     source = _Source.of(ours)
     for metric in wanted:

@@ -10,10 +10,14 @@ import pytest
 from scipy import stats
 
 from tests import stored
+from tests.paper.figures.boxes import mistakes
 from workbench.grids import Grid, load_grid
 from workbench.grids.evaluated import evaluated
 from workbench.paper.artefacts import draw_figure, obstacle
 from workbench.paper.budget import budgets
+from workbench.paper.figures.budget import draw
+from workbench.paper.figures.data import FigureData
+from workbench.paper.style import PAGE, styled
 from workbench.results.frames import RunFolders
 
 SETTINGS = {
@@ -57,3 +61,24 @@ def test_settings_stand_by_score_beside_what_they_cost(grid: Grid, tmp_path: Pat
 def test_where_all_cost_the_same_there_is_none(grid: Grid, tmp_path: Path) -> None:
     alone = evaluated(grid.narrowed("default", None), RunFolders(tmp_path / "r"))
     assert obstacle("budget", alone, tmp_path / "r") == "its settings have the same budget"
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_many_long_names_go_on_to_further_pages(columns: int) -> None:
+    names = [f"{number} " + "a long name of a setting with an axis=of,many=values " * 2 for number in range(40)]
+    rows = [
+        {"setting": name, "budget": {"gflops": 2.0 + number}, "value": 0.9 - number / 100, "low": 0.4, "high": 0.95,
+         "seed_values": [0.5, 0.6]}
+        for number, name in enumerate(names)
+    ]  # fmt: skip
+    document = {
+        "metric": "miou", "title": "t", "split": "val", "labels": {}, "baseline": names[0], "fields": ["gflops"],
+        "tau": {"gflops": 0.5}, "ranking": rows, "columns_of_page": columns,
+    }  # fmt: skip
+    pages = styled(draw)(FigureData(document))
+    assert len(pages) > 1
+    assert all(page.get_figheight() <= PAGE for page in pages)
+    shown = [label.get_text().replace("\n", " ") for page in pages for label in page.axes[0].get_yticklabels()]
+    assert [label.partition(".")[0] for label in shown] == [str(rank) for rank in range(1, 41)]
+    for page in pages:
+        assert mistakes(page) == []

@@ -15,7 +15,7 @@ from workbench.grids.evaluated import Evaluated
 from workbench.paper.budget import NAMES, TOLERANCE, budgets
 from workbench.paper.figures.data import FigureData, label_of, width_of
 from workbench.paper.figures.scores import score_of
-from workbench.paper.style import PALETTE, SMALL, line_height, wrapped
+from workbench.paper.style import PAGE, PALETTE, SMALL, line_height, wrapped
 from workbench.results.folders import StoreError
 
 MOST_ROWS = 30
@@ -87,20 +87,44 @@ def draw(figure_data: FigureData) -> list[Figure]:
     fields = document["fields"]
     pages = [fields] if columns == 2 else [[field] for field in fields]
     rows = document["ranking"]
-    starts = range(0, len(rows), MOST_ROWS)
-    return [_page(document, page, start, width) for page in pages for start in starts]
-
-
-def _page(document: Mapping[str, Any], fields: Sequence[str], start: int, width: float) -> Figure:
-    rows = document["ranking"][start : start + MOST_ROWS]
     names = [
         wrapped(f"{rank}. {label_of(document, row['setting'])}", NAME_WIDTH * width, SMALL)
-        for rank, row in enumerate(rows, start=start + 1)
+        for rank, row in enumerate(rows, start=1)
     ]
-    places = _places(names)
-    text = wrapped(_caption(document, fields), width - 0.1, SMALL)
-    lines = sum(name.count("\n") + 1 for name in names)
-    height = lines * line_height(SMALL) + 0.06 * len(rows) + 0.9 + line_height(SMALL) * (text.count("\n") + 1)
+    texts = [wrapped(_caption(document, page), width - 0.1, SMALL) for page in pages]
+    return [
+        _page(document, page, part, names[part], text, width)
+        for page, text in zip(pages, texts, strict=True)
+        for part in _parts(names, PAGE - _around(text))
+    ]
+
+
+def _height(name: str) -> float:
+    """Inches that a setting takes."""
+    return line_height(SMALL) * (name.count("\n") + 1) + 0.06
+
+
+def _around(text: str) -> float:
+    """Inches of a page that no setting takes."""
+    return 0.9 + line_height(SMALL) * (text.count("\n") + 1)
+
+
+def _parts(names: Sequence[str], room: float) -> list[slice]:
+    """Which settings stand on each page."""
+    parts, first, taken = [], 0, 0.0
+    for number, name in enumerate(names):
+        if number > first and (taken + _height(name) > room or number - first == MOST_ROWS):
+            parts.append(slice(first, number))
+            first, taken = number, 0.0
+        taken += _height(name)
+    return [*parts, slice(first, len(names))]
+
+
+def _page(
+    document: Mapping[str, Any], fields: Sequence[str], part: slice, names: Sequence[str], text: str, width: float
+) -> Figure:
+    rows, places = document["ranking"][part], _places(names)
+    height = sum(_height(name) for name in names) + _around(text)
     figure = Figure(figsize=(width, height), layout="constrained")
     panels = figure.subplots(1, 1 + len(fields), squeeze=False, sharey=True, width_ratios=[1.4] + [1] * len(fields))[0]
     _scores(panels[0], document, rows, places)

@@ -97,7 +97,7 @@ def test_damage_is_named_and_hides_nothing(
                 assert outcome.code == 0 or outcome.err.startswith(("error: ", "warning: ")), f"{case}: {outcome.err}"
                 text = outcome.out + outcome.err
                 # Of runs that were evaluated on other expressions than most, the run is named.
-                named = f"{file}: " in text or "other expressions" in text
+                named = str(file) in text or "other expressions" in text
                 assert "damaged (" not in text or named, f"{case}: {words[0]} does not name it: {text}"
             _check_what_is_shown(case, ground, file, outcomes)
             if number % NOTEBOOK_EVERY == 0:
@@ -120,7 +120,7 @@ def _check_what_is_shown(case: str, ground: Ground, file: Path, outcomes: dict[t
             missing = f"{run[0]} seed {run[1]} ("
             assert missing in table.out, f"{case}: {table.out}"
             if f"{missing}damaged" in table.out:
-                assert f"{file}: " in table.err + table.out or "other expressions" in table.out, f"{case}: {table.err}"
+                assert str(file) in table.err + table.out or "other expressions" in table.out, f"{case}: {table.err}"
     if file.name == "run.json":
         states = said["status"].out + said["status"].err
         if "damaged" in states:

@@ -17,6 +17,7 @@ from workbench.grids.evaluated import evaluated
 from workbench.results.expressions import write_expressions
 from workbench.results.folders import RunFolder, StoreError
 from workbench.results.frames import RunFolders
+from workbench.results.scored import PredictionFile, ScoredFolder, ScoreRecord
 from workbench.results.summary import Summary
 
 GRID = "settings: {a: {}, b: {fusion.variant: l_dit}}\nbaseline: a\n"
@@ -117,8 +118,36 @@ def test_a_number_that_is_not_the_stored_one_is_not_shown(
     (told,) = runs.incomplete
     assert str(told).startswith(f"a seed 2 (damaged: {file}: damaged (intersection: ")
     assert " of val is " in str(told)
-    assert "when it was stored" in str(told)
+    assert f"but {source.record_file(folder.name)} says " in str(told)
     assert list(runs.runs.loc[runs.runs["run"] == folder.name, "state"]) == ["damaged"]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_metric_that_scored_masks_do_not_have_is_said_with_both_files(
+    grid_file: Callable[[str], Path], results: Path, tmp_path: Path, kept: bool
+) -> None:
+    grid = load_grid(grid_file(GRID + "report: {models: [other]}\n"))
+    frame = stored.expressions(["val", "testA"], 5000)
+    record = ScoreRecord(
+        name="other", dataset={"name": "refshapes"}, predictions=PredictionFile(file="masks.json", sha256="0" * 64),
+        no_target_area=0, metrics={split: {"miou": stored.mean_iou(frame, split)} for split in ("val", "testA")},
+    )  # fmt: skip
+    ScoredFolder(results, "other").write(record, frame)
+    source: RunFolders | Summary = RunFolders(results)
+    assert "other" in evaluated(grid, source).sources
+    if kept:
+        evaluated(grid, source).write_summary(tmp_path / "kept")
+        source = Summary(tmp_path / "kept")
+    folder = source.scored("other")
+    document = json.loads(folder.record_file.read_text())
+    document["metrics"]["testA"]["miou"] = -7
+    folder.record_file.write_text(json.dumps(document))
+    runs = evaluated(grid, source)
+    assert "other" not in runs.sources
+    (told,) = [str(one) for one in runs.incomplete]
+    assert told.startswith(f"other (damaged: {folder.expressions_file}: damaged (intersection: mIoU of testA is 0.")
+    assert told.endswith(f", but {folder.record_file} says -7.000000); remove its folder and score the predictions "
+                         "again)")  # fmt: skip
 
 
 @pytest.mark.parametrize("column", ["sentence", "target_area", "no_target"])

@@ -15,7 +15,7 @@ from workbench.results.folders import AGAIN, RunFolder, StoreError
 from workbench.results.frames import ResultsSource, RunFolders, expressions_frame, runs_frame
 from workbench.results.provenance import code_digest
 from workbench.results.record import KEY, RunId
-from workbench.results.scored import SCORED, ScoredFolder
+from workbench.results.scored import REMEDY, SCORED, ScoredFolder
 from workbench.results.summary import write_summary
 from workbench.validation import DamagedFile, Mistake
 
@@ -185,16 +185,22 @@ def _recorded(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
     }
 
 
-def _check_metrics(file: Path, frame: pd.DataFrame, recorded: Mapping[str, Mapping[str, float]]) -> None:
-    """DamagedFile where expressions do not give the metrics that were computed from them when they were stored."""
+def _check_metrics(
+    file: Path, frame: pd.DataFrame, recorded: Mapping[str, Mapping[str, float]], record: Path, remedy: str
+) -> None:
+    """DamagedFile where expressions do not give the metrics that were computed from them when they were stored.
+
+    Args:
+        record: the file that says so; which of the two is damaged, nobody can tell.
+    """
     for split, values in recorded.items():
         part = frame[frame["split"] == split]
         for name in values.keys() & set(CHECKED):
             value = metrics[name].value(part)
             if not abs(value - values[name]) < TOLERANCE:
                 label = metrics[name].label
-                message = f"{label} of {split} is {value:.6f}, and was {values[name]:.6f} when it was stored"
-                raise DamagedFile(file, Mistake("intersection", message, "metric"), AGAIN)
+                message = f"{label} of {split} is {value:.6f}, but {record} says {values[name]:.6f}"
+                raise DamagedFile(file, Mistake("intersection", message, "metric"), remedy)
 
 
 def _without_other_configurations(grid: Grid, runs: pd.DataFrame, source: RunFolders) -> pd.DataFrame:
@@ -256,7 +262,8 @@ def _leave_out_other_metrics(
     for setting, frame in list(expressions.items()):
         for run, part in frame.groupby("run", sort=False):
             try:
-                _check_metrics(source.expressions_file(str(run)), part, _recorded(runs[runs["run"] == run]))
+                recorded = _recorded(runs[runs["run"] == run])
+                _check_metrics(source.expressions_file(str(run)), part, recorded, source.record_file(str(run)), AGAIN)
             except DamagedFile as damage:
                 runs = _leave_out(setting, str(run), str(damage), runs, expressions, incomplete)
     return runs
@@ -299,7 +306,7 @@ def _add_scored(
             raise StoreError(f"{grid.file}: report.models: {name!r} is a setting's name")
         try:
             record, frame = folder.record(), folder.expressions()
-            _check_metrics(folder.expressions_file, frame, record.metrics)
+            _check_metrics(folder.expressions_file, frame, record.metrics, folder.record_file, REMEDY)
         except DamagedFile as damage:
             incomplete.append(Incomplete(name, None, f"{SCORED}/{name}", "damaged", str(damage)))
             continue

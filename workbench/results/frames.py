@@ -40,6 +40,9 @@ class ResultsSource(Protocol):
     def expressions_file(self, run: str) -> Path:
         """Where a run's expressions are, for messages."""
 
+    def record_file(self, run: str) -> Path:
+        """Where a run's metrics are, for messages."""
+
     def scored(self, name: str) -> ScoredFolder:
         """The scores of another model."""
 
@@ -78,6 +81,10 @@ class RunFolders:
     def expressions_file(self, run: str) -> Path:
         """See `ResultsSource`."""
         return RunFolder(self.results, run).expressions_file
+
+    def record_file(self, run: str) -> Path:
+        """See `ResultsSource`."""
+        return RunFolder(self.results, run).record_file
 
     def scored(self, name: str) -> ScoredFolder:
         """See `ResultsSource`."""

@@ -65,9 +65,14 @@ class ScoredFolder:
         """`expressions.parquet`."""
         return self.path / _EXPRESSIONS
 
+    @property
+    def record_file(self) -> Path:
+        """`score.json`."""
+        return self.path / _SCORE
+
     def exists(self) -> bool:
         """Whether there is a record, readable or not."""
-        return (self.path / _SCORE).exists()
+        return self.record_file.exists()
 
     def record(self) -> ScoreRecord:
         """What was scored.
@@ -77,7 +82,7 @@ class ScoredFolder:
             DamagedFile: it cannot be read; names the field.
         """
         try:
-            return read_record(self.path / _SCORE, ScoreRecord, REMEDY)
+            return read_record(self.record_file, ScoreRecord, REMEDY)
         except FileNotFoundError:
             raise StoreError(
                 f"no scores of {self.name!r} in {self.path.parent}; make them with: "
@@ -88,13 +93,13 @@ class ScoredFolder:
         """One row per scored expression; DamagedFile where they cannot be read, or the record counts others."""
         file = self.expressions_file
         frame = read_expressions(file, REMEDY)
-        check_counts(file, frame, counts_in(self.record().metrics), self.path / _SCORE, REMEDY)
+        check_counts(file, frame, counts_in(self.record().metrics), self.record_file, REMEDY)
         return frame
 
     def write(self, record: ScoreRecord, frame: pd.DataFrame) -> None:
         """Store both; the record comes last, so that what has one is whole."""
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / _SCORE).unlink(missing_ok=True)
+        self.record_file.unlink(missing_ok=True)
         write_expressions(self.path / _EXPRESSIONS, frame)
         document = record.model_dump(mode="json")
-        write_atomically(self.path / _SCORE, json.dumps(document, indent=1, allow_nan=False).encode())
+        write_atomically(self.record_file, json.dumps(document, indent=1, allow_nan=False).encode())

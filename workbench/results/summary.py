@@ -75,6 +75,10 @@ class Summary:
         """The file of a run's expressions."""
         return self.folder / _EXPRESSIONS / _file_name(run)
 
+    def record_file(self, run: str) -> Path:
+        """The file of all runs' metrics."""
+        return self.folder / _RUNS
+
     def scored(self, name: str) -> ScoredFolder:
         """The scores of another model."""
         return ScoredFolder(self.folder, name)

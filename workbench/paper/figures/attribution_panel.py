@@ -260,7 +260,7 @@ def _colours() -> ListedColormap:
 
 
 def _number(value: float, unit: str, sign: str = "") -> str:
-    return f"{value:{sign}.{3 if unit == 'IoU' else 2}f}".replace("-", "−")
+    return f"{value:{sign}z.{3 if unit == 'IoU' else 2}f}".replace("-", "−")
 
 
 def _legend(figure: Figure, limits: dict[str, float], unit: str, run: str) -> None:

@@ -187,7 +187,7 @@ def _place(document: Mapping[str, Any], i: int) -> str:
     choice = document.get("choice") or {}
     if "quantiles" not in choice:
         return ""
-    value = f"{100 * choice['values'][i]:{'+' if choice['baseline'] else ''}.1f}".replace("-", "−")
+    value = f"{100 * choice['values'][i]:{'+' if choice['baseline'] else ''}z.1f}".replace("-", "−")
     return f" [{choice['quantiles'][i]:g} %: {value}]"
 
 

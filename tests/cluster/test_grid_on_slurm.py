@@ -124,8 +124,8 @@ def test_whatever_happens_to_six_runs_each_ends_as_it_should(
     rate = "training.optimizer.learning_rate"
     grid = grid_file(
         "  fusion.variant: l_dit\nsettings:\n"
-        f"  cancelled: {{training.steps: 600, {rate}: 0.001}}\n  killed: {{training.steps: 600, {rate}: 0.002}}\n"
-        f"  requeued: {{training.steps: 400, {rate}: 0.003}}\n  buggy: {{fusion.variant: e_dit}}\n"
+        f"  cancelled: {{training.steps: 400, {rate}: 0.001}}\n  killed: {{training.steps: 400, {rate}: 0.002}}\n"
+        f"  requeued: {{training.steps: 300, {rate}: 0.003}}\n  buggy: {{fusion.variant: e_dit}}\n"
         "  untouched: {training.steps: 30}\n  slow: {training.steps: 2000}\n"
     )
     grid.write_text(grid.read_text().replace("log_steps: 1}", "log_steps: 1, checkpoint_minutes: 0.02}"))

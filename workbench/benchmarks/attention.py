@@ -48,7 +48,7 @@ SHAPES = {
     "84": Shape(batch=16, side=8, words=20, rounds=15),
     "windows": Shape(batch=25, side=14, words=0, rounds=9),
     "1044": Shape(batch=1, side=32, words=20, rounds=9),
-    "4096": Shape(batch=1, side=64, words=0, rounds=3),
+    "4096": Shape(batch=1, side=64, words=0, rounds=5),
 }
 
 

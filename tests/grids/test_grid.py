@@ -3,7 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 from workbench.grids import Grid, GridError, load_grid, parse_seeds
+from workbench.grids.seeds import seeds_as_text
 
 Write = Callable[..., Path]
 
@@ -24,6 +25,15 @@ def test_seeds_are_parsed(text: str, seeds: tuple[int, ...]) -> None:
 def test_seeds_that_mean_nothing_are_refused(text: str) -> None:
     with pytest.raises(GridError, match=f"--seeds: {text!r}"):
         parse_seeds(text)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "text"),
+    [((3,), "3"), ((0, 1), "0,1"), (range(100), "0-99"), ((7, 0, 2, 1, 8), "0-2,7,8"), ((5, 3, 1), "1,3,5")],
+)
+def test_seeds_are_written_as_short_as_they_can_be_read(seeds: Sequence[int], text: str) -> None:
+    assert seeds_as_text(seeds) == text
+    assert parse_seeds(text) == tuple(sorted(seeds))
 
 
 def test_a_grid_is_narrowed_by_pattern_and_seeds(grid_file: Callable[..., Path]) -> None:

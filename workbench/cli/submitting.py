@@ -59,6 +59,7 @@ def print_begun(chosen: Sequence[PlannedRun], workers: int) -> None:
 
 def print_submitted(grid: Grid, outcome: SubmissionOutcome, parallel: int) -> None:
     """What the cluster took, what was left alone, and how to follow it."""
+    from workbench.grids.seeds import seeds_as_text
     from workbench.launch.states import GONE
 
     for array in outcome.arrays:
@@ -80,7 +81,7 @@ def print_submitted(grid: Grid, outcome: SubmissionOutcome, parallel: int) -> No
         are, them = ("is", "it") if len(left) == 1 else ("are", "them")
         print(f"{len(left):,} failed before and {are} left alone; to try {them} again: "
               f"workbench retry {grid.argument} --class {','.join(causes)}")  # fmt: skip
-    print(f"to follow it: workbench status {grid.argument} --seeds {','.join(map(str, grid.seeds))} --watch")
+    print(f"to follow it: workbench status {grid.argument} --seeds {seeds_as_text(grid.seeds)} --watch")
 
 
 def print_ended(grid: Grid, outcome: SubmissionOutcome) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Sequence
 
 MOST_SEEDS = 100_000
 
@@ -21,3 +23,13 @@ def seeds_in(text: str) -> tuple[int, ...]:
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"{text!r} names {'no seed' if not seeds else 'a seed twice'}")
     return tuple(sorted(seeds))
+
+
+def seeds_as_text(seeds: Sequence[int]) -> str:
+    """The shortest text that `seeds_in` reads as these: 0 to 4 and 7 as `0-4,7`, two in a row as `5,6`."""
+    parts: list[str] = []
+    # Numbers in a row differ from their places in the sorted list by the same.
+    for _, group in itertools.groupby(enumerate(sorted(seeds)), lambda pair: pair[1] - pair[0]):
+        row = [seed for _, seed in group]
+        parts += [f"{row[0]}-{row[-1]}"] if len(row) > 2 else map(str, row)
+    return ",".join(parts)

@@ -82,8 +82,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.fixture(scope="session", autouse=True)
 def _own_receipts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What tests check is not remembered for the user, nor what the user checked for tests."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # by all processes of this run
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(receipts.VARIABLE, str(tmp_path_factory.mktemp("receipts")))
+        patch.setenv(receipts.VARIABLE, str(shared / "receipts"))
         yield
 
 

@@ -50,7 +50,7 @@ def predictor_of(make_config: Callable[..., RunConfig], variant: str) -> Predict
     return Predictor(model, load_tokenizer(config.text_encoder, Path()), config, variant)
 
 
-@pytest.fixture(scope="module", params=["default", "l_dit"])
+@pytest.fixture(scope="module", params=[pytest.param("default", marks=pytest.mark.exhaustive), "l_dit"])
 def predictor(request: pytest.FixtureRequest, make_config: Callable[..., RunConfig]) -> Predictor:
     return predictor_of(make_config, request.param)
 

@@ -129,7 +129,7 @@ def test_a_part_does_its_work_on_the_cpu(name: str, tmp_path: Path, monkeypatch:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["grid", "loader", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("two_processes", "compile"))],
+    [pytest.param(name, marks=pytest.mark.exhaustive) for name in ("grid", "loader", "two_processes", "compile")],
 )
 def test_a_larger_part_does_its_work_on_the_cpu(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)

@@ -112,6 +112,7 @@ def state(folder: Path) -> dict[str, tuple[int, int, int]]:
     return {str(e): (e.lstat().st_mtime_ns, e.lstat().st_size, e.lstat().st_mode) for e in entries}
 
 
+@pytest.mark.exhaustive
 def test_another_user_sees_what_is_not_private_and_writes_nothing_there(shared: Shared) -> None:
     (submission,) = Submissions(shared.results).all()
     assert submission.folder.stat().st_mode & 0o777 == 0o700

@@ -24,7 +24,7 @@ from tests.conftest import EXHAUSTIVE, ROOT, Outcome
 from tests.damage.ground import Ground, build, slurm
 from tests.damage.mutations import mutate, restore
 
-CASES = int(os.environ.get("WORKBENCH_DAMAGE_CASES", "400" if EXHAUSTIVE else "10"))
+CASES = int(os.environ.get("WORKBENCH_DAMAGE_CASES", "400" if EXHAUSTIVE else "5"))
 BATCH = 20
 FIGURE_EVERY, NOTEBOOK_EVERY = 5, 3
 Command = Callable[..., Outcome]

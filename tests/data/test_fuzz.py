@@ -16,7 +16,7 @@ from tests.conftest import EXHAUSTIVE, ROOT
 from tests.data.fuzzing import KINDS
 
 pytestmark = pytest.mark.slow
-TIMES = 1.0 if EXHAUSTIVE else 0.06
+TIMES = 1.0 if EXHAUSTIVE else 0.03
 FEWEST = 2000 * TIMES
 LONGEST_MESSAGE = 2000
 MEMORY = 800 * 1024**2

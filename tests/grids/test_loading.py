@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
+from workbench import receipts
 from workbench.config import RunConfig
 from workbench.grids import GridError, check_grid, load_grid, read_yaml
 from workbench.launch.submit import stages
+from workbench.models import build
 from workbench.models.fusion import variants
 
 SETTINGS = "settings: {default: {}, l_dit: {fusion.variant: l_dit}}\n"
@@ -150,6 +152,27 @@ def test_what_shows_when_the_model_is_built_names_the_setting(grid_file: Write) 
     grid = load_grid(grid_file("settings: {a: {}, deep: {fusion.variant: l_dit, fusion.layers: [0, 9]}}\n"))
     with pytest.raises(GridError, match=r"grid\.yaml: setting 'deep': fusion\.layers: no layer 9"):
         check_grid(grid)
+
+
+def test_a_model_is_built_once_for_all_settings_that_have_the_same(
+    grid_file: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(receipts.VARIABLE, str(tmp_path / "cache"))
+    built = []
+    honest = build.check_config
+    monkeypatch.setattr(build, "check_config", lambda c: built.append(c.fusion.layers) or honest(c))
+    settings = (
+        "settings: {a: {training.steps: 9, evaluation.splits: [val]}, b: {fusion: {variant: l_dit, layers: [0]}}}\n"
+    )
+    axes = "axes: {training.optimizer.learning_rate: [1.0e-3, 2.0e-3], data.horizontal_flip: [0.0, 0.5]}\n"
+    check_grid(load_grid(grid_file(settings + axes)))
+    assert built == ["all", (0,)]
+    text = "settings: {a: {}, frozen: {training: {cache_features: true, optimizer.learning_rate: 1.0e-4}}}\n"
+    with pytest.raises(
+        GridError, match=r"setting 'frozen': training\.cache_features: true needs a frozen image encoder"
+    ):
+        check_grid(load_grid(grid_file(text)))
+    assert built == ["all", (0,), "all"]
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "ablations").glob("*.yaml")), ids=lambda f: f.stem)

@@ -143,7 +143,7 @@ def test_artefacts_are_the_table_and_all_figures(trained: tuple[Grid, Path], tmp
     assert {file.name for file in pictures if file.suffix == ".png"} == drawn
 
 
-@pytest.mark.parametrize("cores", [1, 3])
+@pytest.mark.parametrize("cores", [pytest.param(1, marks=pytest.mark.exhaustive), 3])
 def test_figures_are_drawn_by_several_processes_as_by_one(
     trained: tuple[Grid, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int
 ) -> None:

@@ -62,6 +62,7 @@ def test_a_step_that_computes_nothing_counts_what_a_real_one_takes(
     assert counted.total == counted.weights + 3 * counted.gradients + counted.activations
 
 
+@pytest.mark.exhaustive
 def test_what_a_run_can_save(make_config: Make) -> None:
     def memory(processes: int = 1, **fields: Any) -> Any:
         return step_memory(make_config(fusion__variant="l_dit", training__batch_size=32, **fields), processes)

@@ -55,6 +55,7 @@ def test_easy_ones_are_nearest_to_one_anchor(examples: relations.PairedExamples)
     assert len(batch.sentences) == len(batch.anchors) == len(batch.image_of)
 
 
+@pytest.mark.exhaustive
 def test_the_recipe_makes_weights_that_a_run_can_begin_from(
     tmp_path: Path, workbench: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, make_config: Callable[..., Any]
 ) -> None:

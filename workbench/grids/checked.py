@@ -5,7 +5,15 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from workbench.config import SHIPPED_BERTS, RunConfig
+from workbench.config import (
+    SHIPPED_BERTS,
+    DataConfig,
+    EvaluationConfig,
+    MachineConfig,
+    RunConfig,
+    TrainingConfig,
+    ValidationConfig,
+)
 from workbench.errors import ConfigError
 from workbench.receipts import remembered, state_of
 from workbench.registry import unknown_name
@@ -21,23 +29,41 @@ def check(config: RunConfig, weights: bool) -> None:
         WorkbenchError: says what is wrong.
     """
 
+    asked = _of_the_model(config)
+
     def build() -> bool:
         from workbench.models.build import check_config, check_weights
 
-        check_config(config)
-        _check_trackers(config)
+        check_config(asked)
+        _check_trackers(asked)
         if weights:
-            check_weights(config)
+            check_weights(asked)
         return True
 
     if on_a_hub(config):
         build()
     else:
-        inputs = [config.model_dump(mode="json"), str(Path.cwd()), weights, state_of(named_places(config))]
+        inputs = [asked.model_dump(mode="json"), str(Path.cwd()), weights, state_of(named_places(config))]
         remembered("check", inputs, build)
     for name in config.machine.trackers:
         if not any(importlib.util.find_spec(module) for module in MODULES.get(name, (name,))):
             raise ConfigError("machine.trackers", f"{name} is not installed here; install it, or leave it out")
+
+
+def _of_the_model(config: RunConfig) -> RunConfig:
+    """All of a configuration that the checks may read, so that a grid over data, rates or steps is checked once."""
+    training, machine = config.training, config.machine
+    return config.model_copy(
+        update={
+            "data": DataConfig(),
+            "training": TrainingConfig(
+                steps=0 if training.steps == 0 else 1, freeze=training.freeze, cache_features=training.cache_features
+            ),
+            "validation": ValidationConfig(),
+            "evaluation": EvaluationConfig(),
+            "machine": MachineConfig(checkpoint_root=machine.checkpoint_root, trackers=machine.trackers),
+        }
+    )
 
 
 def named_places(config: RunConfig) -> list[Path]:

@@ -280,6 +280,7 @@ def test_pictures_stay_within_their_room(study: tuple[Grid, Path], monkeypatch: 
     assert "Expressions: the page has no room for the pictures of all." in shown.missing
 
 
+@pytest.mark.exhaustive
 def test_predictions_made_elsewhere_have_rows_and_pictures(study: tuple[Grid, Path], tmp_path: Path) -> None:
     grid, results = study
     shutil.copytree(results / "runs", tmp_path / "runs")

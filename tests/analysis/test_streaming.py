@@ -27,6 +27,7 @@ def live_bytes() -> int:
     return sum({one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}.values())
 
 
+@pytest.mark.exhaustive
 def test_no_tensor_stays_from_one_image_to_the_next(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[int] = []
 

@@ -106,6 +106,7 @@ def test_a_busy_process_computes_until_its_block_ends() -> None:
     assert not stat.exists()
 
 
+@pytest.mark.exhaustive
 def test_a_measuring_process_that_dies_is_one_clear_error() -> None:
     with pytest.raises(WorkbenchError, match="a measuring process ended early"):
         in_fresh_process(_die)

@@ -14,6 +14,7 @@ from workbench.grids import GridError, check_grid, load_grid, read_yaml
 from workbench.launch.submit import stages
 from workbench.models import build
 from workbench.models.fusion import variants
+from workbench.models.referring_sam import ReferringSam
 
 SETTINGS = "settings: {default: {}, l_dit: {fusion.variant: l_dit}}\n"
 Write = Callable[..., Path]
@@ -160,7 +161,12 @@ def test_a_model_is_built_once_for_all_settings_that_have_the_same(
     monkeypatch.setenv(receipts.VARIABLE, str(tmp_path / "cache"))
     built = []
     honest = build.check_config
-    monkeypatch.setattr(build, "check_config", lambda c: built.append(c.fusion.layers) or honest(c))
+
+    def seen(config: RunConfig) -> ReferringSam:
+        built.append(config.fusion.layers)
+        return honest(config)
+
+    monkeypatch.setattr(build, "check_config", seen)
     settings = (
         "settings: {a: {training.steps: 9, evaluation.splits: [val]}, b: {fusion: {variant: l_dit, layers: [0]}}}\n"
     )

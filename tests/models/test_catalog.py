@@ -103,6 +103,7 @@ def test_the_command_prints_a_table_json_and_the_page(workbench: Callable[..., A
     assert last[-1] == f"{rows[-1]['gflops']:.1f}"
 
 
+@pytest.mark.exhaustive
 def test_every_variant_is_counted_from_its_model(of_vit_b: list[VariantRow]) -> None:
     rows = [row.as_dict() for row in of_vit_b]
     by_name = {row["name"]: row for row in rows}

@@ -18,7 +18,6 @@ from workbench.models.fusion import variants
 from workbench.models.referring_sam import image_positions
 from workbench.training.setup import set_determinism
 
-SAMPLE = ("l_dit",)
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 NOT_DETERMINISTIC = {
     *(f"upsample_{kind}_backward" for kind in ("linear1d", "bilinear2d", "bicubic2d", "trilinear3d")),
@@ -53,9 +52,8 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "variant", [v if v in SAMPLE else pytest.param(v, marks=pytest.mark.exhaustive) for v in variants]
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("variant", variants)
 def test_a_deterministic_step_on_a_gpu_has_no_other_operation(variant: str, deterministic: None) -> None:
     with pretended_gpu() as gpu:
         model = fake_model(variant)

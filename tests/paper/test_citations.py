@@ -56,7 +56,7 @@ def test_a_number_that_changed_is_named_with_what_it_should_be(
     assert f"and is {value} ±" in wrong.out
 
 
-@pytest.mark.parametrize("form", ["md", "latex"])
+@pytest.mark.parametrize("form", ["md", pytest.param("latex", marks=pytest.mark.exhaustive)])
 def test_rows_whose_names_differ_in_punctuation_alone_are_told_apart(
     workbench: Command, grid_file: Callable[[str], Path], tmp_path: Path, form: str
 ) -> None:

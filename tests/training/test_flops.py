@@ -41,6 +41,7 @@ def test_what_is_frozen_costs_less_and_saving_memory_costs_nothing(make_config: 
     assert step_flops(cached) < frozen
 
 
+@pytest.mark.exhaustive
 def test_learned_tokens_cost_what_words_do(make_config: Make) -> None:
     words, learned = (make_config(fusion__variant="l_dit", fusion__text=text) for text in ("words", "learned"))
     assert step_flops(words) >= step_flops(learned) > step_flops(make_config())

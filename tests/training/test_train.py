@@ -15,7 +15,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import EXHAUSTIVE
 from workbench.config import RefshapesRecipe, RunConfig
 from workbench.data import refshapes
 from workbench.data.datasets import find
@@ -114,12 +113,13 @@ train(config, 0, RunFolder.of(Path(sys.argv[2]), config, 0))
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_sigkill_at_a_random_step_costs_nothing(tmp_path: Path, make_config: Callable[..., RunConfig]) -> None:
     config = make_config(fusion__variant="l_dit", training__steps=30, machine__checkpoint_minutes=0.0)
     whole = run(tmp_path / "whole", config)
     folder = RunFolder.of(tmp_path / "killed", config, 0)
     command = [sys.executable, "-c", RUN, json.dumps(config.model_dump(mode="json")), str(tmp_path / "killed")]
-    for _ in range(2 if EXHAUSTIVE else 1):
+    for _ in range(2):
         process = subprocess.Popen(command)
         seen = len([e for e in folder.log().events if e.event == "step"])
         target = seen + random.randint(2, 12)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from workbench.evaluation.metrics import metrics
 from workbench.results.folders import AGAIN, RunFolder, StoreError
@@ -21,6 +24,7 @@ from workbench.validation import DamagedFile, Mistake
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
     from workbench.grids.grid import Grid
 
@@ -176,27 +180,29 @@ def evaluated(grid: Grid, source: ResultsSource, seeds: Sequence[int] | None = N
     return Evaluated(grid, runs, expressions, incomplete, sound, sources)
 
 
-def _recorded(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """The metrics of a run by split, out of the frame of runs."""
-    names = [name for name in CHECKED if name in rows]
-    return {
-        str(row["split"]): {name: float(row[name]) for name in names if row[name] == row[name]}
-        for row in rows.to_dict("records")
-    }
+def _recorded(runs: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """The metrics of each run by split, out of the frame of runs."""
+    names = [name for name in CHECKED if name in runs]
+    recorded: dict[str, dict[str, dict[str, float]]] = {}
+    for row in runs[["run", "split", *names]].to_dict("records"):
+        values = {name: float(row[name]) for name in names if row[name] == row[name]}
+        recorded.setdefault(str(row["run"]), {})[str(row["split"])] = values
+    return recorded
 
 
 def _check_metrics(
-    file: Path, frame: pd.DataFrame, recorded: Mapping[str, Mapping[str, float]], record: Path, remedy: str
-) -> None:
+    file: Path, parts: Mapping[str, pd.DataFrame], recorded: Mapping[str, Mapping[str, float]], record: Path,
+    remedy: str,
+) -> None:  # fmt: skip
     """DamagedFile where expressions do not give the metrics that were computed from them when they were stored.
 
     Args:
+        parts: the expressions by split, without a split that has none.
         record: the file that says so; which of the two is damaged, nobody can tell.
     """
     for split, values in recorded.items():
-        part = frame[frame["split"] == split]
         for name in values.keys() & set(CHECKED):
-            value = metrics[name].value(part)
+            value = metrics[name].value(parts[split]) if split in parts else math.nan
             if not abs(value - values[name]) < TOLERANCE:
                 label = metrics[name].label
                 message = f"{label} of {split} is {value:.6f}, but {record} says {values[name]:.6f}"
@@ -205,11 +211,12 @@ def _check_metrics(
 
 def _without_other_configurations(grid: Grid, runs: pd.DataFrame, source: RunFolders) -> pd.DataFrame:
     """Mark runs as damaged whose folder holds another configuration than its name says."""
-    configs = {config.setting_id: config for config in grid.settings.values()}
+    documents = {config.setting_id: config.identity_document() for config in grid.settings.values()}
     sound = runs[runs["state"] != "damaged"].drop_duplicates("run")
     for run, setting_id in zip(sound["run"], sound["setting_id"], strict=True):
         try:
-            RunFolder(source.results, run).check(configs[setting_id])
+            folder = RunFolder(source.results, run)
+            folder.check_identity(folder.record(), documents[setting_id])
         except (StoreError, DamagedFile) as error:
             runs = _without_metrics(runs, run, str(error))
     return runs
@@ -243,9 +250,10 @@ def _leave_out_other_expressions(
     for setting, frame in expressions.items():
         data = grid.settings[setting].data
         data_set = repr((data.dataset, data.split_by, data.recipe, data.sha256, data.members))
-        for (run, split), part in frame.groupby(["run", "split"], sort=False):
-            text = part[columns].sort_values(KEY[1:]).to_csv(index=False).encode()
-            signatures.setdefault((data_set, str(split)), {})[setting, str(run)] = hashlib.sha256(text).hexdigest()
+        rows = _row_hashes(frame[columns])
+        for (run, split), places in frame.groupby(["run", "split"], sort=False).indices.items():
+            signature = hashlib.sha256(np.sort(rows[places]).tobytes()).hexdigest()
+            signatures.setdefault((data_set, str(split)), {})[setting, str(run)] = signature
     for (_, split), by_run in signatures.items():
         [(usual, _)] = Counter(by_run.values()).most_common(1)
         for (setting, run), signature in by_run.items():
@@ -255,17 +263,29 @@ def _leave_out_other_expressions(
     return runs
 
 
+def _row_hashes(frame: pd.DataFrame) -> NDArray[np.uint64]:
+    """A number for each row, the same for the same values, however wide the integers are that hold them."""
+    import pandas as pd
+
+    whole = {name: "int64" for name in frame if pd.api.types.is_integer_dtype(frame[name])}
+    hashes: NDArray[np.uint64] = pd.util.hash_pandas_object(frame.astype(whole), index=False).to_numpy()
+    return hashes
+
+
 def _leave_out_other_metrics(
     source: ResultsSource, runs: pd.DataFrame, expressions: dict[str, pd.DataFrame], incomplete: list[Incomplete]
 ) -> pd.DataFrame:
     """Take out runs whose expressions do not give the metrics that were computed from them when they were stored."""
+    recorded = _recorded(runs)
     for setting, frame in list(expressions.items()):
-        for run, part in frame.groupby("run", sort=False):
+        parts: dict[str, dict[str, pd.DataFrame]] = {}
+        for (run, split), part in frame.groupby(["run", "split"], sort=False):
+            parts.setdefault(str(run), {})[str(split)] = part
+        for run, of_run in parts.items():
             try:
-                recorded = _recorded(runs[runs["run"] == run])
-                _check_metrics(source.expressions_file(str(run)), part, recorded, source.record_file(str(run)), AGAIN)
+                _check_metrics(source.expressions_file(run), of_run, recorded[run], source.record_file(run), AGAIN)
             except DamagedFile as damage:
-                runs = _leave_out(setting, str(run), str(damage), runs, expressions, incomplete)
+                runs = _leave_out(setting, run, str(damage), runs, expressions, incomplete)
     return runs
 
 
@@ -306,7 +326,8 @@ def _add_scored(
             raise StoreError(f"{grid.file}: report.models: {name!r} is a setting's name")
         try:
             record, frame = folder.record(), folder.expressions()
-            _check_metrics(folder.expressions_file, frame, record.metrics, folder.record_file, REMEDY)
+            parts = {str(split): part for split, part in frame.groupby("split", sort=False)}
+            _check_metrics(folder.expressions_file, parts, record.metrics, folder.record_file, REMEDY)
         except DamagedFile as damage:
             incomplete.append(Incomplete(name, None, f"{SCORED}/{name}", "damaged", str(damage)))
             continue

@@ -168,6 +168,7 @@ def test_missing_and_failed_runs_are_named(page: bytes) -> None:
     ]
 
 
+@pytest.mark.exhaustive
 def test_a_run_more_or_less_changes_the_page(study: tuple[Grid, Path], page: bytes, tmp_path: Path) -> None:
     grid, results = study
     copy = tmp_path / "results"

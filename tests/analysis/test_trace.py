@@ -43,7 +43,7 @@ def images(size: int = 64) -> Tensor:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("variant", list(variants))
-@pytest.mark.parametrize("size", [64, 96])
+@pytest.mark.parametrize("size", [64, pytest.param(96, marks=pytest.mark.exhaustive)])
 def test_no_output_bit_changes_and_nothing_is_left_behind(
     make_config: MakeConfig, variant: str, layout: str, size: int
 ) -> None:
@@ -61,7 +61,7 @@ def test_no_output_bit_changes_and_nothing_is_left_behind(
     assert not is_watched(model)
 
 
-@pytest.mark.parametrize("precision", ["float64", "bfloat16"])
+@pytest.mark.parametrize("precision", [pytest.param("float64", marks=pytest.mark.exhaustive), "bfloat16"])
 @pytest.mark.parametrize("variant", list(variants))
 def test_nor_in_other_precisions(make_config: MakeConfig, variant: str, precision: str) -> None:
     for layout in LAYOUTS:

@@ -112,7 +112,18 @@ def test_goals_are_held_against_the_figures() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["card", "matmul_peak", "training", "bf16", "deterministic", "attention", "variants"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "card",
+        "matmul_peak",
+        "training",
+        "bf16",
+        pytest.param("deterministic", marks=pytest.mark.exhaustive),
+        "attention",
+        "variants",
+    ],
+)
 def test_a_part_does_its_work_on_the_cpu(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_checks, "every_case", lambda: iter([("l_dit", "global"), ("e_dit", "windowed")]))
     answer = attempt(part(name), hour(tmp_path, matmul_peak={"bf16_tflops": 0.1}))

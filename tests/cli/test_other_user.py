@@ -188,6 +188,7 @@ def test_the_owner_is_named_before_anything_is_computed(shared: Shared) -> None:
     assert state(shared.results) == before
 
 
+@pytest.mark.exhaustive
 def test_a_whole_folder_of_submissions_that_is_private_is_named(shared: Shared) -> None:
     (shared.results / "submissions").chmod(0o700)
     (status,) = shared.run(f"status {shared.grid}")

@@ -17,7 +17,7 @@ GRIDS = (
 )  # fmt: skip
 
 
-QUICK = ("backbones", "gres", "combined", "text_encoders")
+QUICK = ("backbones", "gres", "combined")
 
 
 @pytest.mark.parametrize(

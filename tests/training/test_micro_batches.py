@@ -123,6 +123,7 @@ def peak(tmp_path: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> 
     return live.peak
 
 
+@pytest.mark.exhaustive
 def test_both_need_less_memory(tmp_path: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {**TRAINED, "training__steps": 1, "training__batch_size": 32, "fusion__variant": "l_dit"}
     whole, parts, again, both = (

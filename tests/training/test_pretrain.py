@@ -28,6 +28,7 @@ def test_vit_mini_learns_and_its_file_is_an_official_state_dict(tmp_path: Path) 
     assert 0 <= report["val_miou"]["click"] <= 1
 
 
+@pytest.mark.exhaustive
 def test_bert_mini_learns_and_its_folder_is_a_transformers_model(tmp_path: Path) -> None:
     from transformers import AutoModel, AutoTokenizer
 

@@ -35,7 +35,15 @@ def trained_until(moment: str, config: RunConfig, folder: RunFolder, harm: Calla
         assert harmed, f"the training never came to {moment}"
 
 
-@pytest.mark.parametrize("moment", ["step:2", "validate:3", "checkpoint:6", "evaluate:testA"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("step:2", marks=pytest.mark.exhaustive),
+        pytest.param("validate:3", marks=pytest.mark.exhaustive),
+        "checkpoint:6",
+        "evaluate:testA",
+    ],
+)
 def test_a_run_whose_folder_is_removed_fails_with_that_as_its_reason_and_can_be_tried_again(
     tmp_path: Path, make_config: Callable[..., RunConfig], moment: str
 ) -> None:

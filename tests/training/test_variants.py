@@ -40,7 +40,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", list(SETTINGS))
+@pytest.mark.parametrize(
+    "name", [name if name in variants else pytest.param(name, marks=pytest.mark.exhaustive) for name in SETTINGS]
+)
 def test_ten_steps_move_the_fusion_and_leave_what_is_frozen(
     name: str, tmp_path: Path, make_config: Callable[..., RunConfig]
 ) -> None:

@@ -86,7 +86,13 @@ def test_the_table_says_what_does_not_separate(tmp_path: Path, ask: Command) -> 
     assert "wrote" in done.out
 
 
-@pytest.mark.parametrize("kind", ["thin", "odd", "rotated", "grey", "cmyk", "deep"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "rotated",
+        *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ("thin", "odd", "grey", "cmyk", "deep")),
+    ],
+)
 def test_odd_pictures(kind: str, tmp_path: Path, ask: Command) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (37, 53, 3), dtype=np.uint8)
     image, file = Image.fromarray(noise), tmp_path / ("one.jpg" if kind in ("rotated", "cmyk") else "one.png")

@@ -3,13 +3,14 @@ from __future__ import annotations
 import copy
 import json
 import random
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Outcome
 from workbench.grids import Grid, GridError, load_grid, parse_seeds
 from workbench.grids.seeds import seeds_as_text
 
@@ -34,6 +35,20 @@ def test_seeds_that_mean_nothing_are_refused(text: str) -> None:
 def test_seeds_are_written_as_short_as_they_can_be_read(seeds: Sequence[int], text: str) -> None:
     assert seeds_as_text(seeds) == text
     assert parse_seeds(text) == tuple(sorted(seeds))
+
+
+def test_a_command_names_a_grid_so_that_a_shell_finds_it(tmp_path: Path, workbench: Callable[..., Outcome]) -> None:
+    (tmp_path / "my grids" / "presets").mkdir(parents=True)
+    for name in ("long", "a short"):
+        (tmp_path / "my grids" / "presets" / f"{name}.yaml").write_text("{training.steps: 2, data.recipe.seed: 3}\n")
+    file = tmp_path / "my grids" / "l'été.yaml"
+    file.write_text("title: t\nbase: {preset: long}\nsettings: {a: {}}\n")
+    assert shlex.split(load_grid(file).argument) == [str(file)]
+    named = load_grid(file, preset="a short").argument
+    assert shlex.split(named) == [str(file), "--preset", "a short"]
+    refused = workbench("table", file, "--results", tmp_path / "none").err
+    words = shlex.split(refused.partition("train with: ")[2])
+    assert words == ["workbench", "submit", str(file)]
 
 
 def test_a_grid_is_narrowed_by_pattern_and_seeds(grid_file: Callable[..., Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -87,8 +88,8 @@ class Grid:
 
     @property
     def argument(self) -> str:
-        """How a command names this grid."""
-        return str(self.file) if self.preset is None else f"{self.file} --preset {self.preset}"
+        """How a shell's command names this grid."""
+        return shlex.join([str(self.file), *(() if self.preset is None else ("--preset", self.preset))])
 
     @property
     def splits(self) -> tuple[str, ...]:

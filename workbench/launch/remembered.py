@@ -19,7 +19,7 @@ from workbench.results.record import RunRecord
 FORMAT = 1
 """Of what is kept; another one is not read."""
 FEWEST = 100
-"""Runs that are read faster than what was noted of them."""
+"""Completed runs from which on this is kept: the records of fewer are read in no time."""
 
 
 class CompletedRecords:

@@ -251,7 +251,8 @@ def _leave_out_other_expressions(
         data = grid.settings[setting].data
         data_set = repr((data.dataset, data.split_by, data.recipe, data.sha256, data.members))
         rows = _row_hashes(frame[columns])
-        for (run, split), places in frame.groupby(["run", "split"], sort=False).indices.items():
+        of_runs: dict[Any, Any] = dict(frame.groupby(["run", "split"], sort=False).indices)
+        for (run, split), places in of_runs.items():
             signature = hashlib.sha256(np.sort(rows[places]).tobytes()).hexdigest()
             signatures.setdefault((data_set, str(split)), {})[setting, str(run)] = signature
     for (_, split), by_run in signatures.items():
@@ -268,8 +269,7 @@ def _row_hashes(frame: pd.DataFrame) -> NDArray[np.uint64]:
     import pandas as pd
 
     whole = {name: "int64" for name in frame if pd.api.types.is_integer_dtype(frame[name])}
-    hashes: NDArray[np.uint64] = pd.util.hash_pandas_object(frame.astype(whole), index=False).to_numpy()
-    return hashes
+    return np.asarray(pd.util.hash_pandas_object(frame.astype(whole), index=False), dtype=np.uint64)
 
 
 def _leave_out_other_metrics(

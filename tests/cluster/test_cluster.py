@@ -174,6 +174,29 @@ def test_cancel_marks_the_waiting_and_stops_the_running(
     assert "would free 0.0 MB" in said, "its submission is still the newest of runs that are not completed"
 
 
+def test_what_scancel_stopped_as_the_controller_crashed_stays_cancelled(
+    grid_file: Write, profile: Write, tmp_path: Path, dev_cluster: DevCluster
+) -> None:
+    grid = grid_file("settings: {a: {training.steps: 3000}}\n")
+    results, usual = tmp_path / "results", profile()
+    workbench("submit", grid, "--results", results, "--profile", usual)
+    run = folders(grid, results)["a"]
+    wait_until(lambda: last_step(run) > 3)
+    controller = int((Path(dev_cluster.environment["WORKBENCH_DEV_CLUSTER"]) / "slurmctld.pid").read_text())
+    jobs = subprocess.run(["squeue", "--noheader", "--format=%A"], capture_output=True, text=True, check=True)
+    subprocess.run(["scancel", *jobs.stdout.split()], check=True)
+    time.sleep(0.1)  # it has passed the word on, and not saved it
+    os.kill(controller, signal.SIGKILL)
+    wait_until(lambda: run.record().state == "interrupted")
+    time.sleep(10)  # until the node kills the job (KillWait), whose last words wait for a controller
+    dev_cluster.control("start", "slurmctld")
+    wait_until(lambda: not states(grid, results) & {"running", "queued"})
+    assert states(grid, results) == {"cancelled"}
+    said = workbench("submit", grid, "--results", results, "--profile", usual)
+    assert "nothing to submit" in said
+    assert f"workbench retry {grid} --class cancelled" in said
+
+
 def test_the_doctor_finds_a_healthy_cluster_and_names_what_is_wrong(
     profile: Write, tmp_path: Path, dev_cluster: DevCluster
 ) -> None:

@@ -212,7 +212,8 @@ def _run_state(folder: RunFolder, task: Task | None, cancelled: bool = False, go
         return RunState("new", message="it waited for a run that failed")
     if state == "new" and ended is not None:
         return _silent(ended, task, "failed")
-    if state == "interrupted" and ended == "cancelled":
+    # Where the controller crashed after scancel, it knows later only that the job failed.
+    if state == "interrupted" and (ended == "cancelled" or (ended, cause) == ("killed", "cancelled")):
         return RunState("cancelled", "cancelled", message, task)
     return RunState(state, cause, message, task)
 

@@ -13,6 +13,9 @@ Figures:
         Nothing is done with them, and the loader has run for a while before it is timed.
     bytes_speedup_0_workers, bytes_speedup_1_workers, bytes_speedup_2_workers: the same against a loader whose masks are
         floats before they are collated, rather than bytes until the device that computes the loss.
+    memory_speedup_0_workers, memory_speedup_1_workers, memory_speedup_2_workers: the same against the same loader in a
+        process that returns freed memory to the operating system, as glibc does unasked; runs and all the other figures
+        of batches keep it (workbench/allocator.py).
     speedup: against a straightforward loader on the same examples and with the same draws: Pillow for the image and its
         augmentation, pycocotools for the polygons. Neither keeps images, and neither scales pixels to floats.
 """
@@ -34,6 +37,7 @@ from PIL import Image, ImageEnhance
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from workbench.allocator import keep_freed_memory
 from workbench.benchmarks import full_size
 from workbench.benchmarks.race import Report, in_fresh_process, in_words, most_resident, race
 from workbench.config import AugmentationConfig, DataConfig
@@ -46,7 +50,7 @@ from workbench.data.prepared import open_prepared, prepared_folder
 from workbench.data.transforms import target_of
 
 SIDE, BATCH, EXAMPLES, ROUNDS = 512, 64, 48, 7
-WORKERS, TIMED_BATCHES, BATCH_ROUNDS = (0, 1, 2), 4, 5
+WORKERS, TIMED_BATCHES, BATCH_ROUNDS, MEMORY_ROUNDS = (0, 1, 2), 4, 5, 3
 CONFIG = DataConfig(
     dataset="refcoco",
     epoch="referents",
@@ -72,7 +76,7 @@ def run(device: torch.device, report: Report) -> dict[str, float]:
             "images_per_second_per_core": EXAMPLES / seconds["ours"],
             "speedup": seconds["straightforward"] / seconds["ours"],
         }
-        results |= in_fresh_process(functools.partial(_batched, folder))
+        results |= in_fresh_process(functools.partial(_batched, folder)) | _kept_memory(folder)
         report(", ".join(f"{figure} {value:.3g}" for figure, value in results.items() if "workers" in figure))
         return results
 
@@ -134,6 +138,7 @@ class FloatMasks(ReferringDataset):
 
 def _batched(folder: Path) -> dict[str, float]:
     """Batches per second with each number of workers, and how many times as many as with masks of floats."""
+    keep_freed_memory()
     torch.set_num_threads(1)
     data = open_prepared(_place(folder))
     kinds = {kind: kind(data, "train", SIDE, CONFIG, cache=False) for kind in (ReferringDataset, FloatMasks)}
@@ -154,6 +159,29 @@ def _batched(folder: Path) -> dict[str, float]:
     return {f"batches_per_second_{workers}_workers": 1 / ours[workers] for workers in WORKERS} | {
         f"bytes_speedup_{workers}_workers": floats[workers] / ours[workers] for workers in WORKERS
     }
+
+
+def _kept_memory(folder: Path) -> dict[str, float]:
+    """How many times as many batches per second a process gets that keeps freed memory, with each number of workers."""
+    seconds: dict[tuple[bool, int], list[float]] = {}
+    for number in range(MEMORY_ROUNDS):
+        for kept in (True, False):
+            # What a process once kept, it cannot lose again: each takes its turn as a new one.
+            for workers, taken in in_fresh_process(functools.partial(_timed, folder, kept, number)).items():
+                seconds.setdefault((kept, workers), []).append(taken)
+    return {
+        f"memory_speedup_{workers}_workers": statistics.median(seconds[False, workers])
+        / statistics.median(seconds[True, workers])
+        for workers in WORKERS
+    }
+
+
+def _timed(folder: Path, kept: bool, seed: int) -> dict[int, float]:
+    if kept:
+        keep_freed_memory()
+    torch.set_num_threads(1)
+    dataset = ReferringDataset(open_prepared(_place(folder)), "train", SIDE, CONFIG, cache=False)
+    return {workers: _seconds_per_batch(dataset, workers, seed) for workers in WORKERS}
 
 
 def _seconds_per_batch(dataset: ReferringDataset, workers: int, seed: int) -> float:

@@ -46,6 +46,8 @@ __all__ = [
 
 OF_GRIDS = ("plan", "submit", "retry", "status", "table", "figure")
 """Commands that make very many objects and train nothing in their own process."""
+OF_MODELS = ("train", "predict", "attention", "attribute", "interventions", "evaluate", "pretrain")
+"""Commands that compute with models in their own process."""
 COLLECT_AFTER = (100_000, 50, 100)
 """How many objects are made before the garbage collector looks for cycles among them (Python's own value is 700):
 imported libraries and records make millions and nearly no cycles, and looking took a tenth of the time."""
@@ -69,6 +71,10 @@ def options(
     """Ablations and attention maps of Deep Instruction Tuning for Segment Anything."""
     if ctx.invoked_subcommand in OF_GRIDS:
         gc.set_threshold(*COLLECT_AFTER)
+    elif ctx.invoked_subcommand in OF_MODELS:
+        from workbench.allocator import keep_freed_memory
+
+        keep_freed_memory()
 
 
 @functools.cache

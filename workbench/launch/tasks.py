@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.allocator import keep_freed_memory
 from workbench.config import RunConfig
 from workbench.errors import InterruptedRun
 from workbench.failures import classify, message_of
@@ -73,6 +74,7 @@ class TrainingJob:
         """Train the run until it is completed or `stop` ends it with InterruptedRun; returns its id."""
         from workbench.training.train import train
 
+        keep_freed_memory()
         logging.basicConfig(
             level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", force=True
         )

@@ -168,17 +168,19 @@ def test_a_model_is_built_once_for_all_settings_that_have_the_same(
 
     monkeypatch.setattr(build, "check_config", seen)
     settings = (
-        "settings: {a: {training.steps: 9, evaluation.splits: [val]}, b: {fusion: {variant: l_dit, layers: [0]}}}\n"
+        "settings: {a: {training.steps: 9, evaluation.splits: [val]}, b: {fusion: {variant: l_dit, layers: [0]}}, "
+        "c: {fusion: {variant: l_dit, layers: [1], dropout: 0.05}}, "
+        "d: {fusion: {variant: l_dit, layers: [1], dropout: 0.2}}}\n"
     )
     axes = "axes: {training.optimizer.learning_rate: [1.0e-3, 2.0e-3], data.horizontal_flip: [0.0, 0.5]}\n"
     check_grid(load_grid(grid_file(settings + axes)))
-    assert built == ["all", (0,)]
+    assert built == ["all", (0,), (1,)]
     text = "settings: {a: {}, frozen: {training: {cache_features: true, optimizer.learning_rate: 1.0e-4}}}\n"
     with pytest.raises(
         GridError, match=r"setting 'frozen': training\.cache_features: true needs a frozen image encoder"
     ):
         check_grid(load_grid(grid_file(text)))
-    assert built == ["all", (0,), "all"]
+    assert built == ["all", (0,), (1,), "all"]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,14 @@ def test_settings_that_need_the_same_are_counted_once(grid_file: Write) -> None:
     assert two.memory.activations > one.memory.activations
 
 
+def test_of_dropout_only_whether_there_is_any_counts(grid_file: Write) -> None:
+    grid = load_grid(grid_file("axes: {fusion.variant: [l_dit], fusion.dropout: [0, 0.05, 0.2]}\n"))
+    none, some = needs(grid.runs())
+    assert (len(none.settings), len(some.settings)) == (1, 2)
+    assert step_memory(grid.settings[some.settings[1]]) == some.memory
+    assert some.memory.activations > none.memory.activations
+
+
 def test_parts_that_do_not_fit_together_name_the_setting(grid_file: Write) -> None:
     grid = load_grid(grid_file("settings: {a: {fusion.variant: l_dit, fusion.layers: [9]}}\n"))
     with pytest.raises(WorkbenchError, match=r"setting 'a': fusion\.layers: no layer 9"):

@@ -72,6 +72,8 @@ def group_of(node_id: str) -> str:
     file = node_id.partition("::")[0].removeprefix("tests/")
     if file.startswith("cluster/"):
         return "cluster"  # they share one Slurm
+    if file.startswith("paper/page/"):
+        return "page"  # they share a report
     return "alone" if file.startswith(ALONE) else file
 
 

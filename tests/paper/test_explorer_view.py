@@ -77,7 +77,7 @@ def test_runs_that_are_not_there_are_a_sentence(trained: tuple[Grid, Path], tmp_
     assert "workbench submit" in AttentionNotebook(trained[0].file, tmp_path).explore().data
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.browser
 def test_in_a_browser_the_slider_changes_the_picture(
     trained: tuple[Grid, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory

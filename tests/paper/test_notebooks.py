@@ -58,7 +58,7 @@ def test_a_notebook_is_stripped_and_runs(file: Path, trained: tuple[Grid, Path],
     assert file.read_bytes() == before
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.browser
 def test_jupyterlab_runs_the_results_and_shows_their_figures(
     trained: tuple[Grid, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory

@@ -24,7 +24,7 @@ from tests.damage.inputs import FAMILIES, Case, make
 from tests.damage.places import PLACES, replaced
 from tests.damage.supplies import Supplies, supply
 
-CASES = int(os.environ.get("WORKBENCH_DAMAGE_INPUTS", "3000" if EXHAUSTIVE else "50"))
+CASES = int(os.environ.get("WORKBENCH_DAMAGE_INPUTS", "3000" if EXHAUSTIVE else "30"))
 FIRST = int(os.environ.get("WORKBENCH_DAMAGE_FIRST", "0"))
 BATCH = 50
 SECONDS = 20

@@ -63,6 +63,7 @@ def place(tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path
 
 
+@pytest.mark.exhaustive
 def test_from_a_folder_to_a_table(place: Path, workbench: Command) -> None:
     _, script = blocks("python")
     run_script(script)

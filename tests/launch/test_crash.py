@@ -129,12 +129,12 @@ def test_a_launcher_killed_at_any_file_or_scheduler_call_loses_and_doubles_nothi
     warm = tmp_path / "results-0-False"
     chosen = random.Random(0)
     # Most of these are files of the copy of the code.
-    for event in sorted(chosen.sample(range(1, first), 15 if EXHAUSTIVE else 4)):
+    for event in sorted(chosen.sample(range(1, first), 15 if EXHAUSTIVE else 3)):
         round_of(event, None)
     later = round_of(0, warm)
     assert later >= 30
     every = range(1, later + 1)
-    for event in every if EXHAUSTIVE else sorted(chosen.sample(every, 10)):
+    for event in every if EXHAUSTIVE else sorted(chosen.sample(every, 6)):
         round_of(event, warm)
 
 

@@ -27,7 +27,13 @@ def test_bench_launch_prints_its_figures(workbench: Command, monkeypatch: pytest
     assert figures["array_tasks_1000_tasks_of_10"] == 1, "of the four runs that stand for a thousand here"
     commands = {f"{name}_command_seconds" for name in ("submit_1000", "submit_10k", "status_10k", "status_100k",
                                                        "status_10k_done", "table_10k")}  # fmt: skip
-    assert commands | {"plan_unchanged_seconds", "status_100k_mib", "table_10k_mib"} <= set(figures)
+    assert commands | {
+        "plan_first_seconds",
+        "plan_unchanged_seconds",
+        "libraries_seconds",
+        "status_100k_mib",
+        "table_10k_mib",
+    } <= set(figures)
     assert {"submit_seconds", "status_seconds", "collect_10k_cold_seconds", "collect_10k_warm_seconds"} <= set(figures)
 
 

@@ -7,7 +7,8 @@ Figures, in seconds unless said otherwise:
     submit_seconds, resubmit_seconds, status_seconds: the work of the three commands, their libraries loaded.
     resubmit_command_seconds, status_command_seconds: the whole commands, as processes.
     submit_1000_command_seconds: the same, of the first submission of a grid of ten settings, its data prepared.
-    plan_unchanged_seconds: `plan` of that grid, for the second time.
+    libraries_seconds: importing alone what checks models: torch, torchvision and transformers, in turns with it.
+    plan_first_seconds, plan_unchanged_seconds: `plan` of that grid, for the first time and after that.
     submit_10k_command_seconds, submit_100k_command_seconds: of ten settings that were checked before.
     status_10k_command_seconds, status_100k_command_seconds (and status_100k_mib): while all wait.
     status_10k_done_command_seconds: when all are completed.

@@ -62,7 +62,14 @@ class Commands:
 
     def run(self, *arguments: object) -> tuple[float, float]:
         """Run one; returns seconds and the most MiB that it held."""
-        command = [sys.executable, "-c", "from workbench.cli import main; main()", *map(str, arguments)]
+        return self._process("from workbench.cli import main; main()", *map(str, arguments))
+
+    def libraries(self) -> tuple[float, float]:
+        """The same of a process that only imports what a model is checked with."""
+        return self._process("import torch, torchvision, transformers.models.bert.modeling_bert")
+
+    def _process(self, code: str, *arguments: str) -> tuple[float, float]:
+        command = [sys.executable, "-c", code, *arguments]
         done = subprocess.run(
             [sys.executable, "-ISc", WATCH, *command],
             capture_output=True,
@@ -71,7 +78,7 @@ class Commands:
             env=self._environment,
         )
         if done.returncode:
-            raise WorkbenchError(f"bench launch: {' '.join(command[3:])} failed: {done.stderr.strip()}")
+            raise WorkbenchError(f"bench launch: {' '.join(arguments) or code} failed: {done.stderr.strip()}")
         seconds, kib = map(float, done.stdout.split())
         return seconds, kib / 1024
 
@@ -95,8 +102,9 @@ def measure(folder: Path, grid_of: Grid, profile: Path, slurm: FakeSlurm, report
     commands = Commands(folder, slurm, report)
     given = ("--profile", profile, "--results")
     thousand, many, most = (_with_runs(grid_of, count, folder) for count in (THOUSAND, MANY, MOST))
-    commands.run("plan", thousand, "--results", folder / "nothing")
-    figures = commands.measured("plan_unchanged", "plan", thousand, "--results", folder / "nothing")
+    planned = commands.run("plan", thousand, "--results", folder / "nothing")
+    figures = commands.named("plan_first", [planned], False)
+    figures |= commands.measured("plan_unchanged", "plan", thousand, "--results", folder / "nothing")
     figures |= _submissions(commands, "submit_1000_command", thousand, folder, given, first=True)
     figures |= _submissions(commands, "submit_10k_command", many, folder, given, first=False)
     figures |= commands.measured("status_10k_command", "status", many, "--results", _last(folder))
@@ -129,14 +137,20 @@ def _submissions(
     commands: Commands, name: str, grid: Path, folder: Path, given: tuple[object, ...], first: bool,
     repeats: int | None = None,
 ) -> dict[str, float]:  # fmt: skip
-    """Submit a grid into results that are empty; the last ones stay. `first`: nothing of it was checked before."""
-    taken = []
+    """Submit a grid into results that are empty; the last ones stay.
+
+    Args:
+        first: nothing of it was checked before; how long its libraries take alone is measured in turns with it.
+    """
+    taken, libraries = [], []
     for _ in range(REPEATS if repeats is None else repeats):
         shutil.rmtree(_last(folder), ignore_errors=True)
         if first:
             commands.forget_checks()
+            libraries.append(commands.libraries())
         taken.append(commands.run("submit", grid, *given, _last(folder)))
-    return commands.named(name, taken, False)
+    figures = commands.named(name, taken, False)
+    return figures | (commands.named("libraries", libraries, False) if first else {})
 
 
 def _complete(grid: Grid, results: Path) -> None:

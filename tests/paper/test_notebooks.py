@@ -19,9 +19,6 @@ from workbench.results.folders import RunFolder
 from workbench.training.train import train
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-RUN_ALWAYS = [
-    pytest.param(file, marks=[] if file.stem == "01_results" else pytest.mark.exhaustive) for file in NOTEBOOKS
-]
 PICTURES = {"01_results": 6, "02_layer_subsets": 3, "04_attribution": 3, "05_new_variant": 3}
 """How many pictures a notebook's page has at least, on the tests' runs."""
 
@@ -42,8 +39,8 @@ def subsets(trained: tuple[Grid, Path]) -> Path:
     return file
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("file", RUN_ALWAYS, ids=lambda f: f.stem)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda f: f.stem)
 def test_a_notebook_is_stripped_and_runs(file: Path, trained: tuple[Grid, Path], subsets: Path, tmp_path: Path) -> None:
     shown = subsets if file.stem == "02_layer_subsets" else trained[0].file
     assert not any(cell.outputs or cell.execution_count for cell in cells_of(file)), "outputs must be stripped"
@@ -102,7 +99,7 @@ def written(folder: Path, name: str, *cells: str) -> Path:
     return folder / f"{name}.ipynb"
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_failing_notebook_is_one_line_and_the_others_still_run(
     tmp_path: Path, workbench: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:

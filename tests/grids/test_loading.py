@@ -169,7 +169,7 @@ def test_a_model_is_built_once_for_all_settings_that_have_the_same(
     monkeypatch.setattr(build, "check_config", seen)
     settings = (
         "settings: {a: {training.steps: 9, evaluation.splits: [val]}, b: {fusion: {variant: l_dit, layers: [0]}}, "
-        "c: {fusion: {variant: l_dit, layers: [1], dropout: 0.05}}, "
+        "c: {fusion: {variant: l_dit, layers: [1], dropout: 0}}, "
         "d: {fusion: {variant: l_dit, layers: [1], dropout: 0.2}}}\n"
     )
     axes = "axes: {training.optimizer.learning_rate: [1.0e-3, 2.0e-3], data.horizontal_flip: [0.0, 0.5]}\n"

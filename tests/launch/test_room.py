@@ -34,7 +34,7 @@ def test_settings_that_need_the_same_are_counted_once(grid_file: Write) -> None:
 
 
 def test_of_dropout_only_whether_there_is_any_counts(grid_file: Write) -> None:
-    grid = load_grid(grid_file("axes: {fusion.variant: [l_dit], fusion.dropout: [0, 0.05, 0.2]}\n"))
+    grid = load_grid(grid_file("axes: {fusion.variant: [l_dit], fusion.dropout: [0, 0.1, 0.2]}\n"))
     none, some = needs(grid.runs())
     assert (len(none.settings), len(some.settings)) == (1, 2)
     assert step_memory(grid.settings[some.settings[1]]) == some.memory

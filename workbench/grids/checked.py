@@ -22,6 +22,7 @@ from workbench.registry import unknown_name
 MODULES = {"tensorboard": ("tensorboard", "tensorboardX")}
 """Modules of which a tracker needs one; those of all others have their tracker's name."""
 OWN_DROPOUT = 0.5
+"""Stands for any but the default."""
 
 
 def check(config: RunConfig, weights: bool) -> None:
@@ -58,7 +59,7 @@ def _of_the_model(config: RunConfig) -> RunConfig:
     return config.model_copy(
         update={
             "data": DataConfig(),
-            "fusion": with_plain_dropout(config.fusion),
+            "fusion": _with_plain_dropout(config.fusion),
             "training": TrainingConfig(
                 steps=0 if training.steps == 0 else 1, freeze=training.freeze, cache_features=training.cache_features
             ),
@@ -69,13 +70,9 @@ def _of_the_model(config: RunConfig) -> RunConfig:
     )
 
 
-def with_plain_dropout(fusion: FusionConfig) -> FusionConfig:
-    """With another probability, the same for all that have one of their own.
-
-    Models and their memory differ by whether it is zero, and one that is not the default may not be set for every
-    variant.
-    """
-    own = fusion.dropout not in (0, FusionConfig().dropout)
+def _with_plain_dropout(fusion: FusionConfig) -> FusionConfig:
+    """With one probability for all that set one of their own: whether it is set, not its value, is checked."""
+    own = fusion.dropout != FusionConfig().dropout
     return fusion.model_copy(update={"dropout": OWN_DROPOUT}) if own else fusion
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from workbench.config import RunConfig
 from workbench.errors import WorkbenchError
-from workbench.grids.checked import named_places, with_plain_dropout
+from workbench.grids.checked import named_places
 from workbench.launch.profiles import Profile
 from workbench.receipts import remembered, state_of
 from workbench.training.needs import Memory
@@ -85,9 +85,9 @@ def _check_memory(need: Need, card: float, profile: str) -> None:
 
 def _what_counts(config: RunConfig) -> str:
     """All that a configuration's memory depends on, and more, as JSON."""
-    alike = config.model_copy(update={"fusion": with_plain_dropout(config.fusion)})
-    document = alike.model_dump(mode="json", include={
+    document = config.model_dump(mode="json", include={
         "backbone": True, "fusion": True, "text_encoder": True, "machine": {"micro_batch", "checkpoint_activations"},
         "training": {"batch_size", "freeze", "ema", "loss", "precision", "cache_features"},
     })  # fmt: skip
+    document["fusion"]["dropout"] = config.fusion.dropout > 0
     return json.dumps(document, sort_keys=True)

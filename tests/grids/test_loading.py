@@ -10,11 +10,9 @@ import pytest
 from tests.conftest import ROOT
 from workbench import receipts
 from workbench.config import RunConfig
-from workbench.grids import GridError, check_grid, load_grid, read_yaml
+from workbench.grids import GridError, check_grid, fitting, load_grid, read_yaml
 from workbench.launch.submit import stages
-from workbench.models import build
 from workbench.models.fusion import variants
-from workbench.models.referring_sam import ReferringSam
 
 SETTINGS = "settings: {default: {}, l_dit: {fusion.variant: l_dit}}\n"
 Write = Callable[..., Path]
@@ -160,13 +158,13 @@ def test_a_model_is_built_once_for_all_settings_that_have_the_same(
 ) -> None:
     monkeypatch.setenv(receipts.VARIABLE, str(tmp_path / "cache"))
     built = []
-    honest = build.check_config
+    honest = fitting.surely_fits
 
-    def seen(config: RunConfig) -> ReferringSam:
+    def seen(config: RunConfig) -> bool:
         built.append(config.fusion.layers)
         return honest(config)
 
-    monkeypatch.setattr(build, "check_config", seen)
+    monkeypatch.setattr(fitting, "surely_fits", seen)
     settings = (
         "settings: {a: {training.steps: 9, evaluation.splits: [val]}, b: {fusion: {variant: l_dit, layers: [0]}}, "
         "c: {fusion: {variant: l_dit, layers: [1], dropout: 0}}, "

@@ -35,11 +35,17 @@ def check(config: RunConfig, weights: bool) -> None:
     asked = _of_the_model(config)
 
     def build() -> bool:
+        from workbench.grids.fitting import surely_fits
+        from workbench.models import checkpoints
         from workbench.models.build import check_config, check_weights
 
-        check_config(asked)
+        fits = surely_fits(asked)
+        if not fits:
+            check_config(asked)
         _check_trackers(asked)
-        if weights:
+        if weights and fits:
+            checkpoints.check_backbone(asked.backbone, asked.machine.checkpoint_root)
+        elif weights:
             check_weights(asked)
         return True
 
@@ -92,6 +98,8 @@ def on_a_hub(config: RunConfig) -> bool:
 
 
 def _check_trackers(config: RunConfig) -> None:
+    if not config.machine.trackers:
+        return
     from accelerate.utils import LoggerType
 
     known = [str(kind.value) for kind in LoggerType if kind.value != "all"]

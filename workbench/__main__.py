@@ -7,7 +7,7 @@ import sys
 
 if __name__ == "__main__":
     try:
-        from workbench.cli import main
+        from workbench.cli import script
     except ModuleNotFoundError as missing:
         if "--gpu" not in sys.argv:
             sys.exit(f"error: the package {missing.name} is missing; `make setup` installs it")
@@ -18,4 +18,4 @@ if __name__ == "__main__":
         out = Path(sys.argv[sys.argv.index("--out") + 1]) if "--out" in sys.argv[:-1] else None
         answers = examine(out, lambda line: print(line, flush=True))
         sys.exit(2 * any(answer.get("status") == "error" for answer in answers.values()))
-    main()
+    script()

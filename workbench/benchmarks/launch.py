@@ -7,7 +7,7 @@ Figures, in seconds unless said otherwise:
     submit_seconds, resubmit_seconds, status_seconds: the work of the three commands, their libraries loaded.
     resubmit_command_seconds, status_command_seconds: the whole commands, as processes.
     submit_1000_command_seconds: the same, of the first submission of a grid of ten settings, its data prepared.
-    libraries_seconds: importing alone what checks models: torch, torchvision and transformers, in turns with it.
+    libraries_seconds: importing alone what checks models: torch and torchvision, in turns with it.
     plan_first_seconds, plan_unchanged_seconds: `plan` of that grid, for the first time and after that.
     submit_10k_command_seconds, submit_100k_command_seconds: of ten settings that were checked before.
     status_10k_command_seconds, status_100k_command_seconds (and status_100k_mib): while all wait.
@@ -156,7 +156,7 @@ def _grid(folder: Path, settings: int, seeds: int) -> Grid:
 
 
 def _command(results: Path, *arguments: object) -> None:
-    command = [sys.executable, "-c", "from workbench.cli import main; main()", *map(str, arguments)]
+    command = [sys.executable, "-c", "from workbench.cli import script; script()", *map(str, arguments)]
     done = subprocess.run([*command, "--results", str(results)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise WorkbenchError(f"bench launch: {' '.join(command[3:])} failed: {done.stderr.strip()}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import gc
 import os
@@ -39,6 +41,7 @@ __all__ = [
     "report",
     "reproduce",
     "runs",
+    "script",
     "tables",
     "tools",
 ]
@@ -83,8 +86,39 @@ def _command() -> Any:
     return typer.main.get_command(app)
 
 
+def script() -> None:
+    """Entry point of a process that is nothing but this command.
+
+    A command of grids then ends at once: freeing, one by one, what torch has loaded takes a second or more.
+    """
+    status = [1]
+    if sys.argv[1:2] and sys.argv[1] in OF_GRIDS:
+        atexit.register(_end, status)  # before all others, so that it is called after them
+    try:
+        main()
+        status[0] = 0
+    except SystemExit as leaving:
+        status[0] = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        raise
+
+
+def _end(status: list[int]) -> None:
+    out: Any = sys.stdout  # None where it was closed
+    try:
+        if out is not None:
+            out.flush()
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        print(f"error: {_line(_refused(error))}", file=sys.stderr)
+        status[0] = 2
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+    os._exit(status[0])
+
+
 def main() -> None:
-    """Entry point: what the user can fix is a line for each mistake, and exit code 2."""
+    """What the user can fix is a line for each mistake, and exit code 2."""
     from workbench.errors import WorkbenchError, lines_of
 
     try:

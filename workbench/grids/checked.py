@@ -32,7 +32,7 @@ def check(config: RunConfig, weights: bool) -> None:
         WorkbenchError: says what is wrong.
     """
 
-    asked = _of_the_model(config)
+    asked = of_the_model(config)
 
     def build() -> bool:
         from workbench.grids.fitting import surely_fits
@@ -59,8 +59,8 @@ def check(config: RunConfig, weights: bool) -> None:
             raise ConfigError("machine.trackers", f"{name} is not installed here; install it, or leave it out")
 
 
-def _of_the_model(config: RunConfig) -> RunConfig:
-    """All of a configuration that the checks may read, so that a grid over data, rates or steps is checked once."""
+def of_the_model(config: RunConfig) -> RunConfig:
+    """All of a configuration that building its model may read: a grid over data, rates or steps is checked once."""
     training, machine = config.training, config.machine
     return config.model_copy(
         update={

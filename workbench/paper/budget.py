@@ -8,6 +8,7 @@ from typing import Any
 
 from workbench.config import RunConfig
 from workbench.errors import WorkbenchError
+from workbench.grids.checked import of_the_model
 from workbench.grids.evaluated import Evaluated
 from workbench.receipts import remembered, state_of
 
@@ -77,6 +78,7 @@ def other_budgets(costs: Mapping[str, Budget], baseline: str | None) -> dict[str
 
 def _cost(config: RunConfig) -> tuple[float | None, float | None]:
     """Trainable weights and GFLOPs; None of a model that cannot be built here, as where its text encoder is away."""
+    config = of_the_model(config)
 
     def count() -> list[float] | None:
         from workbench.models.catalog import cost_of

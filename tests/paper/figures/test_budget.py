@@ -11,8 +11,11 @@ from scipy import stats
 
 from tests import stored
 from tests.paper.figures.boxes import mistakes
+from workbench import receipts
+from workbench.config import RunConfig
 from workbench.grids import Grid, load_grid
 from workbench.grids.evaluated import evaluated
+from workbench.models import catalog
 from workbench.paper.artefacts import draw_figure, obstacle
 from workbench.paper.budget import budgets
 from workbench.paper.figures.budget import draw
@@ -56,6 +59,24 @@ def test_settings_stand_by_score_beside_what_they_cost(grid: Grid, tmp_path: Pat
     seen = [costs[name].seen for name in SETTINGS]
     assert drawn["tau"]["seen"] == pytest.approx(stats.kendalltau(list(scores.values()), seen).statistic, abs=1e-6)
     assert drawn["labels"]["l_dit"] == "L-DIT"
+
+
+def test_what_models_cost_is_counted_once_for_those_that_are_the_same(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(receipts.VARIABLE, str(tmp_path / "cache"))
+    counted, honest = [], catalog.cost_of
+
+    def seen(config: RunConfig) -> catalog.Cost:
+        counted.append((config.fusion.variant, config.training.freeze.text_encoder))
+        return honest(config)
+
+    monkeypatch.setattr(catalog, "cost_of", seen)
+    costs = budgets(evaluated(grid, RunFolders(tmp_path / "r")))
+    assert counted == [("default", False), ("l_dit", False), ("default", True)]
+    for name, config in grid.settings.items():
+        cost = honest(config)
+        assert (costs[name].trainable, costs[name].gflops) == (cost.trainable, cost.gflops)
 
 
 def test_where_all_cost_the_same_there_is_none(grid: Grid, tmp_path: Path) -> None:

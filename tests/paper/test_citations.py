@@ -124,6 +124,19 @@ def test_numbers_in_sentences_are_checked_where_they_stand(
     assert f"{page}:1: mIoU of base on val is cited as {mean('val', 1000):.2f}, and is " in gone.out
 
 
+def test_what_markdown_shows_as_code_cites_nothing(
+    workbench: Command, grid: Grid, results: Path, tmp_path: Path
+) -> None:
+    page, marker = tmp_path / "page.md", f"<!-- workbench: grid={grid.file} metric=miou setting=base split=val -->"
+    shown = f"Write `1.0{marker}`, or\n\n```html\n1.0{marker}\n~~~\n```python\n2.0{marker}\n````\n\n"
+    page.write_text(f"{shown}`val`: {mean('val', 1000):.2f}{marker}\n")
+    checked = workbench("check", page, "--results", results)
+    assert (checked.code, checked.err) == (0, "")
+    assert "1 number" in checked.out
+    page.write_text(f"{shown}`val`: {mean('val', 1000) + 1:.2f}{marker}\n")
+    assert f"{page}:10: " in workbench("check", page, "--results", results).out
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

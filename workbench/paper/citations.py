@@ -6,7 +6,8 @@ A comment alone on its line is about the table below it; one behind a number is 
     | mIoU | n | val | …
     ahead by +4.7<!-- workbench: grid=ablations/demo.yaml setting=l_dit split=testC metric=miou kind=difference -->
 
-In LaTeX the comment begins with a percent sign instead, and ends its line. `from` names a kept summary, in place of
+In LaTeX the comment begins with a percent sign instead, and ends its line. What Markdown shows as code cites nothing.
+`from` names a kept summary, in place of
 the run folders; `preset` is another set-up than the grid's own, and `seeds` narrows.
 """
 
@@ -29,6 +30,8 @@ from workbench.registry import did_you_mean
 
 FIELDS = ("grid", "preset", "from", "seeds", "metric", "setting", "split", "kind")
 COMMENT = re.compile(r"<!--\s*workbench:\s(?P<markdown>.*?)-->|(?<!\\)%\s*workbench:\s(?P<latex>.*)$")
+FENCE = re.compile(r" {0,3}(?P<fence>`{3,}(?=[^`]*$)|~{3,})(?P<language>.*)$")
+"""Opens a block of code in Markdown; without a language, also closes one."""
 NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 WRITTEN: tuple[Callable[[str], str], ...] = (str, render.escaped, latex.escaped)
 """How the formats write a row's name."""
@@ -106,12 +109,29 @@ def citations_of(file: Path) -> Iterator[Citation]:
         lines = read_file(file).decode().splitlines()
     except UnicodeDecodeError:
         raise CitationError(f"{file}: it is no text in UTF-8") from None
+    code = set() if file.suffix == ".tex" else _code(lines)
     for number, line in enumerate(lines):
         start = 0
         for comment in COMMENT.finditer(line):
+            if number in code or (file.suffix != ".tex" and line[: comment.start()].count("`") % 2):
+                continue
             fields = _fields(f"{file}:{number + 1}", comment["markdown"] or comment["latex"])
             yield Citation(file, number + 1, fields, line[start : comment.start()], lines[number + 1 :])
             start = comment.end()
+
+
+def _code(lines: Sequence[str]) -> set[int]:
+    """Which lines stand in fenced blocks of code, counted from 0; one that nothing closes goes on to the end."""
+    inside, fence = set(), ""
+    for number, line in enumerate(lines):
+        found = FENCE.match(line)
+        if found and not fence:
+            fence = found["fence"]
+        elif found and found["fence"].startswith(fence) and not found["language"].strip():
+            fence = ""
+        elif fence:
+            inside.add(number)
+    return inside
 
 
 def _fields(where: str, text: str) -> dict[str, str]:

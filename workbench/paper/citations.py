@@ -7,8 +7,8 @@ A comment alone on its line is about the table below it; one behind a number is 
     ahead by +4.7<!-- workbench: grid=ablations/demo.yaml setting=l_dit split=testC metric=miou kind=difference -->
 
 In LaTeX the comment begins with a percent sign instead, and ends its line. What Markdown shows as code cites nothing.
-`from` names a kept summary, in place of
-the run folders; `preset` is another set-up than the grid's own, and `seeds` narrows.
+`from` names a kept summary, in place of the run folders; `preset` is another set-up than the grid's own, and `seeds`
+narrows.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +76,24 @@ def test_the_other_data_sets_are_trained_for_as_many_epochs() -> None:
     for dataset in ("refcoco", "refcoco+", "refcocog-umd", "refcocog-google"):
         config = load_preset(ROOT / "ablations" / "presets" / f"{dataset}-vitb.yaml")
         assert config.training.steps == 40 * (refs[dataset] // config.training.batch_size)
+
+
+HERE = [
+    found.groups()
+    for file in sorted((ROOT / "ablations").glob("*.yaml"))
+    for found in re.finditer(r"workbench submit (ablations/\S+)(?: --preset (\S+))? --workers", file.read_text())
+]
+"""The commands in the grids' first lines that train on the machine at hand."""
+
+
+@pytest.mark.parametrize(("file", "preset"), HERE)
+def test_what_a_grid_says_to_submit_can_be_submitted(
+    workbench: Callable[..., Outcome], tmp_path: Path, data_root: Path, file: str, preset: str | None
+) -> None:
+    chosen = [] if preset is None else ["--preset", preset]
+    arguments = ("submit", ROOT / file, *chosen, "--dry-run", "--results", tmp_path, "--data-root", data_root)
+    submitted = workbench(*arguments)
+    assert submitted.code == 0, submitted.err
 
 
 @pytest.mark.parametrize("name", GRIDS)

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from workbench.config import RunConfig, StartConfig
+from workbench.config import SHIPPED_BERTS, RunConfig, StartConfig, TextEncoderConfig
 from workbench.errors import WorkbenchError
 from workbench.grids import load_grid
-from workbench.grids.fitting import surely_fits
+from workbench.grids.fitting import stand_in_of, surely_fits
 from workbench.models.build import check_config, check_weights
+from workbench.models.text_encoder import TextEncoder, build_from_shape
 
 Make = Callable[..., RunConfig]
 
@@ -29,6 +30,10 @@ WRONG: list[dict[str, Any]] = [
 ]
 
 
+def _sizes(encoder: TextEncoder) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
+
+
 def _passes(config: RunConfig) -> bool:
     try:
         check_config(config)
@@ -42,20 +47,26 @@ def _passes(config: RunConfig) -> bool:
 def test_what_is_wrong_is_not_said_to_fit(make_config: Make, changed: dict[str, Any]) -> None:
     config = make_config(**changed)
     assert not _passes(config)
-    assert not surely_fits(config)
+    assert not surely_fits(config, weights=True)
 
 
-@pytest.mark.parametrize("name", ["fusion_schemes", "layer_subsets", "freezing"])
+@pytest.mark.parametrize("name", ["fusion_schemes", "freezing", "text_encoders"])
 def test_what_fits_surely_passes(name: str) -> None:
     settings = load_grid(ROOT / "ablations" / f"{name}.yaml", preset="refshapes-mini").settings.values()
-    configs = [config.model_copy(update={"start_from": StartConfig()}) for config in settings]
-    fitting = [config for config in configs if surely_fits(config)]
-    assert len(fitting) > len(configs) / 2
-    assert all(map(_passes, fitting))
+    fresh = [config.model_copy(update={"start_from": StartConfig()}) for config in settings]
+    for config in (*settings, *fresh):
+        assert surely_fits(config, weights=True) == (_passes(config) and not config.training.freeze.fusion)
+
+
+@pytest.mark.parametrize("name", SHIPPED_BERTS)
+def test_a_shipped_text_encoder_has_the_weights_of_its_library(name: str) -> None:
+    config = TextEncoderConfig(name=name)
+    assert _sizes(stand_in_of(config)) == _sizes(build_from_shape(config, Path()))
 
 
 def test_a_shipped_text_encoder_is_checked_without_its_library(grid_file: Callable[[str], Path]) -> None:
-    grid = grid_file("settings: {a: {}, b: {fusion.variant: l_dit}, c: {text_encoder.layer: 1}}\n")
+    started = "{start_from.file: relating_mini_early, text_encoder.name: bert_mini2}"
+    grid = grid_file(f"settings: {{a: {started}, b: {{fusion.variant: l_dit}}}}\n")
     program = (
         "import sys; from pathlib import Path; from workbench.grids import check_grid, load_grid\n"
         "check_grid(load_grid(Path(sys.argv[1])))\nprint({'torch', 'transformers', 'accelerate'} & set(sys.modules))"

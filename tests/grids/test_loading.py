@@ -160,9 +160,9 @@ def test_a_model_is_built_once_for_all_settings_that_have_the_same(
     built = []
     honest = fitting.surely_fits
 
-    def seen(config: RunConfig) -> bool:
+    def seen(config: RunConfig, weights: bool) -> bool:
         built.append(config.fusion.layers)
-        return honest(config)
+        return honest(config, weights)
 
     monkeypatch.setattr(fitting, "surely_fits", seen)
     settings = (

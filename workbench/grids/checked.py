@@ -36,17 +36,13 @@ def check(config: RunConfig, weights: bool) -> None:
 
     def build() -> bool:
         from workbench.grids.fitting import surely_fits
-        from workbench.models import checkpoints
         from workbench.models.build import check_config, check_weights
 
-        fits = surely_fits(asked)
-        if not fits:
+        if not surely_fits(asked, weights):
             check_config(asked)
+            if weights:
+                check_weights(asked)
         _check_trackers(asked)
-        if weights and fits:
-            checkpoints.check_backbone(asked.backbone, asked.machine.checkpoint_root)
-        elif weights:
-            check_weights(asked)
         return True
 
     if on_a_hub(config):

@@ -7,46 +7,58 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from workbench.config import SHIPPED_BERTS, RunConfig, TextEncoderConfig
 from workbench.errors import WorkbenchError
+from workbench.models import checkpoints
 from workbench.models.backbones import backbones
 from workbench.models.build import assemble
 from workbench.models.encoder_files import SHAPE
-from workbench.models.text_encoder import TextEncoder
+from workbench.models.text_encoder import WEIGHTS, TextEncoder
 
 
-def surely_fits(config: RunConfig) -> bool:
-    """Whether `check_config` would pass, and `check_weights` as far as the text encoder is concerned.
+def surely_fits(config: RunConfig, weights: bool) -> bool:
+    """Whether `check_config` would pass; with `weights`, also `check_weights`.
 
     False says only that they must be asked: a text encoder that is not shipped can have any shape, and what is wrong
     is theirs to say. The content of a shipped one was compared when the configuration was read.
     """
-    training, text = config.training, config.text_encoder
-    if text.name not in SHIPPED_BERTS or config.start_from.file is not None:
-        return False
-    if training.steps == 0 or training.cache_features or training.freeze.fusion:
+    training, text, root = config.training, config.text_encoder, config.machine.checkpoint_root
+    if text.name not in SHIPPED_BERTS or training.steps == 0 or training.cache_features or training.freeze.fusion:
         return False
     try:
         with torch.device("meta"):
             sam = backbones[config.backbone.name].build(config.backbone.decoder_depth)
-            assemble(config, sam, _stand_in(text))
+            model = assemble(config, sam, stand_in_of(text))
+        if weights:
+            checkpoints.check_backbone(config.backbone, root)
+            if config.start_from.file is not None:
+                checkpoints.read_start(model, config.start_from, root, config.backbone.name)
     except WorkbenchError:
         return False
     positions: int = _shape(text)["max_position_embeddings"]
     return config.backbone.image_size % sam.image_encoder.patch_size == 0 and text.max_tokens <= positions
 
 
+def stand_in_of(text: TextEncoderConfig) -> TextEncoder:
+    """With parameters of the names and sizes that the shipped ones have, and nothing that computes with them."""
+    bert: Any = nn.Module()
+    bert.encoder = nn.Module()
+    bert.encoder.layer = nn.ModuleList(nn.Module() for _ in range(_shape(text)["num_hidden_layers"]))
+    bert.config = SimpleNamespace(**_shape(text))
+    with safe_open(SHIPPED_BERTS[text.name] / WEIGHTS[0], "pt") as file:
+        for key in file.keys():  # noqa: SIM118 - no mapping
+            part, (*path, last) = bert, key.split(".")
+            for name in path:
+                if not hasattr(part, name):
+                    part.add_module(name, nn.Module())
+                part = getattr(part, name)
+            part.register_parameter(last, nn.Parameter(torch.empty(file.get_slice(key).get_shape())))
+    return TextEncoder(bert, text.layer)
+
+
 def _shape(text: TextEncoderConfig) -> dict[str, Any]:
     shape: dict[str, Any] = json.loads((SHIPPED_BERTS[text.name] / SHAPE).read_text())
     return shape
-
-
-def _stand_in(text: TextEncoderConfig) -> TextEncoder:
-    """As many layers of that width, with nothing in them."""
-    shape, bert = _shape(text), nn.Module()
-    bert.encoder = nn.Module()
-    bert.encoder.layer = nn.ModuleList(nn.Identity() for _ in range(shape["num_hidden_layers"]))
-    bert.config = SimpleNamespace(hidden_size=shape["hidden_size"])  # type: ignore[assignment]
-    return TextEncoder(bert, text.layer)

@@ -74,7 +74,8 @@ def numbers(settings: int) -> FigureData:
         for name in names for by, of_kind in bins.items() for order, one in enumerate(of_kind)
     ]  # fmt: skip
     points = [
-        score(rng, setting=name, split=split, variant=("default", "l_dit", "e_dit")[min(i, 1 + i % 2)], layers=i,
+        score(rng, setting=name, split=split, variant="l_dit" if i else "default", layers=i,
+              line=("default", "l_dit, learning_rate=0.0001", "l_dit, learning_rate=0.001")[min(i, 1 + i % 2)],
               rule=("none", "first", "last", "all")[min(i, 1 + i % 3)])
         for i, name in enumerate(names) for split in splits
     ]  # fmt: skip

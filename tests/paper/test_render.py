@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from tests import stored
 from workbench.grids import Grid
 from workbench.grids.evaluated import evaluated
+from workbench.paper.breakdowns import breakdown_text
+from workbench.paper.explain import explain
 from workbench.paper.layout import lay_out
 from workbench.paper.render import markdown, markdown_rows, per_cent, write_table
 from workbench.results.frames import RunFolders
@@ -56,6 +59,24 @@ def test_other_code_is_marked(made_up: tuple[Grid, Path]) -> None:
     text = text_of(made_up)
     assert "| default †! " in text
     assert "† computed by other code than this version's: default." in text
+
+
+def test_what_refers_to_nothing_is_said_to_be_left_out(made_up: tuple[Grid, Path]) -> None:
+    grid, results = made_up
+    shown = evaluated(grid, RunFolders(results))
+    for frame in shown.expressions.values():
+        frame.loc[frame["sent_id"].isin((0, 1)), "no_target"] = True  # of 15 on val
+    table = lay_out(shown)
+    assert (
+        "\n\nWithout the expressions that refer to nothing (2 of 15 on val): mIoU, P@0.5 (IoU > 0.5). gIoU, cIoU, "
+        "N-acc, T-acc are in table.csv; the grid's `report: {metrics: [giou, ciou, n_acc, t_acc]}` shows them.\n\n"
+    ) in markdown(table)
+    assert "15 expressions, 2 of which refer to nothing, code" in explain(table, shown, "default", "val", "miou")
+    assert "15 expressions, code" in explain(table, shown, "default", "testA", "miou")
+    broken_down = breakdown_text(shown.expressions, "kind", "miou").splitlines()
+    assert broken_down[0].endswith("in per cent; expressions that refer to nothing are counted, and not in it")
+    named = replace(grid, report=grid.report.model_copy(update={"metrics": ("giou", "n_acc")}))
+    assert "refer to nothing" not in markdown(lay_out(replace(shown, grid=named)))
 
 
 def test_the_files_hold_every_metric_and_their_runs(made_up: tuple[Grid, Path], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from workbench.evaluation.breakdowns import BREAKDOWNS, breakdown
-from workbench.evaluation.metrics import metrics
+from workbench.evaluation.metrics import is_no_target, metrics
 from workbench.files import write_text
 from workbench.paper.render import markdown_rows, per_cent
 from workbench.results.folders import StoreError
@@ -37,7 +37,10 @@ def breakdown_text(frames: Mapping[str, pd.DataFrame], by: str, metric: str) -> 
             cells.append(per_cent(part[metric].iloc[0] if metric in part and len(part) else None))
             count = max(count, int(part["expressions"].iloc[0]) if len(part) else 0)
         rows.append([split, name, f"{count:,}", *cells])
-    return f"{metrics[metric].label} by {BREAKDOWNS[by][0]}, in per cent\n\n{markdown_rows(rows)}\n"
+    title = f"{metrics[metric].label} by {BREAKDOWNS[by][0]}, in per cent"
+    if metrics[metric].applies_to == "target" and any(is_no_target(frame).any() for frame in frames.values()):
+        title += "; expressions that refer to nothing are counted, and not in it"
+    return f"{title}\n\n{markdown_rows(rows)}\n"
 
 
 def write_breakdown(text: str, folder: Path, by: str) -> Path:

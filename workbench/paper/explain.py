@@ -10,7 +10,7 @@ from workbench.analysis.comparison import ALPHA, FEWEST_SEEDS
 from workbench.analysis.statistics import SAMPLES
 from workbench.config.run import difference
 from workbench.errors import WorkbenchError, counted
-from workbench.evaluation.metrics import metrics
+from workbench.evaluation.metrics import is_no_target, metrics
 from workbench.grids.evaluated import Evaluated
 from workbench.grids.tuning import named
 from workbench.paper.budget import NAMES
@@ -36,7 +36,7 @@ def explain(table: TableData, stored: Evaluated, setting: str, split: str, metri
     block = table.block(metric)
     cell = block.cell(setting, split) or Cell()
     lines = [f"{metrics[metric].label} of {setting} on {split} ({metrics[metric].definition})", ""]
-    lines += [*_value(cell), "", "runs", *_runs(stored, cell), ""]
+    lines += [*_value(cell), "", "runs", *_runs(stored, cell, split), ""]
     if table.baseline is not None and setting != table.baseline:
         lines += _difference(table, block.cell(setting, split, "difference") or Cell())
         lines += ["", f"configuration: {table.baseline} -> {setting}", *_configuration(stored, table.baseline, setting)]
@@ -59,12 +59,15 @@ def _value(cell: Cell) -> Iterator[str]:
         yield f"  made by   {SAMPLES:,} bootstrap draws of whole images; what another seed would give is not in it"
 
 
-def _runs(stored: Evaluated, cell: Cell) -> Iterator[str]:
+def _runs(stored: Evaluated, cell: Cell, split: str) -> Iterator[str]:
     records = stored.runs.drop_duplicates("run").set_index("run")
+    every = pd.concat(stored.expressions.values())
+    none = every[(every["split"] == split) & is_no_target(every)].groupby("run").size()
     for number, run in enumerate(cell.runs):
+        referring = f", {none[run]:,} of which refer to nothing" if run in none else ""
         value = per_cent(cell.seed_values[number]) if number < len(cell.seed_values) else DASH
         code = str(records["codes"][run]) if run in records.index and not pd.isna(records["codes"][run]) else DASH
-        yield f"  {value:>6}  {run}  {counted(cell.expressions, 'expression')}, code {code}"
+        yield f"  {value:>6}  {run}  {counted(cell.expressions, 'expression')}{referring}, code {code}"
 
 
 def _difference(table: TableData, cell: Cell) -> Iterator[str]:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from workbench.analysis.comparison import Comparison, PairingError, compared, pairs_of
 from workbench.analysis.statistics import Estimate, estimate, sample_of
-from workbench.evaluation.metrics import applicable, metrics
+from workbench.evaluation.metrics import applicable, is_no_target, metrics
 from workbench.grids.equal_flops import EqualFlops
 from workbench.grids.evaluated import Evaluated, Incomplete
 from workbench.grids.tuning import Tuning
@@ -122,6 +122,7 @@ class TableData:
         preset: what took the place of the file's own.
         tuning: what was tried for which setting; None: every setting has the grid's own values.
         equal_flops: of settings that are trained for the FLOPs of another, how many steps that is.
+        no_target: of splits in which expressions refer to nothing: how many do, and how many expressions there are.
     """
 
     title: str
@@ -147,6 +148,7 @@ class TableData:
     equal_flops: Mapping[str, EqualFlops] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     """What settings are called, where it is not their name."""
+    no_target: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def label(self, name: str | None) -> str:
         """What a row is called."""
@@ -197,7 +199,19 @@ def lay_out(evaluated: Evaluated) -> TableData:
         tuning=grid.tuning,
         equal_flops=grid.equal_flops,
         labels=grid.labels,
+        no_target=_no_target(evaluated),
     )
+
+
+def _no_target(evaluated: Evaluated) -> dict[str, tuple[int, int]]:
+    counts: dict[str, tuple[int, int]] = {}
+    for split in evaluated.grid.splits:
+        for frame in evaluated.expressions.values():
+            part = frame[frame["split"] == split]
+            of_one = part[part["run"] == part["run"].iloc[0]] if len(part) else part
+            if none := int(is_no_target(of_one).sum()):
+                counts[split] = max(counts.get(split, (0, 0)), (none, len(of_one)))
+    return counts
 
 
 def _flags(name: str, evaluated: Evaluated, other_budget: Mapping[str, str]) -> tuple[str, ...]:

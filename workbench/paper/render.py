@@ -87,6 +87,7 @@ def notes(table: TableData) -> list[str]:
         else "One seed."
     )
     lines = [f"In per cent; in brackets the 95 % interval over {over(most)}. {spread}", *_of_tests(table)]
+    lines += _of_no_target(table)
     if any(cell.standing for block in shown(table) for row in block.rows for cell in row.cells):
         lines.append(f"{STANDING['best']} best of its column, {STANDING['near']} within its noise.")
     if table.other_code:
@@ -116,6 +117,21 @@ def notes(table: TableData) -> list[str]:
             f"This is the grid as it was submitted; changed or removed since: {', '.join(table.changed)}."
         )  # fmt: skip
     return lines
+
+
+def _of_no_target(table: TableData) -> list[str]:
+    """Which of the metrics that are shown leave out the expressions that refer to nothing, and how many these are."""
+    without = [metrics[block.metric].label for block in shown(table) if metrics[block.metric].applies_to == "target"]
+    if not table.no_target or not without:
+        return []
+    counts = ", ".join(f"{none:,} of {total:,} on {split}" for split, (none, total) in table.no_target.items())
+    line = f"Without the expressions that refer to nothing ({counts}): {', '.join(without)}."
+    names = {block.metric for block in shown(table)}
+    others = [name for name, metric in metrics.items() if metric.applies_to == "no_target" and name not in names]
+    if others:
+        labels = ", ".join(metrics[name].label for name in others)
+        line += f" {labels} are in table.csv; the grid's `report: {{metrics: [{', '.join(others)}]}}` shows them."
+    return [line]
 
 
 def _of_tests(table: TableData) -> list[str]:

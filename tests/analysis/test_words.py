@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from workbench.analysis.words import grouped, groups_of, words_of
+from workbench.analysis.words import grouped, groups_of, spelt, words_of
 from workbench.config import TextEncoderConfig
 from workbench.models.text_encoder import Tokenizer, load_tokenizer
 
@@ -36,6 +36,11 @@ def test_what_the_model_does_not_read_is_said(tokenizer: Tokenizer) -> None:
     assert [word.read for word in long].count("read") == tokenizer.max_tokens - 2
     assert all(word.read == "cut" and not word.tokens for word in long[tokenizer.max_tokens - 2 :])
     assert [word.read for word in words_of("red", tokenizer)] == ["read"]
+
+
+def test_words_that_are_only_spelt_are_named(tokenizer: Tokenizer) -> None:
+    assert spelt(words_of("the red zebra on a x, qqq", tokenizer)) == "zebra qqq"
+    assert spelt(words_of("the leftmost red circle", tokenizer)) == ""
 
 
 def test_tokens_fall_into_groups_each_into_one() -> None:

@@ -22,6 +22,8 @@ _WHY = {
     "cut": "past the longest sentence",
     "skipped": "left out by the tokenizer",
 }
+JOINS = "#Ġ▁"
+"""What tokenizers put before a piece to say whether it goes on with a word or begins one."""
 MOST_NAMED = 5
 """Words that are named in a message."""
 
@@ -63,12 +65,24 @@ def check_sentence(sentence: str, tokenizer: Tokenizer) -> None:
 
 def unread(words: Sequence[Word]) -> str:
     """Which words a model does not read as they stand, and why, in one line; empty where it reads all."""
-    parts = []
-    for read, why in _WHY.items():
-        if texts := [shortened(word.text) for word in words if word.read == read]:
-            more = f" and {len(texts) - MOST_NAMED} more" if len(texts) > MOST_NAMED else ""
-            parts.append(f"{why}: {' '.join(texts[:MOST_NAMED])}{more}")
-    return "; ".join(parts)
+    reasons = ((why, [word.text for word in words if word.read == read]) for read, why in _WHY.items())
+    return "; ".join(f"{why}: {_first(texts)}" for why, texts in reasons if texts)
+
+
+def spelt(words: Sequence[Word]) -> str:
+    """Which words the tokenizer knows by their letters alone, so that a model hardly knows what they mean."""
+    return _first(
+        [
+            word.text
+            for word in words
+            if word.read == "read" and len(word.pieces) > 1 and all(len(p.lstrip(JOINS)) == 1 for p in word.pieces)
+        ]
+    )
+
+
+def _first(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - MOST_NAMED} more" if len(texts) > MOST_NAMED else ""
+    return " ".join(map(shortened, texts[:MOST_NAMED])) + more
 
 
 def words_of(sentence: str, tokenizer: Tokenizer) -> tuple[Word, ...]:

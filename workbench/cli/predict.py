@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from workbench.analysis.predictor import Predictor
+    from workbench.analysis.words import Word
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 
@@ -64,8 +66,8 @@ def predict(
     images, sentences = _images_and_sentences(inputs)
     from PIL import Image
 
+    from workbench.analysis import words
     from workbench.analysis.predictor import Predictor
-    from workbench.analysis.words import check_sentence
     from workbench.data.images import read_upright
     from workbench.files import check_writable, replacing, write_text
     from workbench.paper.overlay import overlay
@@ -74,8 +76,10 @@ def predict(
     pictures = [read_upright(image) for image in images]  # a broken one is named before a model is loaded
     predictor = Predictor.load(run, results, checkpoint_root or Path("checkpoints"))
     for sentence in sentences:
-        check_sentence(sentence, predictor.tokenizer)
-    not_read = {sentence: _not_read(predictor, sentence) for sentence in sentences}
+        words.check_sentence(sentence, predictor.tokenizer)
+    not_read, spelt = (
+        {sentence: _said(what, predictor, sentence) for sentence in sentences} for what in (words.unread, words.spelt)
+    )
     written: list[Path] = []
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
@@ -102,6 +106,7 @@ def predict(
                         "mask": str(mask_file),
                         "overlay": str(overlay_file),
                         "not_read": not_read[found.sentence],
+                        "spelt": spelt[found.sentence],
                     }
                 )
             step(number + 1, len(images))
@@ -116,18 +121,20 @@ def predict(
         ("image", "sentence", "area", "score", "overlay"),
         [(r["image"], r["sentence"], f"{100 * r['area']:.1f} %", f"{r['score']:.2f}", r["overlay"]) for r in rows],
     )
-    for sentence, words in not_read.items():
-        if words:
-            warn(f"{sentence!r}: not read: {words}")
+    for sentence in not_read:
+        if not_read[sentence]:
+            warn(f"{sentence!r}: not read: {not_read[sentence]}")
+        if spelt[sentence]:
+            warn(f"{sentence!r}: the tokenizer knows only the letters of: {spelt[sentence]}")
     print_written(written)
 
 
-def _not_read(predictor: Predictor, sentence: str) -> str:
-    from workbench.analysis.words import unread, words_of
+def _said(what: Callable[[Sequence[Word]], str], predictor: Predictor, sentence: str) -> str:
+    from workbench.analysis.words import words_of
     from workbench.errors import CheckpointError
 
     try:
-        return unread(words_of(sentence, predictor.tokenizer))
+        return what(words_of(sentence, predictor.tokenizer))
     except CheckpointError:  # a tokenizer that does not say which letters a token is of
         return ""
 

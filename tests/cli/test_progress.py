@@ -93,6 +93,12 @@ def test_what_is_no_terminal_gets_lines(capsys: pytest.CaptureFixture[str], cloc
     ]
 
 
+def test_a_rate_is_said_only_where_it_is_known(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
+    with StepProgress("predicting", "images") as step:
+        step(1, 1)
+    assert capsys.readouterr().err == "predicting: 1/1 images\n"
+
+
 def test_a_terminal_shows_a_bar_per_run(
     terminal: Callable[[], Terminal], clock: list[float], runs: Callable[..., None]
 ) -> None:

@@ -351,7 +351,7 @@ def doctor(
             continue
         mark: Any = {True: "ok  ", False: "FAIL", None: "skip"}[check.passed]
         print(f"{mark}  {check.name}: {check.found}", flush=True)
-        if check.passed is False:
+        if check.passed is False and check.remedy:
             print(f"      to fix it: {check.remedy}")
     if as_json:
         print_json({"profile": profile, "checks": checks, "failed": wrong})

@@ -111,8 +111,8 @@ class StepProgress(_Progress):
             self._began = now, done
         began, first = self._began
         rate = (done - first) / (now - began) if now > began else 0.0
-        left = (total - done) / rate if rate else None
-        return f"{done}/{total} {self._unit}, {rate:.1f}/s, {duration(left)} left"
+        speed = f", {rate:.1f}/s, {duration((total - done) / rate)} left" if rate else ""  # not known at the first call
+        return f"{done}/{total} {self._unit}{speed}"
 
 
 class SubmissionProgress(_Progress):

@@ -138,7 +138,8 @@ def _controller() -> Check:
     try:
         size = scheduler.max_array_size()
     except scheduler.SchedulerError as error:
-        return Check("controller", False, str(error), "try again later, or ask the cluster's people")
+        told = "SLURM_CONF" in str(error)  # that message says what to do
+        return Check("controller", False, str(error), "" if told else "try again later, or ask the cluster's people")
     return Check("controller", True, f"answers; MaxArraySize is {size}")
 
 

@@ -86,7 +86,13 @@ HERE = [
 """The commands in the grids' first lines that train on the machine at hand."""
 
 
-@pytest.mark.parametrize(("file", "preset"), HERE)
+@pytest.mark.parametrize(
+    ("file", "preset"),
+    [
+        pytest.param(*one, marks=() if "schemes" in one[0] or "protocols" in one[0] else pytest.mark.exhaustive)
+        for one in HERE
+    ],
+)
 def test_what_a_grid_says_to_submit_can_be_submitted(
     workbench: Callable[..., Outcome], tmp_path: Path, data_root: Path, file: str, preset: str | None
 ) -> None:

@@ -50,7 +50,10 @@ def test_what_is_wrong_is_not_said_to_fit(make_config: Make, changed: dict[str, 
     assert not surely_fits(config, weights=True)
 
 
-@pytest.mark.parametrize("name", ["fusion_schemes", "freezing", "text_encoders"])
+@pytest.mark.parametrize(
+    "name",
+    ["text_encoders", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("fusion_schemes", "freezing"))],
+)
 def test_what_fits_surely_passes(name: str) -> None:
     settings = load_grid(ROOT / "ablations" / f"{name}.yaml", preset="refshapes-mini").settings.values()
     fresh = [config.model_copy(update={"start_from": StartConfig()}) for config in settings]

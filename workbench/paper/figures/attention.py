@@ -80,13 +80,16 @@ def caption(document: Mapping[str, Any]) -> str:
     without = [label_of(document, setting) for setting in document["no_text_in_image_encoder"]]
     shown = sorted(set(document["shown_seeds"].values()))
     unread = [label_of(document, setting) for setting in document.get("unread", ())]
+    fused = {setting for setting, part in document["columns"] if part == "image encoder"}
+    whose = "all settings" if len(unread) == len(fused) > 1 else ", ".join(unread)
     parts = [
         "Attention of the words to the image, in multiples of uniform attention: mean over words, heads and layers; "
-        "one scale for all panels, cut at the 99.5th percentile. Upwards in the scale: the picture's brightness; "
-        "dotted: uniform attention.",
+        "one scale for all panels, cut at the 99.5th percentile. From the scale's bottom to its top: from dark to "
+        "bright parts of the picture; dotted: uniform attention.",
         f"Outlined: the referent. Seed {', '.join(map(str, shown))}.",
         f"{', '.join(without)}: no text in the image encoder." if without else "",
-        f"{', '.join(unread)}: nothing reads what its words collect in the image encoder; shown is what they would."
+        f"In the image encoder of {whose} the image reads the words, and the words do not read the image: the panels "
+        "show what they would read."
         if unread else "",
         f"Expressions: {document['chosen']}.",
     ]  # fmt: skip

@@ -102,11 +102,12 @@ def caption(figure_data: FigureData) -> str:
     parts = [
         f"{document['image']}, {document['run']}: attention of each word to the picture, in multiples of uniform "
         "attention; mean over heads and layers, of all words without [CLS] and [SEP]. One scale for all panels, cut at "
-        "the 99.5th percentile; upwards in it: the picture's brightness; dotted: uniform attention. Outlined: the "
-        "predicted mask.",
+        "the 99.5th percentile; from its bottom to its top: from dark to bright parts of the picture; dotted: uniform "
+        "attention. Outlined: the predicted mask.",
         f"Nothing found: {', '.join(nobody)}." if nobody else "",
         "" if PARTS[1] in document["parts"] else "The image encoder of this run reads no words.",
-        "Nothing reads what the words collect in this run's image encoder; shown is what they would."
+        "In this run's image encoder the image reads the words, and the words do not read the image: shown is what "
+        "they would read."
         if document["unread_parts"] else "",
         f"Words not read: {'; '.join(dict.fromkeys(not_read))}." if not_read else "",
         "The picture is shown stretched." if document["stretched"] else "",

@@ -102,6 +102,11 @@ def test_interpolations_are_resolved(grid_file: Write) -> None:
         ("settings: {a: {}}\nbaseline: b\n", r"baseline: unknown setting 'b'.*known: a"),
         ("settings: {a: {}}\nseeds: [0, 0]\n", r"seeds: whole numbers from 0, none twice"),
         ("settings: {a: {}}\nseeds: []\n", r"seeds: "),
+        ("settings: {a: {}}\nseeds: 3\n", r"seeds: a list such as \[0, 1, 2\], or a range such as 0-2, not 3"),
+        (
+            "axes: {fusion.dropout: 0.1, fusion.layers: [all]}\n",
+            r"axes: fusion\.dropout: a list of values such as \[a, b\], not 0\.1",
+        ),
         ("settings: {a: {}}\nreport: {metrics: [iou]}\n", r"report\.metrics: unknown metric 'iou' .*known: oiou, miou"),
         (
             "settings: {a: {}}\nreport: {splits: [testB]}\n",

@@ -123,7 +123,17 @@ class GridFile(BaseModel):
     @field_validator("seeds", mode="before")
     @classmethod
     def _written_out(cls, seeds: Any) -> Any:
+        if isinstance(seeds, int):
+            raise ValueError(f"a list such as [0, 1, 2], or a range such as 0-2, not {seeds}")
         return seeds_in(seeds) if isinstance(seeds, str) else seeds
+
+    @field_validator("axes", mode="before")
+    @classmethod
+    def _lists(cls, axes: Any) -> Any:
+        for name, values in axes.items() if isinstance(axes, dict) else ():
+            if not isinstance(values, list):
+                raise ValueError(f"{name}: a list of values such as [a, b], not {shown(values)}")
+        return axes
 
     @field_validator("seeds")
     @classmethod

@@ -21,7 +21,7 @@ def merged(where: str, *layers: Mapping[str, Any], below: DictConfig | None = No
     result = OmegaConf.create({}) if below is None else copy.deepcopy(below)
     try:
         for layer in layers:
-            for path, value in _leaves(layer):
+            for path, value in leaves(layer):
                 if path in REPLACED:
                     result.merge_with(_nested(path, None))
                 result.merge_with(_nested(path, value))
@@ -30,7 +30,7 @@ def merged(where: str, *layers: Mapping[str, Any], below: DictConfig | None = No
     return result
 
 
-def _leaves(layer: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(layer: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """The dotted path and value of all that is no mapping; one of `REPLACED` counts as one value, and so does {}."""
     for key, value in layer.items():
         path = f"{above}{key}"
@@ -38,7 +38,7 @@ def _leaves(layer: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
         if whole is not None:
             yield whole, _nested(path.removeprefix(f"{whole}."), value)
         elif isinstance(value, Mapping) and value and path not in REPLACED:
-            yield from _leaves(value, f"{path}.")
+            yield from leaves(value, f"{path}.")
         else:
             yield path, value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pandas as pd
@@ -36,7 +37,7 @@ def explain(table: TableData, stored: Evaluated, setting: str, split: str, metri
     block = table.block(metric)
     cell = block.cell(setting, split) or Cell()
     lines = [f"{metrics[metric].label} of {setting} on {split} ({metrics[metric].definition})", ""]
-    lines += [*_value(cell), "", "runs", *_runs(stored, cell, split), ""]
+    lines += [*_value(cell), "", "runs", *_runs(stored, cell, stored.part(setting, split)), ""]
     if table.baseline is not None and setting != table.baseline:
         lines += _difference(table, block.cell(setting, split, "difference") or Cell())
         lines += ["", f"configuration: {table.baseline} -> {setting}", *_configuration(stored, table.baseline, setting)]
@@ -59,12 +60,11 @@ def _value(cell: Cell) -> Iterator[str]:
         yield f"  made by   {SAMPLES:,} bootstrap draws of whole images; what another seed would give is not in it"
 
 
-def _runs(stored: Evaluated, cell: Cell, split: str) -> Iterator[str]:
+def _runs(stored: Evaluated, cell: Cell, part: pd.DataFrame | None) -> Iterator[str]:
     records = stored.runs.drop_duplicates("run").set_index("run")
-    every = pd.concat(stored.expressions.values())
-    none = every[(every["split"] == split) & is_no_target(every)].groupby("run").size()
+    none = Counter[str]() if part is None else Counter[str](part["run"][is_no_target(part)])
     for number, run in enumerate(cell.runs):
-        referring = f", {none[run]:,} of which refer to nothing" if run in none else ""
+        referring = f", {none[run]:,} of which refer to nothing" if none[run] else ""
         value = per_cent(cell.seed_values[number]) if number < len(cell.seed_values) else DASH
         code = str(records["codes"][run]) if run in records.index and not pd.isna(records["codes"][run]) else DASH
         yield f"  {value:>6}  {run}  {counted(cell.expressions, 'expression')}{referring}, code {code}"

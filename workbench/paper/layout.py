@@ -206,11 +206,12 @@ def lay_out(evaluated: Evaluated) -> TableData:
 def _no_target(evaluated: Evaluated) -> dict[str, tuple[int, int]]:
     counts: dict[str, tuple[int, int]] = {}
     for split in evaluated.grid.splits:
-        for frame in evaluated.expressions.values():
-            part = frame[frame["split"] == split]
-            of_one = part[part["run"] == part["run"].iloc[0]] if len(part) else part
-            if none := int(is_no_target(of_one).sum()):
-                counts[split] = max(counts.get(split, (0, 0)), (none, len(of_one)))
+        for name in evaluated.expressions:
+            part = evaluated.part(name, split)
+            if part is None or not is_no_target(part).any():
+                continue
+            of_one = part[part["run"] == part["run"].iloc[0]]
+            counts[split] = max(counts.get(split, (0, 0)), (int(is_no_target(of_one).sum()), len(of_one)))
     return counts
 
 

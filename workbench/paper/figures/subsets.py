@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from workbench.config import RunConfig
 from workbench.evaluation.metrics import metrics
 from workbench.grids.evaluated import Evaluated
+from workbench.grids.merging import leaves
 from workbench.paper.figures.bars import caption, key_columns
 from workbench.paper.figures.data import FigureData, width_of
 from workbench.paper.figures.scores import score_of
@@ -48,21 +49,13 @@ def lines_of(configs: Mapping[str, RunConfig]) -> dict[str, str]:
     for variant in {config.fusion.variant: None for config in configs.values()}:
         own = {name: config for name, config in configs.items() if config.fusion.variant == variant}
         layers = {json.dumps(config.fusion.layers) for config in own.values()}
-        fields = {name: dict(_fields(config.identity_document())) for name, config in own.items()}
-        keys = {key: None for values in fields.values() for key in values if "fusion.layers" not in key}
+        fields = {name: dict(leaves(config.identity_document()["config"])) for name, config in own.items()}
+        keys = {key: None for values in fields.values() for key in values if key != "fusion.layers"}
         varied = [key for key in keys if len({str(values.get(key)) for values in fields.values()}) > 1]
         for name, values in fields.items():
             more = [f"{key.rpartition('.')[2]}={values.get(key)}" for key in varied if len(layers) < len(own)]
             lines[name] = ", ".join([variant, *more])
     return lines
-
-
-def _fields(document: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in document.items():
-        if isinstance(value, dict):
-            yield from _fields(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
 
 
 def fused_layers(config: RunConfig) -> tuple[int, str]:
@@ -150,7 +143,7 @@ def _panel(axes: Any, points: list[dict[str, Any]]) -> dict[str, Any]:
         axes.axhspan(100 * without["low"], 100 * without["high"], color="#999999", alpha=0.12, linewidth=0)
         shown[f"{without['line']}, none fused"] = line
     for number, name in enumerate(lines):
-        colour, own = COLOURS[number % len(COLOURS)], [point for point in points if point["line"] == name]
+        colour, own = COLOURS[number], [point for point in points if point["line"] == name]
         aside = DODGE * ((number + 0.5) / len(lines) - 0.5)
         for rule in dict.fromkeys(point["rule"] for point in own):
             here = sorted((p for p in own if p["rule"] == rule), key=lambda point: point["layers"])
